@@ -1,0 +1,1 @@
+"""Tables, fits, figures and the report, from result files alone; never imports JAX."""

@@ -1,0 +1,1 @@
+"""Names and numbers: model ladder, grids, runs and studies (ml_collections configs)."""

@@ -1,0 +1,1 @@
+"""One language-model run: corpus, model, program, loop, records."""
