@@ -1,1 +1,63 @@
-"""The recorded results of arXiv 2509.02046, as tidy tables."""
+"""The recorded results of arXiv 2509.02046, as tidy tables; units and caveats in README.md.
+
+Every loader returns a fresh `pandas.DataFrame` in the columns all of `analysis` uses: `optimizer`
+(catalogue name), `model_size` (130m 300m 520m 1.2b), `chinchilla_ratio`, `loss` (nats per token),
+`seed`, `hp_<hyper-parameter>`. A loss that was never recorded is NaN, never a sentinel.
+"""
+
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+OPTIMIZERS = (
+    *("adamw", "nadamw", "cautious", "mars", "lion", "adam_mini"),
+    *("muon", "scion", "kron", "soap", "sophia"),
+)
+SIZES = ("130m", "300m", "520m", "1.2b")
+PARAMS = {"130m": 134_217_728, "300m": 301_989_888, "520m": 536_870_912, "1.2b": 1_207_959_552}
+TOKENS_PER_PARAM = 20  # chinchilla_ratio 1
+
+
+@cache
+def _read(name):
+    with (files(__name__) / name).open("rb") as file:
+        compression = "gzip" if name.endswith(".gz") else None
+        # str keeps grid values such as "1e-25" and "true" as they were written
+        as_text = {"value": str, "grid": str, "start": str}
+        return pd.read_csv(file, compression=compression, dtype=as_text)
+
+
+def best() -> pd.DataFrame:
+    """Best loss of each of the 150 cells (what the study plots), with its settings."""
+    return _read("best.csv").copy()
+
+
+def centres() -> pd.DataFrame:
+    """The 150 published centre configs with the loss of the run at the centre itself."""
+    return _read("centres.csv").copy()
+
+
+def runs() -> pd.DataFrame:
+    """All 2,141 recorded runs: each cell's centre and its one-parameter deviations."""
+    return _read("runs.csv.gz").copy()
+
+
+def grids() -> pd.DataFrame:
+    """The 1-D grid and the starting value of every hyper-parameter in every cell, as JSON text."""
+    return _read("grids.csv").copy()
+
+
+def curves() -> pd.DataFrame:
+    """Validation loss every 1,000 steps of 123 runs (each cell's best run as of May 2025)."""
+    return _read("curves.csv.gz").copy()
+
+
+def downstream() -> pd.DataFrame:
+    """Ten downstream accuracies (fractions; `average_pct` in percent) of 135 of those runs."""
+    return _read("downstream.csv").copy()
+
+
+def quoted_speedups() -> pd.DataFrame:
+    """Speed-ups as read from the study's figures, by edition: what the editions must reproduce."""
+    return _read("quoted_speedups.csv").copy()
