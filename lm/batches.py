@@ -1,0 +1,92 @@
+"""Batches as a pure function of (seed, step).
+
+Rows are visited by one pseudo-random permutation per epoch, evaluated index by index, so there is
+no state to save: any step on any number of hosts costs the same and gives the same global batch.
+"""
+
+import numpy as np
+
+ROUNDS = 8
+
+
+def permute(index, size: int, key: np.ndarray) -> np.ndarray:
+    """The image of each index under a permutation of range(size), chosen by `key`.
+
+    A balanced Feistel network over the next power of four, walked until it lands below `size`
+    (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"; cycle walking). Integer
+    arithmetic only: the same on every machine and release, unlike a library's shuffle.
+
+    Args:
+      index: integers in [0, size), any shape.
+      size: at most 2^62.
+      key: uint64, the shape of `index` (or one that broadcasts against it).
+
+    Returns:
+      int64, the shape of `index`.
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    out = np.asarray(index, np.uint64).copy()
+    key = np.broadcast_to(np.asarray(key, np.uint64), out.shape)
+    walking = np.ones(out.shape, bool)
+    while walking.any():
+        left, right = out[walking] >> half, out[walking] & mask
+        for round_number in range(ROUNDS):
+            noise = _mix(right ^ _mix(key[walking] + np.uint64(round_number)))
+            left, right = right, left ^ (noise & mask)
+        out[walking] = (left << half) | right
+        walking[walking] = out[walking] >= size
+    return out.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Scrambles 64 bits; the output function of SplitMix64 (Steele, Lea & Flood 2014)."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Batches:
+    """`batches(step)` is (B, T): sequences [step B, (step + 1) B) of an endless shuffled stream.
+
+    Every epoch is a fresh permutation of the source's rows; one that ends inside a batch is
+    continued there by the next.
+    """
+
+    def __init__(self, source, batch_size: int, seed: int):
+        """`source[ids]` gives rows (n, T) for integer ids (n,) in range(len(source))."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size}: must be at least 1")
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self._first, self._end = 0, batch_size  # of each batch, the rows this host reads
+
+    def host_slice(self, process_index: int, process_count: int) -> "Batches":
+        """The same batches, of which this host reads rows [p B/n, (p + 1) B/n)."""
+        if self.batch_size % process_count:
+            raise ValueError(
+                f"batch_size = {self.batch_size}: not divisible by {process_count} processes"
+            )
+        part = Batches(self.source, self.batch_size, self.seed)
+        local = self.batch_size // process_count
+        part._first, part._end = process_index * local, (process_index + 1) * local
+        return part
+
+    def __call__(self, step: int) -> np.ndarray:
+        """The batch of one step, (B, T)."""
+        return self.block(step, 1)[0]
+
+    def block(self, step: int, count: int) -> np.ndarray:
+        """The batches of steps [step, step + count), (count, B, T)."""
+        steps = np.arange(step, step + count, dtype=np.int64)
+        rank = steps[:, None] * self.batch_size + np.arange(self._first, self._end)
+        rows = self.source[self._row_ids(rank.reshape(-1))]
+        return rows.reshape(count, self._end - self._first, -1)
+
+    def _row_ids(self, rank: np.ndarray) -> np.ndarray:
+        """Which row stands at each place of the endless stream."""
+        size = len(self.source)
+        epoch, index = np.divmod(rank, size)
+        key = _mix(_mix(np.uint64(self.seed % 2**64)) ^ epoch.astype(np.uint64))
+        return permute(index, size, key)
