@@ -1,0 +1,64 @@
+"""Learning rate against step, safe for traced hyper-parameters.
+
+The first update is step 0. As in the study, warm-up climbs linearly from 0, so with `warmup` > 0
+the first update has learning rate 0, and the last one (step `steps` - 1) is one step short of the
+end of the decay.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+Kind = Literal["cosine", "linear", "wsd", "constant"]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """step -> learning rate, from a flat mapping of numbers; see `learning_rate`."""
+
+    hparams: Mapping[str, Any]
+    kind: Kind = "cosine"
+
+    @property
+    def peak(self):
+        return self.hparams["learning_rate"]
+
+    def __call__(self, step):
+        return learning_rate(step, self.hparams, self.kind)
+
+
+def learning_rate(step, hparams: Mapping[str, Any], schedule: Kind = "cosine"):
+    """The learning rate of update number `step` (0 for the first), a scalar.
+
+    hparams:
+      learning_rate  the peak; or a function of the step, which then is the whole schedule.
+      warmup         steps of the linear climb from 0 to the peak (default 0).
+      steps          length of training; without it (None) the rate stays at its peak after warm-up.
+      decay          "wsd" only: fraction of `steps` in the final linear decay, rounded down to
+                     whole steps.
+      min_lr_ratio   learning rate at `steps` over the peak (default 0).
+
+    schedule: after warm-up, "cosine" or "linear" down to the end; "wsd" constant, then linear;
+    "constant". All numbers may be traced; `schedule` is static. Source: arXiv 2509.02046 as it was
+    run.
+    """
+    peak = hparams["learning_rate"]
+    if callable(peak):
+        return peak(step)
+    if schedule not in ("cosine", "linear", "wsd", "constant"):
+        raise ValueError(f"schedule={schedule!r} is not one of cosine, linear, wsd, constant")
+    warmup, steps = hparams.get("warmup", 0), hparams.get("steps")
+    step = jnp.asarray(step, float)
+    factor = jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 1.0)
+    if steps is not None and schedule != "constant":
+        start = warmup
+        if schedule == "wsd":
+            # 1e-3: 0.7 * 10 is 6.9999995 in float32 and 7 steps.
+            start = jnp.maximum(warmup, steps - jnp.floor(hparams.get("decay", 1.0) * steps + 1e-3))
+        progress = jnp.clip((step - start) / jnp.maximum(steps - start, 1), 0.0, 1.0)
+        shape = (1 + jnp.cos(jnp.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
+        floor = hparams.get("min_lr_ratio", 0.0)
+        factor = factor * jnp.where(step < warmup, 1.0, floor + (1 - floor) * shape)
+    return peak * factor
