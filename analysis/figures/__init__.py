@@ -1,0 +1,40 @@
+"""Every figure of a study: a function from a table to a matplotlib Figure, usable in a notebook.
+
+Each figure carries the hash of its input table in the corner and in the file's metadata;
+`style.save` writes it as SVG and PNG. A table with nothing to draw raises ValueError.
+"""
+
+from analysis.figures.costs import downstream, noise, pareto, tuning_cost
+from analysis.figures.curves import early_stop, norms, training_curves
+from analysis.figures.losses import (
+    loss_against_ratio,
+    matrix_against_scalar,
+    speedup_against_ratio,
+    speedup_against_size,
+)
+from analysis.figures.tuning import (
+    deviation_histogram,
+    learning_rate,
+    optima_against_scale,
+    sensitivity,
+    weight_decay,
+)
+
+__all__ = [
+    "deviation_histogram",
+    "downstream",
+    "early_stop",
+    "learning_rate",
+    "loss_against_ratio",
+    "matrix_against_scalar",
+    "noise",
+    "norms",
+    "optima_against_scale",
+    "pareto",
+    "sensitivity",
+    "speedup_against_ratio",
+    "speedup_against_size",
+    "training_curves",
+    "tuning_cost",
+    "weight_decay",
+]

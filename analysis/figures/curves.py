@@ -1,0 +1,116 @@
+"""What happens during training: curves, crossings, early stops, norms."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.figures.panels import panels, plain_numbers, shared_legend
+
+
+@style.styled
+def training_curves(
+    curves: pd.DataFrame, crossings: pd.DataFrame | None = None, *, zoom: float = 0.4
+) -> Figure:
+    """Validation loss of the winners over training, one panel per (size, ratio).
+
+    The panel shows the range of losses from `zoom` of the run onwards, since a start at
+    ln(vocabulary) would hide every difference. Where an optimizer overtakes AdamW, or falls behind,
+    a ring marks it.
+
+    Args:
+      curves: CELL, tokens, fraction, validation_loss; one run per cell.
+      crossings: see `tables.crossings`.
+    """
+    evaluated = curves[curves["validation_loss"].notna()]
+    races = list(evaluated.groupby(["model_size", "chinchilla_ratio"], sort=False).groups)
+    races.sort(key=lambda key: (style.size_order(evaluated).index(key[0]), key[1]))
+    fig, axes = panels(evaluated, races, source=curves, per_row=3)
+    for (size, ratio), axis in axes.items():
+        race = evaluated[
+            (evaluated["model_size"] == size) & (evaluated["chinchilla_ratio"] == ratio)
+        ]
+        for optimizer in style.ordered(race["optimizer"]):
+            run = race[race["optimizer"] == optimizer].sort_values("tokens")
+            axis.plot(run["tokens"], run["validation_loss"], **style.line(optimizer))
+            if crossings is not None:
+                _mark(axis, run, crossings, (optimizer, size, ratio))
+        late = race.loc[race["fraction"] >= zoom, "validation_loss"]
+        if late.max() > late.min():
+            margin = 0.05 * (late.max() - late.min())
+            axis.set_ylim(late.min() - margin, late.max() + margin)
+            axis.set_xlim(left=0.8 * zoom * race["tokens"].max())
+        axis.set_title(f"{size}, {ratio:g}×")
+        axis.set_xlabel("tokens")
+        plain_numbers(axis.xaxis)
+    for axis in list(axes.values())[::3]:
+        axis.set_ylabel("validation loss (nats per token)")
+    shared_legend(fig, axes.values())
+    return fig
+
+
+def _mark(axis, run, crossings, cell):
+    found = crossings[
+        (crossings[["optimizer", "model_size", "chinchilla_ratio"]] == list(cell)).all(axis=1)
+    ]
+    for fraction in found["fraction"]:
+        nearest = (run["fraction"] - fraction).abs().idxmin()
+        axis.plot(
+            run.loc[nearest, "tokens"],
+            run.loc[nearest, "validation_loss"],
+            marker="o",
+            markersize=11,
+            markerfacecolor="none",
+            markeredgecolor=style.of(cell[0])["color"],
+            linestyle="none",
+        )
+
+
+@style.styled
+def early_stop(table: pd.DataFrame) -> Figure:
+    """How often a race stopped at a fraction of training is decided wrongly, and what that costs.
+
+    Args:
+      table: see `tables.early_stop`.
+    """
+    fig, axes = panels(table, ["errors", "regret"])
+    looks = [
+        ("wrong_winner", "#d55e00", "o", "-", "wrong winner"),
+        ("wrong_pairs", "#0072b2", "s", "--", "pairs in the wrong order"),
+    ]
+    for column, colour, marker, line, label in looks:
+        axes["errors"].plot(
+            table["fraction"], table[column], line, marker=marker, color=colour, label=label
+        )
+    axes["errors"].set_ylabel("share of races or pairs")
+    axes["errors"].set_ylim(-0.03, 1.03)
+    axes["errors"].set_title(f"errors of an early stop ({table['races'].max()} races)")
+    axes["regret"].plot(table["fraction"], table["regret"], "-D", color="black")
+    axes["regret"].set_ylabel("final loss given away (nats per token)")
+    axes["regret"].set_title("cost of trusting the early leader")
+    for axis in axes.values():
+        axis.set_xlabel("fraction of training at the stop")
+    shared_legend(fig, axes.values())
+    return fig
+
+
+@style.styled
+def norms(curves: pd.DataFrame) -> Figure:
+    """Norms of the parameters and the gradient over training; one run per optimizer."""
+    logged = curves[curves["param_norm"].notna()]
+    fig, axes = panels(logged, ["param_norm", "grad_norm", "learning_rate"], source=curves)
+    titles = {
+        "param_norm": "parameter norm",
+        "grad_norm": "gradient norm",
+        "learning_rate": "learning rate",
+    }
+    for column, axis in axes.items():
+        for optimizer in style.ordered(logged["optimizer"]):
+            run = logged[logged["optimizer"] == optimizer].sort_values("fraction")
+            axis.plot(run["fraction"], run[column], **style.line(optimizer))
+        axis.set_title(titles[column])
+        axis.set_xlabel("fraction of training")
+        if column == "grad_norm" and (logged[column] > 0).all():
+            axis.set_yscale("log")
+    axes["param_norm"].set_ylabel("Euclidean norm over all parameters")
+    shared_legend(fig, axes.values())
+    return fig

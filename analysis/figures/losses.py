@@ -1,0 +1,162 @@
+"""Losses and speed-ups against budget and size."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.figures.panels import panels, ratio_axis, shared_legend, size_axis, size_title
+from analysis.laws import DataLaw
+
+
+@style.styled
+def loss_against_ratio(cells: pd.DataFrame, laws: dict[str, DataLaw] | None = None) -> Figure:
+    """Best loss of every optimizer against the Chinchilla ratio, one panel per size.
+
+    Args:
+      cells: optimizer, model_size, chinchilla_ratio, loss.
+      laws: AdamW's data law of each size where one could be fitted; drawn over its fit range.
+    """
+    fig, axes = panels(cells, style.size_order(cells))
+    for size, axis in axes.items():
+        at_size = cells[cells["model_size"] == size]
+        for optimizer in style.ordered(at_size["optimizer"]):
+            runs = at_size[at_size["optimizer"] == optimizer].sort_values("chinchilla_ratio")
+            axis.plot(runs["chinchilla_ratio"], runs["loss"], **style.of(optimizer))
+        if laws and size in laws:
+            ratios = np.geomspace(*at_size["chinchilla_ratio"].agg(["min", "max"]), 50)
+            law = style.line("adamw") | {"label": "AdamW's law", "linestyle": (0, (1, 1))}
+            axis.plot(ratios, laws[size].loss(ratios), **law | {"linewidth": 3, "alpha": 0.35})
+        ratio_axis(axis, at_size["chinchilla_ratio"])
+        axis.set_title(size_title(at_size))
+    first = next(iter(axes.values()))
+    first.set_ylabel("validation loss (nats per token)")
+    shared_legend(fig, axes.values())
+    return fig
+
+
+@style.styled
+def speedup_against_ratio(speedups: pd.DataFrame) -> Figure:
+    """Speed-up over AdamW in tokens against the ratio, one panel per size, with its interval.
+
+    Args:
+      speedups: CELL, speedup, low, high (NaN where there is no interval).
+    """
+    others = speedups[speedups["optimizer"] != "adamw"]
+    fig, axes = panels(others, style.size_order(speedups), source=speedups)
+    for size, axis in axes.items():
+        at_size = others[others["model_size"] == size]
+        _speedup_lines(axis, at_size, "chinchilla_ratio")
+        ratio_axis(axis, at_size["chinchilla_ratio"])
+        axis.set_title(size_title(at_size))
+    next(iter(axes.values())).set_ylabel("speed-up over AdamW\n(tokens for the same loss)")
+    shared_legend(fig, axes.values())
+    return fig
+
+
+@style.styled
+def speedup_against_size(speedups: pd.DataFrame) -> Figure:
+    """Speed-up over AdamW in tokens against non-embedding parameters, one panel per ratio.
+
+    Args:
+      speedups: CELL, non_embedding_params, speedup, low, high.
+    """
+    others = speedups[speedups["optimizer"] != "adamw"]
+    ratios = sorted(others["chinchilla_ratio"].unique())
+    fig, axes = panels(others, ratios, source=speedups, title="ratio {:g}")
+    for ratio, axis in axes.items():
+        at_ratio = others[others["chinchilla_ratio"] == ratio]
+        _speedup_lines(axis, at_ratio, "non_embedding_params")
+        size_axis(axis, others)
+    next(iter(axes.values())).set_ylabel("speed-up over AdamW\n(tokens for the same loss)")
+    shared_legend(fig, axes.values())
+    return fig
+
+
+def _speedup_lines(axis, table, x):
+    axis.axhline(1.0, color="black", linewidth=1.0)
+    names = style.ordered(table["optimizer"])
+    for number, optimizer in enumerate(names):
+        line = table[table["optimizer"] == optimizer].sort_values(x)
+        # bars of neighbours side by side instead of on top of each other
+        shift = 1.0 + 0.025 * (number - (len(names) - 1) / 2)
+        axis.plot(line[x] * shift, line["speedup"], **style.of(optimizer))
+        known = line.dropna(subset=["low", "high"])
+        if len(known):
+            colour = style.of(optimizer)["color"]
+            axis.vlines(
+                known[x] * shift,
+                known["low"],
+                known["high"],
+                color=colour,
+                linewidth=2.5,
+                alpha=0.35,
+            )
+
+
+@style.styled
+def matrix_against_scalar(cells: pd.DataFrame) -> Figure:
+    """How far the best matrix and the best scalar method lie below AdamW, nats per token.
+
+    Args:
+      cells: CELL, loss. Cells without AdamW, or with one family only, are left out.
+    """
+    gaps = family_gaps(cells)
+    fig, axes = panels(gaps, style.size_order(gaps), source=cells)
+    looks = {
+        "matrix": ("#d55e00", "D", "-", "best matrix method"),
+        "scalar": ("#56b4e9", "s", "--", "best scalar method"),
+    }
+    for size, axis in axes.items():
+        at_size = gaps[gaps["model_size"] == size]
+        axis.axhline(0.0, color="black", linewidth=1.0)
+        for family, (colour, marker, line, label) in looks.items():
+            part = at_size[at_size["family"] == family].sort_values("chinchilla_ratio")
+            axis.plot(
+                part["chinchilla_ratio"],
+                part["gain"],
+                line,
+                marker=marker,
+                color=colour,
+                label=label,
+            )
+            for run in part.itertuples():
+                axis.annotate(
+                    style.label(run.optimizer),
+                    (run.chinchilla_ratio, run.gain),
+                    xytext=(0, 5),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7,
+                    color=colour,
+                )
+        ratio_axis(axis, at_size["chinchilla_ratio"])
+        axis.set_title(size_title(at_size))
+        axis.margins(y=0.15)
+    next(iter(axes.values())).set_ylabel("loss below AdamW (nats per token)")
+    shared_legend(fig, axes.values())
+    return fig
+
+
+def family_gaps(cells: pd.DataFrame) -> pd.DataFrame:
+    """Gain over AdamW (nats) of the best matrix and best scalar method of each size and ratio."""
+    rows = []
+    for (size, ratio), race in cells.groupby(["model_size", "chinchilla_ratio"], sort=False):
+        losses = race.set_index("optimizer")["loss"]
+        if "adamw" not in losses:
+            continue
+        for family in ("matrix", "scalar"):
+            members = [
+                n
+                for n in losses.index
+                if n != "adamw" and (n in style.MATRIX) == (family == "matrix")
+            ]
+            if members:
+                best = losses[members].idxmin()
+                rows.append((size, ratio, family, best, losses["adamw"] - losses[best]))
+    columns = ["model_size", "chinchilla_ratio", "family", "optimizer", "gain"]
+    gaps = pd.DataFrame(rows, columns=columns)
+    if "non_embedding_params" in cells:
+        params = cells.groupby("model_size")["non_embedding_params"].first()
+        gaps["non_embedding_params"] = gaps["model_size"].map(params)
+    return gaps

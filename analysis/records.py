@@ -1,0 +1,199 @@
+"""A results folder as tidy tables: runs, curves, cells and the single-parameter deviations.
+
+Only `config.json`, `curve.jsonl`, `result.json`, the certificates and `study.json` are read (the
+layout is in docs/design.md). A file that cannot be read is named in `Study.problems` and its trial
+left out: one truncated file never hides the rest of a study.
+
+Column conventions, here and in every table of this room:
+`optimizer`, `model_size`, `chinchilla_ratio` name a cell; `loss` is the final validation loss in
+nats per token; `tokens`, `steps`, `flops`, `seconds` are totals of a run; hyper-parameters carry
+the prefix `hp_`.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+CELL = ["optimizer", "model_size", "chinchilla_ratio"]
+STATUSES = ("finished", "diverged", "failed")
+_RESULT_COLUMNS = [
+    *("status", "reason", "diverged_step", "loss", "bits_per_byte", "train_loss"),
+    *("steps", "tokens", "non_embedding_params", "total_params", "optimizer_bytes", "flops"),
+    *("seconds", "compile_seconds", "device", "device_count", "commit", "dirty"),
+]
+_RUN_COLUMNS = ["hash", *CELL, "seed", "batch_size", "corpus", "fingerprint", *_RESULT_COLUMNS]
+_CURVE_COLUMNS = [
+    *("hash", "step", "tokens", "train_loss", "validation_loss", "bits_per_byte"),
+    *("learning_rate", "grad_norm", "param_norm"),
+]
+
+
+class NothingToReport(Exception):
+    """The folder holds no finished trial, so no table has a row. The message says what was
+    found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """All tables of one results folder.
+
+    runs        one row per trial with a readable result, sorted by hash; `status` says how it ended
+    curves      one row per logged line: hash, step, tokens, fraction (of the run), train_loss, ...
+    cells       one row per certificate: CELL, phase, centre_hash, complete, edges, missing, ...
+    problems    sentences about files that could not be used
+    unfinished  trials that have a config and no result yet
+    settings    study.json, or {} where it is missing
+    """
+
+    name: str
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    cells: pd.DataFrame
+    problems: tuple[str, ...] = ()
+    unfinished: int = 0
+    settings: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def hyperparameters(self) -> list[str]:
+        """Names (without prefix) of every hyper-parameter that occurs in the runs."""
+        return [column.removeprefix("hp_") for column in self.runs if column.startswith("hp_")]
+
+
+def load(workdir) -> Study:
+    """Read a results folder.
+
+    Raises:
+      NothingToReport: there is no such folder, it holds no trials, or none of them finished.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise NothingToReport(f"no such results folder: {workdir}")
+    folders = sorted(path for path in (workdir / "trials").glob("*") if path.is_dir())
+    if not folders:
+        raise NothingToReport(
+            f"{workdir} holds no trials (expected {workdir}/trials/<hash>/result.json)"
+        )
+
+    problems, runs, curves, unfinished = [], [], [], 0
+    for folder in folders:
+        if not (folder / "result.json").exists():
+            unfinished += 1
+            continue
+        try:
+            runs.append(_read_run(folder))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"trial {folder.name} left out: {_explain(error)}")
+            continue
+        curves += _read_curve(folder, problems)
+
+    runs = pd.DataFrame(runs, columns=None if runs else _RUN_COLUMNS)
+    if not (runs["status"] == "finished").any():
+        ended = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items())
+        raise NothingToReport(
+            f"{workdir}: {len(folders)} trials, none finished"
+            f" ({ended or 'no readable result'}; {unfinished} without a result)"
+            + "".join(f"\n  {problem}" for problem in problems)
+        )
+    settings = _read_settings(workdir, problems)
+    return Study(
+        name=str(settings.get("name", workdir.name)),
+        runs=_order(runs),
+        curves=_with_fraction(pd.DataFrame(curves, columns=_CURVE_COLUMNS), runs),
+        cells=_read_certificates(workdir, problems),
+        problems=tuple(problems),
+        unfinished=unfinished,
+        settings=settings,
+    )
+
+
+def _read_run(folder: Path) -> dict:
+    """One trial as a flat row. Anything that contradicts itself raises ValueError."""
+    config = json.loads((folder / "config.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    if result["hash"] != folder.name:
+        raise ValueError(f"result.json carries the hash {result['hash']}, not the folder's")
+    if result["status"] not in STATUSES:
+        raise ValueError(f"status {result['status']!r} is none of {', '.join(STATUSES)}")
+    loss = result["loss"]
+    if result["status"] == "finished" and (loss is None or not math.isfinite(loss)):
+        raise ValueError(f"finished with a loss of {loss}")
+    optimizer, train = config["optimizer"], config["train"]
+    row = {
+        "hash": folder.name,
+        "optimizer": optimizer["name"],
+        "model_size": config["model"]["name"],
+        "chinchilla_ratio": float(train["chinchilla_ratio"]),
+        "seed": train["seed"],
+        "batch_size": train["batch_size"],
+        "corpus": config["data"]["corpus"],
+        "fingerprint": config["data"]["fingerprint"],
+    }
+    row |= {name: result.get(name) for name in _RESULT_COLUMNS}
+    row |= {
+        f"hp_{name}": value for name, value in optimizer.items() if name not in ("name", "preset")
+    }
+    return row | {"hp_batch_size": train["batch_size"]}
+
+
+def _read_curve(folder: Path, problems: list) -> list[dict]:
+    path, rows = folder / "curve.jsonl", []
+    if not path.exists():
+        return rows
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        try:
+            rows.append({"hash": folder.name, **json.loads(line)})
+        except (ValueError, TypeError):
+            problems.append(
+                f"trial {folder.name}: line {number} of curve.jsonl is not JSON, skipped"
+            )
+    return rows
+
+
+def _read_certificates(workdir: Path, problems: list) -> pd.DataFrame:
+    rows = []
+    for path in sorted((workdir / "certificates").glob("*.json")):
+        try:
+            certificate = json.loads(path.read_text())
+            rows.append({**certificate, "chinchilla_ratio": float(certificate["chinchilla_ratio"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"certificate {path.name} left out: {_explain(error)}")
+    columns = [*CELL, "phase", "centre_hash", "complete", "edges", "missing"]
+    table = pd.DataFrame(rows)
+    return table.reindex(columns=list(dict.fromkeys([*columns, *table.columns])))
+
+
+def _read_settings(workdir: Path, problems: list) -> dict:
+    try:
+        settings = json.loads((workdir / "study.json").read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        problems.append(f"study.json left out: {_explain(error)}")
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"the field {error} is missing"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON (line {error.lineno}, column {error.colno})"
+    return str(error)
+
+
+def _order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Fixed column order, and rows by hash: two studies with the same results read the same."""
+    hyperparameters = sorted(column for column in runs if column.startswith("hp_"))
+    return runs[[*_RUN_COLUMNS, *hyperparameters]].sort_values("hash", ignore_index=True)
+
+
+def _with_fraction(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """`fraction`: the share of the run's own budget done; a diverged run ends before 1."""
+    columns = [*CELL, "non_embedding_params", "seed", "status"]
+    table = curves.merge(runs[["hash", *columns, "steps"]], on="hash", how="left")
+    last_step = table.groupby("hash")["step"].transform("max")
+    table["fraction"] = table["step"] / table["steps"].astype(float).fillna(last_step)
+    return table.drop(columns="steps")

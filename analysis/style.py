@@ -1,0 +1,159 @@
+"""One look for every figure: a colour, a marker and a line per optimizer; the data's hash.
+
+Colours are Okabe and Ito's eight and three of Tol's muted set, told apart by colour-blind readers;
+filled markers and solid lines are matrix methods, open markers and broken lines are scalar ones, so
+that the families stay apart in grey print too.
+"""
+
+import functools
+import hashlib
+import io
+import zlib
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+# name: (colour, marker, line, label)
+OPTIMIZERS = {
+    "adamw": ("#000000", "o", "-", "AdamW"),
+    "nadamw": ("#56b4e9", "s", "--", "NAdamW"),
+    "cautious": ("#999933", "^", "--", "Cautious"),
+    "mars": ("#009e73", "v", "--", "Mars"),
+    "lion": ("#e69f00", "P", "--", "Lion"),
+    "adam_mini": ("#777777", "X", ":", "Adam-mini"),
+    "muon": ("#d55e00", "D", "-", "Muon"),
+    "scion": ("#cc79a7", "p", "-", "Scion"),
+    "kron": ("#0072b2", "h", "-", "Kron"),
+    "soap": ("#882255", "*", "-", "SOAP"),
+    "sophia": ("#44aa99", "<", "-.", "Sophia"),
+}
+MATRIX = ("muon", "scion", "kron", "soap")
+_STRANGERS = ("#332288", "#117733", "#aa4499", "#661100", "#6699cc")
+_STRANGER_MARKERS = (">", "d", "H", "8", "1")
+
+RC = {
+    "figure.dpi": 100,
+    "savefig.dpi": 110,
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 2.6,
+    "svg.hashsalt": "bestiary",  # element ids depend on the drawing alone
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
+    "axes.unicode_minus": True,
+}
+
+
+def of(optimizer: str) -> dict:
+    """Keyword arguments for `Axes.plot`; an optimizer not in the catalogue gets a look of its own,
+    always the same for the same name."""
+    if optimizer in OPTIMIZERS:
+        colour, marker, line, label = OPTIMIZERS[optimizer]
+    else:
+        number = zlib.crc32(optimizer.encode()) % len(_STRANGERS)
+        colour, marker, line, label = (
+            _STRANGERS[number],
+            _STRANGER_MARKERS[number],
+            "-",
+            optimizer,
+        )
+    filled = line == "-"
+    return {
+        "color": colour,
+        "marker": marker,
+        "linestyle": line,
+        "label": label,
+        "markerfacecolor": colour if filled else "white",
+        "markeredgecolor": colour,
+    }
+
+
+def line(optimizer: str) -> dict:
+    """As `of`, without markers: for curves of many points."""
+    return {key: value for key, value in of(optimizer).items() if "marker" not in key}
+
+
+def label(optimizer: str) -> str:
+    return of(optimizer)["label"]
+
+
+def ordered(optimizers) -> list[str]:
+    """Catalogue order (AdamW first), strangers last by name."""
+    names = list(OPTIMIZERS)
+    return sorted(set(optimizers), key=lambda n: (names.index(n) if n in names else len(names), n))
+
+
+def size_order(table: pd.DataFrame) -> list[str]:
+    """Model sizes from small to large by parameter count, or as they first appear without one."""
+    sizes = table.drop_duplicates("model_size")
+    if "non_embedding_params" in table:
+        sizes = sizes.sort_values(["non_embedding_params", "model_size"])
+    return list(sizes["model_size"])
+
+
+def table_hash(table: pd.DataFrame) -> str:
+    """Twelve hex digits of the SHA-256 of the table's CSV text (floats in full, rows in their
+    order)."""
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:12]
+
+
+def figure(table: pd.DataFrame, *, width: float = 7.2, height: float = 4.0) -> Figure:
+    """A new figure in the house style, inches, that carries the hash of its input table."""
+    with matplotlib.rc_context(RC):
+        fig = Figure(figsize=(width, height), layout="constrained")
+    foot = 0.12 / height  # the hash has a line of its own
+    fig.get_layout_engine().set(rect=(0, foot, 1, 1 - foot))
+    fig.table_hash = table_hash(table)
+    fig.text(
+        0.998,
+        0.002,
+        f"table {fig.table_hash}",
+        ha="right",
+        va="bottom",
+        fontsize=5.5,
+        color="#888888",
+    ).set_in_layout(False)
+    return fig
+
+
+def styled(draw):
+    """Decorator: run a figure function under the house style."""
+
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs):
+        with matplotlib.rc_context(RC):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def render(fig: Figure, kind: str) -> bytes:
+    """The picture as `svg` or `png` bytes: the same bytes every time, with the table's hash
+    inside."""
+    note = f"Bestiary, table {fig.table_hash}"
+    metadata = {
+        "svg": {"Date": None, "Creator": "Bestiary", "Description": note},
+        "png": {"Software": "Bestiary", "Description": note},
+    }[kind]
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(RC):
+        fig.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save(fig: Figure, stem) -> None:
+    """Write `stem`.svg and `stem`.png."""
+    for kind in ("svg", "png"):
+        with open(f"{stem}.{kind}", "wb") as file:
+            file.write(render(fig, kind))

@@ -1,0 +1,260 @@
+"""Tables of a study: best losses, deviations, repeats, early stops, crossings and cost.
+
+Every function takes the tidy tables of `analysis.records` (or the published ones, which share the
+columns) and returns a new DataFrame; nothing here fits or draws.
+"""
+
+import numpy as np
+import pandas as pd
+
+from analysis import style
+from analysis.records import CELL, Study
+
+TENTHS = tuple(i / 10 for i in range(1, 11))
+
+
+def best(study: Study) -> pd.DataFrame:
+    """The best finished trial of every cell, with its settings, in reading order.
+
+    The study's rule: the minimum over all trials of the cell with the study's own seed (repeats
+    with other seeds measure noise and do not compete). `trials` and `diverged` count what the
+    minimum was taken over, `complete` is the certificate's word (False where there is none),
+    `edges` names the hyper-parameters whose best value lies at the end of its grid.
+    """
+    rows = []
+    for cell, runs in study.runs.groupby(CELL):
+        runs = runs[runs["seed"] == base_seed(study, cell, runs)]
+        finished = runs[runs["status"] == "finished"].sort_values(["loss", "hash"])
+        if finished.empty:
+            continue
+        row = finished.iloc[0].to_dict()
+        certificate = _certificate(study, cell)
+        row["trials"], row["diverged"] = len(runs), int((runs["status"] == "diverged").sum())
+        row["complete"] = bool(certificate is not None and certificate["complete"] is True)
+        row["edges"] = edges(study, row)
+        rows.append(row)
+    return reading_order(pd.DataFrame(rows))
+
+
+def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
+    """The seed that competes in a cell: the certificate's centre run, else the most frequent
+    one."""
+    certificate = _certificate(study, cell)
+    if certificate is not None:
+        centre = runs.loc[runs["hash"] == certificate["centre_hash"], "seed"]
+        if len(centre):
+            return int(centre.iloc[0])
+    return int(runs["seed"].mode().iloc[0])  # the smallest of equally frequent ones
+
+
+def edges(study: Study, row: dict) -> str:
+    """Hyper-parameters of a best run that sit at an end of their grid of three values or more."""
+    grids = study.settings.get("optimizers", {}).get(row["optimizer"], {}).get("grids", {})
+    at_edge = [
+        name
+        for name, grid in grids.items()
+        if len(grid) > 2 and row.get(f"hp_{name}") in (min(grid), max(grid))
+    ]
+    return " ".join(sorted(at_edge))
+
+
+def deviations(study: Study) -> pd.DataFrame:
+    """Every run one hyper-parameter away from its cell's centre, and the centre itself.
+
+    Columns: CELL, non_embedding_params, hyperparameter, value, loss, status, centre_value,
+    centre_loss, delta (loss minus the centre's). The centre is the certificate's, or the best run
+    of an unfinished cell; it appears once per hyper-parameter that was swept.
+    """
+    names = [f"hp_{name}" for name in study.hyperparameters]
+    rows = []
+    for cell, runs in study.runs.groupby(CELL):
+        runs = runs[runs["seed"] == base_seed(study, cell, runs)]
+        centre = _centre(study, cell, runs)
+        if centre is None:
+            continue
+        same = (runs[names] == centre[names]) | (runs[names].isna() & centre[names].isna())
+        for index in runs.index[(~same).sum(axis=1) == 1]:
+            name = same.columns[~same.loc[index]][0]
+            rows.append(_deviation(cell, name, runs.loc[index], centre))
+        swept = {row["hyperparameter"] for row in rows if tuple(row[key] for key in CELL) == cell}
+        rows += [_deviation(cell, f"hp_{name}", centre, centre) for name in sorted(swept)]
+    columns = [*CELL, "non_embedding_params", "hyperparameter", "value", "loss", "status"]
+    columns += ["centre_value", "centre_loss", "delta"]
+    table = pd.DataFrame(rows, columns=columns)
+    return reading_order(table, then=["hyperparameter", "value"])
+
+
+def _centre(study, cell, runs):
+    certificate = _certificate(study, cell)
+    finished = runs[runs["status"] == "finished"].sort_values(["loss", "hash"])
+    if certificate is not None:
+        certified = finished[finished["hash"] == certificate["centre_hash"]]
+        finished = certified if len(certified) else finished
+    return finished.iloc[0] if len(finished) else None
+
+
+def _deviation(cell, name, run, centre) -> dict:
+    return dict(zip(CELL, cell, strict=True)) | {
+        "non_embedding_params": centre["non_embedding_params"],
+        "hyperparameter": name.removeprefix("hp_"),
+        "value": run[name],
+        "loss": run["loss"] if run["status"] == "finished" else np.nan,
+        "status": run["status"],
+        "centre_value": centre[name],
+        "centre_loss": centre["loss"],
+        "delta": run["loss"] - centre["loss"] if run["status"] == "finished" else np.nan,
+    }
+
+
+def _certificate(study, cell):
+    cells = study.cells
+    if cells.empty:
+        return None
+    found = cells[(cells[CELL] == list(cell)).all(axis=1)]
+    return found.iloc[-1] if len(found) else None
+
+
+def repeats(study: Study) -> pd.DataFrame:
+    """Finished runs that differ from another one in the seed alone: CELL, setting, seed, loss."""
+    names = [f"hp_{name}" for name in study.hyperparameters]
+    finished = study.runs[study.runs["status"] == "finished"].copy()
+    key = finished[[*CELL, *names]].astype(str).agg("|".join, axis=1)
+    finished["setting"] = pd.factorize(key, sort=True)[0]
+    counts = finished.groupby("setting")["seed"].transform("nunique")
+    table = finished.loc[counts > 1, [*CELL, "non_embedding_params", "setting", "seed", "loss"]]
+    return reading_order(table, then=["setting", "seed"])
+
+
+def cost(study: Study) -> pd.DataFrame:
+    """What tuning cost per optimizer: trials by outcome, tokens, FLOPs, device and compile seconds.
+
+    Every trial counts, diverged and repeated ones too. Seconds belong to the machine, not to the
+    result.
+    """
+    runs = study.runs.astype({"tokens": float, "flops": float})
+    table = runs.groupby("optimizer").agg(
+        trials=("hash", "size"),
+        finished=("status", lambda status: int((status == "finished").sum())),
+        diverged=("status", lambda status: int((status == "diverged").sum())),
+        failed=("status", lambda status: int((status == "failed").sum())),
+        tokens=("tokens", "sum"),
+        flops=("flops", "sum"),
+        seconds=("seconds", "sum"),
+        compile_seconds=("compile_seconds", "sum"),
+    )
+    return table.loc[style.ordered(table.index)].reset_index()
+
+
+def winner_curves(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
+    """The curves of the runs named in `cells.hash` (see `best`)."""
+    return study.curves[study.curves["hash"].isin(cells["hash"])].reset_index(drop=True)
+
+
+def validation_at(curves: pd.DataFrame, fractions) -> pd.DataFrame:
+    """Validation loss of every curve at given fractions of its run, linear between evaluations.
+
+    Returns CELL, hash, fraction, loss; NaN before a curve's first evaluation and beyond its last.
+    """
+    fractions = np.asarray(fractions, float)
+    rows = []
+    for (*cell, name), curve in _validation(curves).groupby([*CELL, "hash"]):
+        losses = np.interp(fractions, curve["fraction"], curve["validation_loss"], np.nan, np.nan)
+        cell = dict(zip(CELL, cell, strict=True))
+        rows += [
+            cell | {"hash": name, "fraction": fraction, "loss": loss}
+            for fraction, loss in zip(fractions, losses, strict=True)
+        ]
+    return pd.DataFrame(rows, columns=[*CELL, "hash", "fraction", "loss"])
+
+
+def _validation(curves):
+    return curves[curves["validation_loss"].notna()].sort_values(["hash", "fraction"])
+
+
+def early_stop(curves: pd.DataFrame, fractions=TENTHS) -> pd.DataFrame:
+    """How often stopping the winners of each (size, ratio) at a fraction picks the wrong optimizer.
+
+    Args:
+      curves: one validation curve per cell (see `winner_curves`); ratings compare optimizers.
+
+    Returns:
+      fraction, races (that could be judged), wrong_winner (share of races whose leader at that
+      fraction is not the leader at the end), wrong_pairs (share of optimizer pairs in the other
+      order than at the end), regret (mean final loss of the early leader above the true winner's,
+      nats).
+    """
+    at = validation_at(curves, [*fractions, 1.0])
+    rows = []
+    for fraction in fractions:
+        races = []
+        for _, race in at.groupby(["model_size", "chinchilla_ratio"]):
+            early = (
+                race[np.isclose(race["fraction"], fraction)].groupby("optimizer")["loss"].first()
+            )
+            final = race[race["fraction"] == 1.0].groupby("optimizer")["loss"].first()
+            both = pd.DataFrame({"early": early, "final": final}).dropna()
+            if len(both) > 1:
+                races.append(_judge(both))
+        if races:
+            wrong, pairs, regret = np.mean(races, axis=0)
+            rows.append((round(float(fraction), 6), len(races), wrong, pairs, regret))
+    return pd.DataFrame(
+        rows, columns=["fraction", "races", "wrong_winner", "wrong_pairs", "regret"]
+    )
+
+
+def _judge(race: pd.DataFrame) -> tuple[float, float, float]:
+    regret = race["final"][race["early"].idxmin()] - race["final"].min()
+    upper = np.triu_indices(len(race), k=1)
+    early = np.sign(np.subtract.outer(race["early"].values, race["early"].values)[upper])
+    final = np.sign(np.subtract.outer(race["final"].values, race["final"].values)[upper])
+    return float(regret > 0), float(np.mean(early != final)), float(regret)
+
+
+def crossings(curves: pd.DataFrame, baseline: str = "adamw", after: float = 0.1) -> pd.DataFrame:
+    """Where an optimizer's validation curve crosses the baseline's, after a first part of the run.
+
+    Returns CELL, fraction (of training), leader (who is ahead from there on). The first tenth is
+    left out by default: warm-up crossings say nothing.
+    """
+    grid = np.linspace(0, 1, 401)
+    at = validation_at(curves, grid)
+    rows = []
+    for (size, ratio), race in at.groupby(["model_size", "chinchilla_ratio"]):
+        losses = race.pivot_table(index="fraction", columns="optimizer", values="loss").dropna(
+            axis=1
+        )
+        if baseline not in losses:
+            continue
+        for optimizer in style.ordered(set(losses) - {baseline}):
+            gap = (losses[optimizer] - losses[baseline])[losses.index >= after]
+            for i in np.flatnonzero(np.diff(np.sign(gap)) != 0):
+                leader = optimizer if gap.iloc[i + 1] < 0 else baseline
+                rows.append((optimizer, size, ratio, float(gap.index[i + 1]), leader))
+    return reading_order(
+        pd.DataFrame(rows, columns=[*CELL, "fraction", "leader"]), then=["fraction"]
+    )
+
+
+def reading_order(table: pd.DataFrame, then=()) -> pd.DataFrame:
+    """Rows by size (small first), ratio, optimizer (catalogue order), then `then`."""
+    if table.empty:
+        return table.reset_index(drop=True)
+    optimizers, sizes = style.ordered(table["optimizer"]), style.size_order(table)
+    keys = pd.DataFrame(
+        {
+            "size": table["model_size"].map(sizes.index),
+            "ratio": table["chinchilla_ratio"],
+            "optimizer": table["optimizer"].map(optimizers.index),
+            **{name: table[name].map(_sortable) for name in then},
+        }
+    )
+    order = keys.sort_values(list(keys.columns), kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def _sortable(value):
+    """Numbers by size, everything else after them by name."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
