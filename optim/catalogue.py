@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from optim import lion
+from optim import adamw, lion, muon, nadamw
 from optim.entry import Entry, nearest
 
 CATALOGUE: dict[str, Entry] = {
+    "adamw": adamw.ENTRY,
+    "nadamw": nadamw.ENTRY,
     "lion": lion.ENTRY,
+    "muon": muon.ENTRY,
 }
 
 

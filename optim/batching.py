@@ -1,0 +1,84 @@
+"""Matrix work in few large calls: equal shapes of all leaves at once, shared out over the mesh."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from optim.matrices import Role, Roles, find_roles, from_stack, path_name, stack_shape, to_stack
+
+# Mesh axes over which stacks of matrices are shared out. A mesh's other axes (trials) hold other
+# runs.
+SHARED_AXES = ("data", "model")
+
+
+def map_matrices(fn: Callable[[jax.Array], jax.Array], tree, roles: Roles = None):
+    """`fn` on every leaf as a stack of matrices (stack, short, long), few calls for the whole tree.
+
+    Leaves are turned so that the short side comes first, and those that then have equal shapes and
+    dtypes
+    go through `fn` together: q, k, v, o of all layers are one call. `fn` keeps the shape of its
+    argument. Raises ValueError for a gain, which is no matrix.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    leaf_roles = jax.tree.leaves(find_roles(tree, roles), is_leaf=lambda x: isinstance(x, Role))
+    if any(role.kind == "gain" for role in leaf_roles):
+        paths = [path_name(key_path) for key_path, _ in jax.tree.leaves_with_path(tree)]
+        gains = [path for path, role in zip(paths, leaf_roles, strict=True) if role.kind == "gain"]
+        raise ValueError(
+            f"parameter {gains[0]!r} is a gain: a matrix rule needs inputs and outputs"
+        )
+    tall = [shape[1] > shape[2] for shape in map(stack_shape, leaves, leaf_roles)]
+    stacks = [turn(to_stack(x, r), t) for x, r, t in zip(leaves, leaf_roles, tall, strict=True)]
+    stacks = map_grouped(fn, stacks)
+    rows = zip(stacks, tall, leaf_roles, leaves, strict=True)
+    return treedef.unflatten([from_stack(turn(s, t), r, x.shape) for s, t, r, x in rows])
+
+
+def map_grouped(fn: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """`fn` on items that are trees of arrays with a leading stack axis, batched over equal shapes.
+
+    Items with the same tree, shapes (but for the leading axis) and dtypes are concatenated along
+    it, `fn` maps each batch to a tree of arrays with that leading axis, and the results are cut
+    apart again. Under `jax.set_mesh` the leading axis is spread over SHARED_AXES, padded with zeros
+    to a multiple of their size, so that each device does its share of the work; without a mesh
+    nothing is padded or constrained.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, item in enumerate(items):
+        leaves, treedef = jax.tree.flatten(item)
+        groups.setdefault((treedef, *((x.shape[1:], x.dtype) for x in leaves)), []).append(i)
+    results: list[Any] = [None] * len(items)
+    for members in groups.values():
+        sizes = [jax.tree.leaves(items[i])[0].shape[0] for i in members]
+        batch = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(items[i] for i in members))
+        batch = shared(fn, batch) if sum(sizes) else fn(batch)
+        start = 0
+        for i, size in zip(members, sizes, strict=True):
+            results[i] = jax.tree.map(lambda x, a=start, b=start + size: x[a:b], batch)
+            start += size
+    return results
+
+
+def shared(fn: Callable[[Any], Any], batch):
+    """`fn(batch)` with the leading axis of every array spread over the current mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in SHARED_AXES if mesh.shape.get(axis, 1) > 1)
+    if not axes:
+        return fn(batch)
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    size = jax.tree.leaves(batch)[0].shape[0]
+
+    def spread(x):
+        x = jnp.pad(x, [(0, -size % devices)] + [(0, 0)] * (x.ndim - 1))
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+    return jax.tree.map(lambda x: x[:size], fn(jax.tree.map(spread, batch)))
+
+
+def turn(stack: jax.Array, tall: bool) -> jax.Array:
+    """The stack with its matrices transposed if they are tall."""
+    return stack.swapaxes(-1, -2) if tall else stack
