@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from analysis import intervals, solver
+from analysis.joint import BASELINE, EquivalentData
 from analysis.laws import fit_data_law
-
-BASELINE = "adamw"
 
 
 def published_speedup(cells: pd.DataFrame, *, max_ratio=np.inf, baseline=BASELINE) -> pd.DataFrame:
@@ -50,3 +50,116 @@ def published_speedup(cells: pd.DataFrame, *, max_ratio=np.inf, baseline=BASELIN
             )
     columns = ["optimizer", "model_size", "chinchilla_ratio", "loss", "equivalent_ratio", "speedup"]
     return pd.DataFrame(rows, columns=[*columns, "note"])
+
+
+def robust_cell(cells: pd.DataFrame, noise, *, baseline=BASELINE, level=0.95) -> pd.DataFrame:
+    """Speed-up of every cell by its size's own baseline curve, with profile-likelihood intervals.
+
+    The interval carries the noise of the cell and of every baseline run; it does not carry tuning
+    that stopped short. Beyond the baseline's largest budget the answer is a lower bound, never an
+    extrapolation, and with fewer than three baseline ratios a bracket between measured losses.
+
+    Args:
+      cells: optimizer, model_size, chinchilla_ratio, loss, non_embedding_params, optionally `se`.
+      noise: `noise.Noise` of one run.
+
+    Returns:
+      optimizer, model_size, chinchilla_ratio, speedup, low, high, bound ("", "lower", "upper"),
+      note. An open end is infinite; `speedup` is always finite.
+    """
+    cells = cells[np.isfinite(cells.loss.astype(float))]
+    if "se" not in cells:
+        cells = cells.assign(se=noise.sigma)
+    rows = []
+    for size, at_size in cells.groupby("model_size", sort=False):
+        base = at_size[at_size.optimizer == baseline].sort_values("chinchilla_ratio")
+        others = at_size[at_size.optimizer != baseline]
+        for cell in others.itertuples():
+            if base.chinchilla_ratio.nunique() >= 3:
+                answer = _profiled(cell, base, noise, level)
+            elif len(base):
+                answer = _bracketed(cell, base, noise)
+            else:
+                continue  # nothing to compare with at this size
+            rows.append(
+                {
+                    "optimizer": cell.optimizer,
+                    "model_size": size,
+                    "chinchilla_ratio": cell.chinchilla_ratio,
+                    **answer,
+                }
+            )
+    columns = ["optimizer", "model_size", "chinchilla_ratio"]
+    columns += ["speedup", "low", "high", "bound", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _profiled(cell, base, noise, level):
+    r, r_min, r_max = cell.chinchilla_ratio, *base.chinchilla_ratio.agg(["min", "max"])
+    loss = np.append(base.loss.to_numpy(float), cell.loss)
+    se = np.append(base.se.to_numpy(float), cell.se)
+    ratio = np.append(base.chinchilla_ratio.to_numpy(float), r)
+    is_base = np.arange(len(loss)) < len(base)
+    zero = np.zeros(len(loss), int)
+    logr = np.log(ratio) - np.log(ratio).mean()
+    model = EquivalentData(zero, zero, logr, 1.0 - is_base[:, None])
+    weight = (noise.sigma / se) ** 2
+    starts = model.starts(loss, is_base)
+    solution = solver.minimise(model, starts, loss, weight=weight)
+    theta = solution.theta[solution.objective.argmin()]
+    low, high = np.exp(
+        intervals.profile(
+            model, theta, [0, 0, 0, 1], target=loss, variance=noise.sigma**2, df=noise.df,
+            weight=weight, level=level,
+        )
+    )  # fmt: skip
+    value, largest = float(np.exp(theta[3])), r_max / r
+    if value > largest:
+        return {
+            "speedup": largest,
+            "low": float(min(low, largest)),
+            "high": np.inf,
+            "bound": "lower",
+            "note": f"lower bound: {BASELINE} was not run beyond {r_max:g}x",
+        }
+    notes = []
+    if value * r < r_min:
+        notes.append(f"extrapolates {BASELINE} below {r_min:g}x")
+    if not np.isfinite(high):
+        notes.append("no upper end")
+    elif high > largest:
+        notes.append(f"upper end extrapolates beyond {r_max:g}x")
+    if low <= 1 <= high:
+        notes.append(unresolved(value, low, high))
+    return {"speedup": value, "low": low, "high": high, "bound": "", "note": "; ".join(notes)}
+
+
+def _bracketed(cell, base, noise):
+    """Between which measured baseline losses does this one lie? No law is needed for that."""
+    r = cell.chinchilla_ratio
+    margin = 1.645 * np.hypot(base.se.to_numpy(float), cell.se)
+    gap = base.loss.to_numpy(float) - cell.loss
+    ratios = base.chinchilla_ratio.to_numpy(float)
+    better, worse = ratios[gap > margin], ratios[gap < -margin]
+    low = better.max() / r if len(better) else 0.0
+    high = worse.min() / r if len(worse) else np.inf
+    note = f"bracket: {len(ratios)} {BASELINE} ratio{'s' * (len(ratios) > 1)} fix no law"
+    if low:
+        return {"speedup": low, "low": low, "high": high, "bound": "lower", "note": note}
+    if np.isfinite(high):
+        return {"speedup": high, "low": low, "high": high, "bound": "upper", "note": note}
+    note += f"; not resolvable at this budget: within {margin.min():.2g} nats of every one"
+    return {"speedup": 1.0, "low": 0.0, "high": np.inf, "bound": "none", "note": note}
+
+
+def unresolved(value, low, high) -> str:
+    """What "not resolvable" costs: seeds per cell until the interval leaves 1 on this estimate.
+
+    Half-widths shrink as one over the square root of the seeds of every cell involved.
+    """
+    effect = np.log(value)
+    half = np.log(high / value) if effect < 0 else np.log(value / low)
+    if not np.isfinite(half) or abs(effect) * 10 < half:
+        return "not resolvable at this budget: more than 100 seeds per cell"
+    seeds = int(np.ceil((half / abs(effect)) ** 2))
+    return f"not resolvable at this budget: about {max(seeds, 2)} seeds per cell would"
