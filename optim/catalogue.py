@@ -3,14 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from optim import adamw, lion, muon, nadamw
+from optim import adam_mini, adamw, cautious, lion, mars, muon, nadamw, scion, sophia
 from optim.entry import Entry, nearest
 
 CATALOGUE: dict[str, Entry] = {
     "adamw": adamw.ENTRY,
     "nadamw": nadamw.ENTRY,
+    "cautious": cautious.ENTRY,
+    "mars": mars.ENTRY,
     "lion": lion.ENTRY,
+    "adam_mini": adam_mini.ENTRY,
     "muon": muon.ENTRY,
+    "scion": scion.ENTRY,
+    "sophia": sophia.ENTRY,
 }
 
 

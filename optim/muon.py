@@ -13,7 +13,7 @@ from optim.entry import Entry
 from optim.matrices import Kind, Role, Roles, find_roles, stack_shape
 from optim.orthogonalize import Polynomial, newton_schulz
 
-Scale = Literal["spectral", "rms", "none"]
+Scale = Literal["spectral", "ratio", "rms", "none"]
 FALLBACK: tuple[Kind, ...] = ("embedding", "head", "gain")
 
 
@@ -70,13 +70,17 @@ def scale_by_muon(
 def scale_factor(leaf: jax.Array, role: Role, scale: Scale) -> float:
     """By which the orthogonal factor of an (in, out) matrix is multiplied.
 
-    "spectral": sqrt(max(1, out / in)), Jordan's; "rms": 0.2 sqrt(max(in, out)), to match AdamW's
-    update size (arXiv 2502.16982); "none": 1.
+    "spectral": sqrt(max(1, out / in)), Jordan's; "ratio": sqrt(out / in), Scion's; "rms": 0.2
+    sqrt(max(in, out)), to match the size of AdamW's updates (arXiv 2502.16982); "none": 1.
     """
     _, fan_in, fan_out = stack_shape(leaf, role)
-    if scale == "spectral":
-        return math.sqrt(max(1, fan_out / fan_in))
-    return 0.2 * math.sqrt(max(fan_in, fan_out)) if scale == "rms" else 1.0
+    factors = {
+        "spectral": math.sqrt(max(1, fan_out / fan_in)),
+        "ratio": math.sqrt(fan_out / fan_in),
+        "rms": 0.2 * math.sqrt(max(fan_in, fan_out)),
+        "none": 1.0,
+    }
+    return factors[scale]
 
 
 def by_kind(
@@ -85,8 +89,13 @@ def by_kind(
     roles: Roles = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`matrix_rule` for hidden matrices, `fallback_rule` for everything else."""
-    rules = {True: matrix_rule, False: fallback_rule}
-    return optax.partition(rules, lambda tree: of_kinds(tree, ("matrix",), roles))
+    rules = {"matrix": matrix_rule, "fallback": fallback_rule}
+
+    def labels(tree):
+        is_matrix = of_kinds(tree, ("matrix",), roles)
+        return jax.tree.map(lambda yes: "matrix" if yes else "fallback", is_matrix)
+
+    return optax.partition(rules, labels)
 
 
 def muon(
