@@ -24,6 +24,10 @@ _RESULT_COLUMNS = [
     *("steps", "tokens", "non_embedding_params", "total_params", "optimizer_bytes", "flops"),
     *("seconds", "compile_seconds", "device", "device_count", "commit", "dirty"),
 ]
+_NUMBERS = [
+    *("diverged_step", "loss", "bits_per_byte", "train_loss", "steps", "tokens", "flops"),
+    *("non_embedding_params", "total_params", "optimizer_bytes", "seconds", "compile_seconds"),
+]
 _RUN_COLUMNS = ["hash", *CELL, "seed", "batch_size", "corpus", "fingerprint", *_RESULT_COLUMNS]
 _CURVE_COLUMNS = [
     *("hash", "step", "tokens", "train_loss", "validation_loss", "bits_per_byte"),
@@ -162,7 +166,8 @@ def _read_certificates(workdir: Path, problems: list) -> pd.DataFrame:
             problems.append(f"certificate {path.name} left out: {_explain(error)}")
     columns = [*CELL, "phase", "centre_hash", "complete", "edges", "missing"]
     table = pd.DataFrame(rows)
-    return table.reindex(columns=list(dict.fromkeys([*columns, *table.columns])))
+    table = table.reindex(columns=list(dict.fromkeys([*columns, *table.columns])))
+    return table.assign(complete=table["complete"].eq(True))  # a missing answer is no
 
 
 def _read_settings(workdir: Path, problems: list) -> dict:
@@ -187,6 +192,7 @@ def _explain(error: Exception) -> str:
 def _order(runs: pd.DataFrame) -> pd.DataFrame:
     """Fixed column order, and rows by hash: two studies with the same results read the same."""
     hyperparameters = sorted(column for column in runs if column.startswith("hp_"))
+    runs = runs.assign(**{name: pd.to_numeric(runs[name]) for name in _NUMBERS})  # None is NaN
     return runs[[*_RUN_COLUMNS, *hyperparameters]].sort_values("hash", ignore_index=True)
 
 

@@ -103,9 +103,12 @@ def size_order(table: pd.DataFrame) -> list[str]:
 
 
 def table_hash(table: pd.DataFrame) -> str:
-    """Twelve hex digits of the SHA-256 of the table's CSV text (floats in full, rows in their
-    order)."""
-    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:12]
+    """Twelve hex digits of the SHA-256 of the table's CSV: floats in full, rows in their order."""
+    return hashlib.sha256(_csv(table)).hexdigest()[:12]
+
+
+def _csv(table) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
 
 
 def figure(table: pd.DataFrame, *, width: float = 7.2, height: float = 4.0) -> Figure:
@@ -114,7 +117,8 @@ def figure(table: pd.DataFrame, *, width: float = 7.2, height: float = 4.0) -> F
         fig = Figure(figsize=(width, height), layout="constrained")
     foot = 0.12 / height  # the hash has a line of its own
     fig.get_layout_engine().set(rect=(0, foot, 1, 1 - foot))
-    fig.table_hash = table_hash(table)
+    fig.table, fig.table_hash = table, table_hash(table)
+    fig.rendered = {}
     fig.text(
         0.998,
         0.002,
@@ -139,21 +143,30 @@ def styled(draw):
 
 
 def render(fig: Figure, kind: str) -> bytes:
-    """The picture as `svg` or `png` bytes: the same bytes every time, with the table's hash
-    inside."""
-    note = f"Bestiary, table {fig.table_hash}"
-    metadata = {
-        "svg": {"Date": None, "Creator": "Bestiary", "Description": note},
-        "png": {"Software": "Bestiary", "Description": note},
-    }[kind]
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(RC):
-        fig.savefig(buffer, format=kind, metadata=metadata)
-    return buffer.getvalue()
+    """The picture as `svg` or `png` bytes, drawn once: always the same bytes for the same table."""
+    if kind not in fig.rendered:
+        note = f"Bestiary, table {fig.table_hash}"
+        metadata = {
+            "svg": {"Date": None, "Creator": "Bestiary", "Description": note},
+            "png": {"Software": "Bestiary", "Description": note},
+        }
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(RC):
+            if fig.get_layout_engine() is not None:
+                fig.draw_without_rendering()
+                fig.set_layout_engine("none")  # laid out once, the same in every format
+            fig.savefig(buffer, format=kind, metadata=metadata[kind])
+        fig.rendered[kind] = buffer.getvalue()
+    return fig.rendered[kind]
 
 
 def save(fig: Figure, stem) -> None:
-    """Write `stem`.svg and `stem`.png."""
+    """Write `stem`.svg, `stem`.png and the table behind them as `stem`.csv.
+
+    The hash in the picture's corner begins the SHA-256 of that CSV.
+    """
     for kind in ("svg", "png"):
         with open(f"{stem}.{kind}", "wb") as file:
             file.write(render(fig, kind))
+    with open(f"{stem}.csv", "wb") as file:
+        file.write(_csv(fig.table))

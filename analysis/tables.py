@@ -30,8 +30,8 @@ def best(study: Study) -> pd.DataFrame:
         row = finished.iloc[0].to_dict()
         certificate = _certificate(study, cell)
         row["trials"], row["diverged"] = len(runs), int((runs["status"] == "diverged").sum())
-        row["complete"] = bool(certificate is not None and certificate["complete"] is True)
-        row["edges"] = edges(study, row)
+        row["complete"] = bool(certificate is not None and certificate["complete"])
+        row["edges"] = edges(study, row, certificate)
         rows.append(row)
     return reading_order(pd.DataFrame(rows))
 
@@ -47,8 +47,11 @@ def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
     return int(runs["seed"].mode().iloc[0])  # the smallest of equally frequent ones
 
 
-def edges(study: Study, row: dict) -> str:
-    """Hyper-parameters of a best run that sit at an end of their grid of three values or more."""
+def edges(study: Study, row: dict, certificate) -> str:
+    """Hyper-parameters of a best run at an end of their grid: the certificate's list, else the
+    grid's word (grids of three values or more)."""
+    if certificate is not None and isinstance(certificate["edges"], list):
+        return " ".join(sorted(str(name) for name in certificate["edges"]))
     grids = study.settings.get("optimizers", {}).get(row["optimizer"], {}).get("grids", {})
     at_edge = [
         name
