@@ -1,6 +1,14 @@
-"""Pretraining optimizers for optax: faithful to their authors, made for stacked and sharded
-parameters."""
+"""Pretraining optimizers for optax, faithful to their authors, for stacked and sharded parameters.
+
+`build(name, hparams)` is the whole optimizer by name, `catalogue` lists names, hyper-parameters and
+options, `Role` says what a parameter is. Every optimizer is also a function of its own:
+`optim.muon.muon(...)`.
+"""
 
 from optim import catalogue as catalogue
+from optim import lapack
+from optim import schedules as schedules
 from optim.build import build as build
 from optim.matrices import Role as Role
+
+lapack.use_one_thread_per_call()
