@@ -48,10 +48,65 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+class Mixture:
+    """Several sources read in fixed proportions, as one source of rows.
+
+    The source of each sequence follows from its rank in the endless stream alone. Among the first
+    n sequences, for every n, source k has n weight_k of them to within half the number of sources;
+    so does every batch, to within twice that. (Drawing sources at random would be off by sqrt(n).)
+    """
+
+    TOTAL = 2**24  # weights are rounded to this many parts, which keeps all arithmetic in integers
+
+    def __init__(self, sources: list, weights: list[float]):
+        """`weights`: positive, any scale."""
+        if len(sources) != len(weights) or not all(0 < w < float("inf") for w in weights):
+            raise ValueError(f"weights = {weights}: one positive number for each source")
+        self.sources = sources
+        self.sizes = [len(source) for source in sources]
+        share = np.cumsum(np.asarray(weights, float)) / sum(weights)
+        self._upto = [round(s * self.TOTAL) for s in share]
+        if min(np.diff([0, *self._upto])) < 1:
+            raise ValueError(f"weights = {weights}: the smallest is under 2^-24 of the total")
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def __getitem__(self, index) -> np.ndarray:
+        """Rows by their place in the concatenation of all sources."""
+        ids = np.asarray(index, np.int64)
+        start, rows = np.cumsum([0, *self.sizes]), None
+        for k, source in enumerate(self.sources):
+            mine = (ids >= start[k]) & (ids < start[k + 1])
+            if mine.any():
+                found = source[ids[mine] - start[k]]
+                if rows is None:
+                    rows = np.empty((*ids.shape, found.shape[-1]), found.dtype)
+                rows[mine] = found
+        return rows
+
+    def assign(self, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For ranks (n,): which source each comes from, and its rank within that source.
+
+        Of the first r sequences that sources 0..k share, round(r W_{k-1} / W_k) belong to sources
+        0..k-1 (W are cumulative weights); peeling off the last source repeatedly decides all.
+        """
+        which, local = np.zeros_like(rank), np.asarray(rank).copy()
+        for k in range(len(self.sources) - 1, 0, -1):
+            below, upto = self._upto[k - 1], self._upto[k]
+            before = (2 * local * below + upto) // (2 * upto)
+            after = (2 * (local + 1) * below + upto) // (2 * upto)
+            undecided = which == 0
+            last = undecided & (after == before)
+            local = np.where(last, local - before, np.where(undecided, before, local))
+            which[last] = k
+        return which, local
+
+
 class Batches:
     """`batches(step)` is (B, T): sequences [step B, (step + 1) B) of an endless shuffled stream.
 
-    Every epoch is a fresh permutation of the source's rows; one that ends inside a batch is
+    Every epoch of a source is a fresh permutation of its rows; one that ends inside a batch is
     continued there by the next.
     """
 
@@ -59,7 +114,10 @@ class Batches:
         """`source[ids]` gives rows (n, T) for integer ids (n,) in range(len(source))."""
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: must be at least 1")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed = {seed}: must be in [0, 2^63)")
         self.source, self.batch_size, self.seed = source, batch_size, seed
+        self._mixture = source if isinstance(source, Mixture) else Mixture([source], [1.0])
         self._first, self._end = 0, batch_size  # of each batch, the rows this host reads
 
     def host_slice(self, process_index: int, process_count: int) -> "Batches":
@@ -68,6 +126,8 @@ class Batches:
             raise ValueError(
                 f"batch_size = {self.batch_size}: not divisible by {process_count} processes"
             )
+        if not 0 <= process_index < process_count:
+            raise ValueError(f"process_index = {process_index}: must be in [0, {process_count})")
         part = Batches(self.source, self.batch_size, self.seed)
         local = self.batch_size // process_count
         part._first, part._end = process_index * local, (process_index + 1) * local
@@ -85,8 +145,13 @@ class Batches:
         return rows.reshape(count, self._end - self._first, -1)
 
     def _row_ids(self, rank: np.ndarray) -> np.ndarray:
-        """Which row stands at each place of the endless stream."""
-        size = len(self.source)
-        epoch, index = np.divmod(rank, size)
-        key = _mix(_mix(np.uint64(self.seed % 2**64)) ^ epoch.astype(np.uint64))
-        return permute(index, size, key)
+        """Which row of the source stands at each rank of the endless stream."""
+        which, local = self._mixture.assign(rank)
+        ids, start = np.empty_like(rank), 0
+        for k, size in enumerate(self._mixture.sizes):
+            mine = which == k
+            epoch, index = np.divmod(local[mine], size)
+            key = _mix(_mix(_mix(np.uint64(self.seed)) ^ np.uint64(k)) ^ epoch.astype(np.uint64))
+            ids[mine] = start + permute(index, size, key)
+            start += size
+        return ids

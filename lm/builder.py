@@ -1,48 +1,46 @@
-"""Writes and reads tokens as a TFDS dataset in array_record files.
+"""Tokens as a TFDS dataset in array_record files; no TensorFlow is involved.
 
 One split is one stream of tokens, cut into records of RECORD_TOKENS (the last one is shorter);
 rows of any sequence length are cut from the stream when it is read (`lm/rows.py`).
 """
 
 import hashlib
+import os
+import pathlib
+import shutil
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
+
+from lm.files import CorpusError
+from lm.rows import Rows
 
 RECORD_TOKENS = 4096
+FOLDER = "tokens/1.0.0"  # where TFDS puts dataset `tokens`
 
 
 class Tokens(tfds.core.GeneratorBasedBuilder):
-    """A prepared corpus. `metadata` is saved beside the records and gains their fingerprint."""
+    """One dataset of token streams; `streams`: split -> function that returns its arrays."""
 
     name = "tokens"
     VERSION = tfds.core.Version("1.0.0")
     url_infos: ClassVar = {}  # nothing to download; TFDS would search our package for checksums
 
-    def __init__(
-        self,
-        streams: dict[str, Callable[[], Iterator[np.ndarray]]],
-        dtype: np.dtype,
-        metadata: dict,
-        **kwargs,
-    ):
-        """`streams`: split -> function that returns arrays of token ids, in order."""
+    def __init__(self, streams: dict[str, Callable[[], Iterator[np.ndarray]]], dtype, **kwargs):
         self._streams, self._dtype = streams, np.dtype(dtype)
-        self._written = tfds.core.MetadataDict(metadata, tokens={})
-        self._digest = hashlib.blake2b(digest_size=16)
         super().__init__(**kwargs)
 
     def _info(self):
-        # Stored as raw bytes a record is read four times faster than as a list of integers.
+        # Stored as raw bytes a record is read several times faster than as a list of integers.
         tokens = tfds.features.Tensor(shape=(None,), dtype=self._dtype, encoding="bytes")
         return tfds.core.DatasetInfo(
             builder=self,
             description="Token streams prepared by Bestiary.",
             features=tfds.features.FeaturesDict({"tokens": tokens}),
             disable_shuffling=True,  # a record's index is its place in the stream
-            metadata=self._written,
         )
 
     def _split_generators(self, dl_manager):
@@ -50,14 +48,8 @@ class Tokens(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self._streams}
 
     def _generate_examples(self, split: str):
-        self._digest.update(split.encode())
-        total = 0
         for index, record in enumerate(_records(self._streams[split](), self._dtype)):
-            self._digest.update(record.tobytes())
-            total += len(record)
             yield index, {"tokens": record}
-        self._written["tokens"][split] = total
-        self._written["fingerprint"] = self._digest.hexdigest()
 
     # TFDS prints here about downloads; there are none.
     def _log_download_bytes(self):
@@ -65,6 +57,88 @@ class Tokens(tfds.core.GeneratorBasedBuilder):
 
     def _log_download_done(self):
         pass
+
+
+def write(root: pathlib.Path, streams: dict[str, Callable], dtype) -> dict[str, str]:
+    """Writes the streams to `root / FOLDER`, reads them back, and returns the digest of each.
+
+    Raises:
+      CorpusError: they cannot be written, or what is read is not what was written.
+    """
+    tfds.disable_progress_bar()
+    builder = Tokens(streams, dtype, data_dir=root)
+    try:
+        builder.download_and_prepare(download_dir=root / "downloads", file_format="array_record")
+    except RuntimeError as error:  # array_record's writer; its message holds the system's reason
+        raise CorpusError(f"cannot write a corpus: {_first_line(error)}") from error
+    shutil.rmtree(root / "downloads")
+    written = open_dataset(str(root / FOLDER))
+    digests = {}
+    for split, stream in streams.items():
+        digests[split] = _digest(array.astype(dtype) for array in stream())
+        source = written.as_data_source(split)
+        found = _digest(source[index]["tokens"] for index in range(len(source)))
+        if found != digests[split]:
+            raise CorpusError(f"cannot write a corpus: {split} reads back otherwise than written")
+    return digests
+
+
+def open_dataset(name: str):
+    """A prepared dataset, by its folder (the one with dataset_info.json) or by its TFDS name.
+
+    Raises:
+      CorpusError: there is none, or it is not in array_record format.
+    """
+    try:
+        if os.path.isdir(name):
+            builder = tfds.builder_from_directory(name)
+        else:
+            builder = read_only_builder.builder_from_files(name)
+    except Exception as error:  # TFDS raises many kinds, of many lines
+        raise CorpusError(f"tfds:{name}: no prepared dataset: {_first_line(error)}") from error
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise CorpusError(
+            f"tfds:{name}: is {builder.info.file_format.value}, not array_record; prepare it with "
+            f'download_and_prepare(file_format="array_record")'
+        )
+    return builder
+
+
+def token_feature(name: str) -> tuple[str, int, dict[str, int], pathlib.Path]:
+    """Of a dataset made elsewhere: its feature that holds tokens, how many each record has, the
+    tokens in each split, and its folder."""
+    builder = open_dataset(name)
+    shapes = {
+        key: feature.shape
+        for key, feature in builder.info.features.items()
+        if len(feature.shape or ()) == 1 and np.issubdtype(feature.np_dtype, np.integer)
+    }
+    key = "tokens" if "tokens" in shapes else next(iter(shapes), None)
+    if key is None or shapes[key][0] is None or (len(shapes) > 1 and key != "tokens"):
+        raise CorpusError(
+            f"tfds:{name}: needs one feature of token ids of fixed length, as "
+            f"Tensor(shape=(4096,), dtype=uint16); has {dict(builder.info.features.items())}"
+        )
+    length = shapes[key][0]
+    lengths = {split: info.num_examples * length for split, info in builder.info.splits.items()}
+    return key, length, lengths, pathlib.Path(builder.data_dir)
+
+
+def open_rows(
+    name: str, lengths: dict[str, int], *, where: str, feature: str = "tokens", **numbers
+) -> dict[str, Rows]:
+    """The rows of every split; `lengths`: its tokens, `numbers`: the other arguments of Rows."""
+    builder = open_dataset(name)
+    return {
+        split: Rows(
+            builder.as_data_source(split),
+            where=f"{where}/{split}",
+            feature=feature,
+            tokens=tokens,
+            **numbers,
+        )
+        for split, tokens in lengths.items()
+    }
 
 
 def _records(arrays: Iterator[np.ndarray], dtype: np.dtype) -> Iterator[np.ndarray]:
@@ -77,3 +151,14 @@ def _records(arrays: Iterator[np.ndarray], dtype: np.dtype) -> Iterator[np.ndarr
         rest = rest[whole:]
     if len(rest):
         yield rest
+
+
+def _digest(arrays: Iterator[np.ndarray]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,25 +1,25 @@
 """Corpora: text becomes tokens once, in a cache folder, and is read from there by row.
 
 `prepare({"corpus": "stdlib"}, sequence_length=128)` needs no download: it is the text of the
-running interpreter's own standard library, bytes as tokens.
+running interpreter's own standard library, bytes as tokens. Others are made from files by
+`python -m lm.corpus prepare NAME --train FILES`; docs/data.md says how.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import hashlib
-import json
+import difflib
+import math
 import os
 import pathlib
-import time
+import sys
 
 import numpy as np
 
-from lm import documents
-from lm.documents import CorpusError
+from lm import documents, store, tokenizer
+from lm.batches import Mixture
+from lm.files import CorpusError
 from lm.rows import Rows
 
-BYTES_SEPARATOR = 256
+__all__ = ["Corpus", "CorpusError", "prepare"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,113 +28,150 @@ class Corpus:
 
     `train` is a source of rows (T,); `validation` maps names to such sources, the headline first.
     `token_bytes` (vocab_size,) int32 counts the bytes of text of each token, 0 for `separator`;
-    None where the tokenizer does not say.
+    None where the tokenizer does not say. `separator` ends each document; -1 if there is none.
+    `fingerprint` follows from the tokens and what they mean, not from where or when they were made.
     """
 
     fingerprint: str
     vocab_size: int
     separator: int
     token_bytes: np.ndarray | None
-    train: Rows
+    train: Rows | Mixture
     validation: dict[str, Rows]
 
 
-def default_cache() -> str:
-    """$BESTIARY_CACHE, or ~/.cache/bestiary."""
-    return os.environ.get("BESTIARY_CACHE") or os.path.expanduser("~/.cache/bestiary")
-
-
 def prepare(data, *, sequence_length: int, cache: str | None = None, log=print) -> Corpus:
-    """The corpus that `data` names, prepared if it is not yet.
+    """The corpus that `data` names; "stdlib" is prepared if it is not yet.
 
     Safe when several processes ask at once: one prepares, the others wait.
 
     Args:
-      data: `{"corpus": "stdlib"}`; a "fingerprint" in it must be that of the corpus.
+      data: {"corpus": which}, where `which` is "stdlib", the name or folder of a prepared corpus,
+        a mixture of such, "a=0.7,b=0.3", or "tfds:NAME" or "tfds:FOLDER" for tokens that were
+        made elsewhere (then with "vocab_size" and, if a token ends each document, "separator").
+        A "fingerprint" must be that of the corpus.
       sequence_length: tokens per row.
-      cache: folder of prepared corpora; by default `default_cache()`.
+      cache: folder of prepared corpora; by default $BESTIARY_CACHE or ~/.cache/bestiary.
       log: called with one line at a time.
 
     Raises:
       CorpusError: one line that names what is wrong.
     """
-    cache = pathlib.Path(cache or default_cache())
-    name = data["corpus"]
-    if name != "stdlib":
-        raise CorpusError(f"unknown corpus {name!r}: expected 'stdlib'")
-    folder = _prepare_standard_library(cache, log)
-    return open_corpus(folder, sequence_length)
+    cache = pathlib.Path(cache or store.default_cache())
+    which = data.get("corpus", "")
+    if which.startswith("tfds:"):
+        corpus = _open_tfds(which, data, sequence_length)
+    elif "=" in which:
+        corpus = _open_mixture(which, sequence_length, cache, log)
+    else:
+        corpus = _open(find(which, cache, log), sequence_length)
+    expected = data.get("fingerprint")
+    if expected and expected != corpus.fingerprint:
+        raise CorpusError(
+            f"corpus {which!r} has fingerprint {corpus.fingerprint}, expected {expected}: "
+            f"its text, its tokenizer or the Python release is not the one of that run"
+        )
+    return corpus
 
 
-def open_corpus(folder: pathlib.Path, sequence_length: int) -> Corpus:
-    """A corpus already prepared in `folder`."""
-    import tensorflow_datasets as tfds
+def find(which: str, cache: pathlib.Path, log=print) -> pathlib.Path:
+    """The folder of a prepared corpus; prepares the standard library's."""
+    if which == "stdlib":
+        texts, tokens = documents.standard_library(), tokenizer.Bytes()
+        name = f"stdlib-{store.key_of(texts, tokens)[:12]}"
+        return store.build(name, texts, tokens, cache, log=log)
+    folder = pathlib.Path(which) if os.sep in which else cache / which
+    if which and (folder / "corpus.json").exists():
+        return folder
+    known = ["stdlib", *sorted(path.parent.name for path in cache.glob("[!.]*/corpus.json"))]
+    near = difflib.get_close_matches(which, known, n=1, cutoff=0.0)[0]
+    raise CorpusError(f"no corpus {which!r} in {cache}; did you mean {near!r}?")
 
-    meta = json.loads((folder / "metadata.json").read_text())
-    builder = tfds.builder_from_directory(folder)
 
-    def rows(split):
-        dtype = builder.info.features["tokens"].np_dtype
-        source = builder.as_data_source(split)
-        return Rows(source, meta["tokens"][split], meta["record_tokens"], dtype, sequence_length)
+def _open(folder: pathlib.Path, sequence_length: int) -> Corpus:
+    from lm import builder  # here, because TFDS takes a second to import
 
-    splits = {split: rows(split) for split in meta["tokens"]}
-    for split, source in splits.items():
-        if not len(source):
-            raise CorpusError(
-                f"{split} has {source.tokens} tokens, sequence_length {sequence_length} needs more"
-            )
-    token_bytes = np.ones(meta["vocab_size"], np.int32)
-    token_bytes[meta["separator"]] = 0
+    meta = store.read_meta(folder)
+    store.check_files(folder, meta)
+    splits = builder.open_rows(
+        str(folder / builder.FOLDER),
+        {split: count["tokens"] for split, count in meta["splits"].items()},
+        where=folder.name,
+        record_tokens=meta["record_tokens"],
+        vocab_size=meta["vocab_size"],
+        sequence_length=sequence_length,
+    )
+    exact = store.misspelt(meta) <= store.SPELLING_TOLERANCE
     return Corpus(
         fingerprint=meta["fingerprint"],
         vocab_size=meta["vocab_size"],
         separator=meta["separator"],
-        token_bytes=token_bytes,
+        token_bytes=np.load(folder / "token_bytes.npy") if exact else None,
         train=splits.pop("train"),
         validation=splits,
     )
 
 
-def _prepare_standard_library(cache: pathlib.Path, log) -> pathlib.Path:
-    root = documents.standard_library()
-    stamp = hashlib.blake2b(digest_size=8)
-    for path in documents.standard_library_files(root):
-        status = os.stat(os.path.join(root, path))
-        stamp.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
-    name = f"stdlib-{stamp.hexdigest()}"
-    folder = cache / name / "tokens" / "1.0.0"
-    if (folder / "metadata.json").exists():
-        return folder
-    with _lock(cache / f"{name}.lock"):
-        if not (folder / "metadata.json").exists():
-            import tensorflow_datasets as tfds
-
-            from lm.builder import RECORD_TOKENS, Tokens
-
-            tfds.disable_progress_bar()
-            start = time.monotonic()
-            log(f"preparing the standard library's text in {folder}")
-            streams = {
-                split: lambda split=split: map(_bytes, documents.read_standard_library(root, split))
-                for split in ("train", "validation")
-            }
-            meta = {"vocab_size": 257, "separator": 256, "record_tokens": RECORD_TOKENS}
-            builder = Tokens(streams, np.uint16, meta, data_dir=cache / name)
-            builder.download_and_prepare(download_dir=cache / name, file_format="array_record")
-            log(f"prepared {builder._written['tokens']} in {time.monotonic() - start:.1f} s")
-    return folder
-
-
-def _bytes(document: str) -> np.ndarray:
-    tokens = np.frombuffer(document.encode(), np.uint8).astype(np.uint16)
-    return np.append(tokens, np.uint16(BYTES_SEPARATOR))
+def _open_mixture(which: str, sequence_length: int, cache: pathlib.Path, log) -> Corpus:
+    """ "a=3.8,b=0.25": training rows by weight, and the validation sets of all."""
+    corpora, weights = {}, {}
+    for item in which.split(","):
+        name, _, weight = (part.strip() for part in item.partition("="))
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 < weights[name] < math.inf or name in corpora:
+            raise CorpusError(f"mixture {which!r}: {item!r} is not name=weight, each name once")
+        corpora[name] = _open(find(name, cache, log), sequence_length)
+    first = next(iter(corpora.values()))
+    for name, other in corpora.items():
+        same = (other.vocab_size, other.separator) == (first.vocab_size, first.separator)
+        if not (same and np.array_equal(other.token_bytes, first.token_bytes)):
+            raise CorpusError(f"mixture {which!r}: {name!r} has another tokenizer than the first")
+    return dataclasses.replace(
+        first,
+        fingerprint=store.digest(*((corpora[n].fingerprint, weights[n]) for n in corpora)),
+        train=Mixture([corpus.train for corpus in corpora.values()], list(weights.values())),
+        validation={
+            f"{name}/{split}": rows
+            for name, corpus in corpora.items()
+            for split, rows in corpus.validation.items()
+        },
+    )
 
 
-@contextlib.contextmanager
-def _lock(path: pathlib.Path):
-    """One process at a time; the system frees the lock of a process that dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _open_tfds(which: str, data, sequence_length: int) -> Corpus:
+    """A dataset of fixed-length records of token ids that something else prepared."""
+    from lm import builder
+
+    vocab_size, separator = data.get("vocab_size"), data.get("separator", -1)
+    if not vocab_size:
+        raise CorpusError(f"{which}: data.vocab_size is needed, a dataset does not say it")
+    name = which.removeprefix("tfds:")
+    feature, record_tokens, lengths, folder = builder.token_feature(name)
+    if "train" not in lengths or len(lengths) < 2:
+        raise CorpusError(f"{which}: needs 'train' and a split to validate on, has {list(lengths)}")
+    splits = builder.open_rows(
+        name,
+        lengths,
+        where=which,
+        feature=feature,
+        record_tokens=record_tokens,
+        vocab_size=vocab_size,
+        sequence_length=sequence_length,
+    )
+    return Corpus(
+        fingerprint=store.digest(vocab_size, separator, store.file_sizes(folder)),
+        vocab_size=vocab_size,
+        separator=separator,
+        token_bytes=None,
+        train=splits.pop("train"),
+        validation=splits,
+    )
+
+
+if __name__ == "__main__":
+    from lm.corpus_cli import main
+
+    sys.exit(main(sys.argv[1:]))

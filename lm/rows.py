@@ -2,7 +2,9 @@
 
 import numpy as np
 
-IN_MEMORY_BYTES = 2**28  # a smaller split is decoded once and kept
+from lm.files import CorpusError
+
+IN_MEMORY_TOKENS = 2**26  # a smaller split is decoded once and kept: 128 MiB at 16 bits
 
 
 class Rows:
@@ -11,36 +13,76 @@ class Rows:
     `rows[i]` is (T,) and `rows[ids]`, with ids an integer array (n,), is (n, T).
     """
 
-    def __init__(self, records, tokens: int, record_tokens: int, dtype, sequence_length: int):
-        """`records[k]` or `records.__getitems__(ks)`: dicts with "tokens", each `record_tokens`
-        long except the last; `tokens`: the length of the whole stream."""
-        self._records, self._record_tokens = records, record_tokens
-        self.tokens, self.dtype = tokens, np.dtype(dtype)
-        self.sequence_length = sequence_length
+    def __init__(
+        self,
+        records,
+        *,
+        where: str,
+        feature: str,
+        tokens: int,
+        record_tokens: int,
+        vocab_size: int,
+        sequence_length: int,
+    ):
+        """Reads records lazily.
+
+        Args:
+          records: `records.__getitems__(ids)` gives dicts of arrays, and there is `len(records)`.
+          where: what errors call this split.
+          feature: the key of the tokens in a record.
+          tokens: length of the whole stream.
+          record_tokens: tokens of every record; the last one may be shorter.
+          vocab_size: reading a token id that is not below it is an error.
+          sequence_length: T.
+        """
+        self._records, self._feature, self._where = records, feature, where
+        self._record_tokens, self._vocab_size = record_tokens, vocab_size
+        self.tokens, self.sequence_length = tokens, sequence_length
         self._stream = None
+        if not len(self):
+            raise CorpusError(
+                f"{where} has {tokens} tokens, too few for a row of "
+                f"sequence_length={sequence_length}"
+            )
 
     def __len__(self) -> int:
         return self.tokens // self.sequence_length
 
     def __getitem__(self, index) -> np.ndarray:
         ids = np.asarray(index, np.int64)
-        if ids.size and not (ids.min() >= 0 and ids.max() < len(self)):
-            raise IndexError(f"row {index} of {len(self)}")
+        if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
+            raise IndexError(f"row {index} of {self._where}, which has {len(self)}")
         T = self.sequence_length
-        if self.tokens * self.dtype.itemsize <= IN_MEMORY_BYTES:
-            if self._stream is None:
-                self._stream = self._read(np.arange(len(self._records)))
+        if self._stream is None and self.tokens <= IN_MEMORY_TOKENS:
+            self._stream = np.concatenate(self._read(np.arange(len(self._records))))
+        if self._stream is not None:
             return self._stream[: len(self) * T].reshape(-1, T)[ids]
-        out = np.stack([self._span(start) for start in ids.reshape(-1) * T])
-        return out.reshape(*ids.shape, T)
+        return self._gather(ids.reshape(-1) * T).reshape(*ids.shape, T)
 
-    def _span(self, start: int) -> np.ndarray:
-        """Tokens [start, start + T) of the stream."""
-        first, offset = divmod(int(start), self._record_tokens)
-        last = (int(start) + self.sequence_length - 1) // self._record_tokens
-        stream = self._read(np.arange(first, last + 1))
-        return stream[offset : offset + self.sequence_length]
+    def _gather(self, starts: np.ndarray) -> np.ndarray:
+        """Tokens [start, start + T) of the stream for every start, (n, T); one read for all."""
+        T, R = self.sequence_length, self._record_tokens
+        first, last = starts // R, (starts + T - 1) // R
+        spans = [range(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+        wanted = np.array(sorted({record for span in spans for record in span}))
+        records = dict(zip(wanted.tolist(), self._read(wanted), strict=True))
+        rows = []
+        for start, span in zip(starts, spans, strict=True):
+            tokens = np.concatenate([records[record] for record in span])
+            rows.append(tokens[start - span[0] * R :][:T])
+        return np.stack(rows)
 
-    def _read(self, ids: np.ndarray) -> np.ndarray:
-        records = self._records.__getitems__(ids.tolist())
-        return np.concatenate([record["tokens"] for record in records])
+    def _read(self, ids: np.ndarray) -> list[np.ndarray]:
+        try:
+            found = self._records.__getitems__(ids.tolist())
+        except RuntimeError as error:  # array_record: a file cut short, damaged or gone
+            raise CorpusError(f"{self._where}: cannot read its records: {error}") from error
+        arrays = [record[self._feature] for record in found]
+        highest = max(int(array.max()) for array in arrays)
+        lowest = min(int(array.min()) for array in arrays)
+        if lowest < 0 or highest >= self._vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise CorpusError(
+                f"{self._where}: has token id {wrong}, outside [0, vocab_size={self._vocab_size})"
+            )
+        return arrays
