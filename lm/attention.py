@@ -1,0 +1,73 @@
+"""Causal attention behind one function: a reference, cuDNN on GPU, splash on TPU.
+
+Letters: B batch, T query positions, S key positions, H heads, K head dimension.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+AUTO = {"cpu": "reference", "gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
+
+
+def attend(
+    q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, segment_BT: Array | None, *, implementation: str
+) -> Array:
+    """Softmax(q kᵀ / sqrt(K)) v over earlier positions of the same segment; softmax in the compute
+    dtype.
+
+    Args:
+      segment_BT: document index per position, or None to let documents see each other.
+      implementation: "reference", "cudnn", "splash", or "auto" for the default platform's.
+    """
+    if implementation == "auto":
+        implementation = AUTO[jax.default_backend()]
+    return IMPLEMENTATIONS[implementation](q_BTHK, k_BTHK, v_BTHK, segment_BT)
+
+
+def visible(T: int, segment_BT: Array | None) -> Array:
+    """Which keys a query may see: causal, and of its own document. (1 or B, 1, T, S) bool."""
+    mask_11TS = jnp.tril(jnp.ones((T, T), bool))[None, None]
+    if segment_BT is None:
+        return mask_11TS
+    return mask_11TS & (segment_BT[:, None, :, None] == segment_BT[:, None, None, :])
+
+
+def _reference(q_BTHK, k_BTHK, v_BTHK, segment_BT):
+    T, K = q_BTHK.shape[1], q_BTHK.shape[-1]
+    score_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK * K**-0.5, k_BTHK)
+    lowest = jnp.finfo(score_BHTS.dtype).min
+    score_BHTS = jnp.where(visible(T, segment_BT), score_BHTS, lowest)
+    return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(score_BHTS, axis=-1), v_BTHK)
+
+
+def _cudnn(q_BTHK, k_BTHK, v_BTHK, segment_BT):
+    mask = None if segment_BT is None else visible(q_BTHK.shape[1], segment_BT)
+    return jax.nn.dot_product_attention(
+        q_BTHK, k_BTHK, v_BTHK, mask=mask, is_causal=True, implementation="cudnn"
+    )
+
+
+def _splash(q_BTHK, k_BTHK, v_BTHK, segment_BT):
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    T, H, K = q_BTHK.shape[1:]
+    mask = masks.MultiHeadMask([masks.CausalMask((T, T)) for _ in range(H)])
+    attend_one = kernel.make_splash_mha(mask=mask, head_shards=1, q_seq_shards=1)
+    q_BHTK, k_BHTK, v_BHTK = (x.transpose(0, 2, 1, 3) for x in (q_BTHK * K**-0.5, k_BTHK, v_BTHK))
+    if segment_BT is None:
+        y_BHTK = jax.vmap(attend_one)(q_BHTK, k_BHTK, v_BHTK)
+    else:
+        ids = kernel.SegmentIds(q=segment_BT, kv=segment_BT)
+        y_BHTK = jax.vmap(attend_one)(q_BHTK, k_BHTK, v_BHTK, ids)
+    return y_BHTK.transpose(0, 2, 1, 3)
+
+
+IMPLEMENTATIONS = {"reference": _reference, "cudnn": _cudnn, "splash": _splash}

@@ -1,0 +1,268 @@
+"""A run's config: checked, completed, hashed. Imports no JAX until an optimizer is looked up.
+
+A config has two halves. *What* is trained (`model data train optimizer eval`) determines the
+result, is stored in `config.json` and hashed. *How* it is trained (`program mesh checkpoint log`)
+does not, and is not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+WHAT = ("model", "data", "train", "optimizer", "eval")
+HOW = ("program", "mesh", "checkpoint", "log")
+
+
+class ConfigError(ValueError):
+    """One line: the field, its value, what is allowed."""
+
+
+class Field(NamedTuple):
+    """What one config field may hold; bounds are inclusive, `choices` closes the set."""
+
+    kind: type
+    default: Any
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple = ()
+
+
+REQUIRED = object()
+
+FIELDS: dict[str, dict[str, Field]] = {
+    "model": {
+        "name": Field(str, REQUIRED),
+        "hidden": Field(int, REQUIRED, 2, 65536),
+        "layers": Field(int, REQUIRED, 1, 512),
+        "heads": Field(int, REQUIRED, 1, 512),
+        "mlp": Field(int, REQUIRED, 1, 262144),
+        "vocab_size": Field(int, REQUIRED, 2, 2**20),
+        "sequence_length": Field(int, REQUIRED, 2, 2**20),
+        # The study's early runs let documents see each other; all later ones did not.
+        "block_documents": Field(bool, True),
+        "separator": Field(int, 256, 0, 2**20),
+    },
+    "train": {
+        "chinchilla_ratio": Field(float, REQUIRED, 1e-6, 1e6),
+        "batch_size": Field(int, REQUIRED, 1, 2**20),
+        "steps": Field(int, 0, 0, 2**31 - 1),  # 0: from the ratio
+        "seed": Field(int, 0, 0, 2**31 - 1),
+        "compute_dtype": Field(str, "float32", choices=("float32", "bfloat16")),
+        "z_loss": Field(float, 0.0, 0.0, 1.0),
+    },
+    "eval": {
+        "sequences": Field(int, 256, 1, 2**31 - 1),
+        "points": Field(int, 4, 1, 10_000),
+    },
+    "program": {
+        "remat": Field(str, "none", choices=("none", "block", "dots")),
+        "unroll": Field(bool, False),
+        "attention": Field(str, "auto", choices=("auto", "reference", "cudnn", "splash")),
+        "loss_chunks": Field(int, 1, 1, 65536),
+        "accumulate": Field(int, 1, 1, 65536),
+        "steps_per_call": Field(int, 0, 0, 100_000),  # 0: chosen for the platform
+    },
+    "mesh": {
+        "data": Field(int, -1, -1, 2**20),  # -1: whatever is left
+        "model": Field(int, 1, -1, 2**20),
+    },
+    "checkpoint": {
+        "every_steps": Field(int, 0, 0, 2**31 - 1),  # 0: never by step
+        "every_minutes": Field(float, 0.0, 0.0, 1e6),  # 0: never by time
+        "keep": Field(int, 2, 1, 1000),
+        "delete_when_finished": Field(bool, True),
+        "grace_seconds": Field(float, 25.0, 0.0, 3600.0),
+    },
+    "log": {
+        "every_steps": Field(int, 0, 0, 2**31 - 1),  # 0: about a hundred points a run
+        "tensorboard": Field(bool, False),
+        "wandb": Field(str, ""),  # a project name switches it on
+        "profile": Field(str, ""),  # "first:last" steps to trace
+    },
+}
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The line that answers a misspelt name with its nearest neighbour."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}{hint} (known: {', '.join(known)})"
+
+
+def finalise(config: Mapping) -> dict:
+    """Checks every field of a run config and completes it; the returned plain dict holds both
+    halves.
+
+    Args:
+      config: nested mapping (an ml_collections ConfigDict will do) with the sections of `WHAT` and,
+        optionally, `HOW`.
+    Raises:
+      ConfigError: one line naming the field, its value and what is allowed.
+    """
+    config = {k: dict(v) for k, v in config.items()} if _two_deep(config) else _reject(config)
+    for section in config:
+        if section not in WHAT + HOW:
+            raise ConfigError(unknown("config section", section, WHAT + HOW))
+    out = {section: _section(section, config.get(section, {})) for section in FIELDS}
+    out["data"] = dict(config.get("data", {}))
+    _model_shape(out["model"])
+    train, model = out["train"], out["model"]
+    budget = train["chinchilla_ratio"] * 20 * non_embedding_params(model)
+    steps = int(budget // (train["batch_size"] * model["sequence_length"]))
+    if not train["steps"]:
+        train["steps"] = steps
+    if train["steps"] < 1:
+        raise ConfigError(
+            f"train.batch_size={train['batch_size']} leaves no step: the budget is {budget:.0f} "
+            f"tokens, one batch {train['batch_size'] * model['sequence_length']}"
+        )
+    if train["batch_size"] % out["program"]["accumulate"]:
+        raise ConfigError(
+            f"program.accumulate={out['program']['accumulate']} does not divide "
+            f"train.batch_size={train['batch_size']}"
+        )
+    out["optimizer"] = _optimizer(dict(config.get("optimizer", {})), train["steps"])
+    canonical(
+        {section: out[section] for section in WHAT}
+    )  # a value without canonical form stops here
+    return out
+
+
+def _two_deep(config: Mapping) -> bool:
+    return all(isinstance(v, Mapping) or hasattr(v, "items") for v in config.values())
+
+
+def _reject(config: Mapping):
+    name = next(k for k, v in config.items() if not (isinstance(v, Mapping) or hasattr(v, "items")))
+    raise ConfigError(f"config section {name}={config[name]!r} is not a mapping")
+
+
+def _section(section: str, given: Mapping) -> dict:
+    fields = FIELDS[section]
+    for name in given:
+        if name not in fields:
+            raise ConfigError(unknown(f"config key {section}.", name, fields).replace(". '", ".'"))
+    return {name: _value(f"{section}.{name}", field, given) for name, field in fields.items()}
+
+
+def _value(path: str, field: Field, given: Mapping):
+    value = given.get(path.split(".")[1], field.default)
+    if value is REQUIRED:
+        raise ConfigError(f"{path} is missing ({field.kind.__name__})")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if field.kind is float and number:
+        value = float(value)
+    if field.kind is int and number and value == int(value):
+        value = int(value)
+    if not isinstance(value, field.kind) or (field.kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{path}={value!r} is not of type {field.kind.__name__}")
+    if field.choices and value not in field.choices:
+        raise ConfigError(f"{path}={value!r} is not one of {', '.join(map(str, field.choices))}")
+    if number and not field.low <= value <= field.high:
+        raise ConfigError(f"{path}={value} is outside [{field.low:g}, {field.high:g}]")
+    return value
+
+
+def _model_shape(model: dict) -> None:
+    head_dim, rest = divmod(model["hidden"], model["heads"])
+    if rest or head_dim % 2:
+        raise ConfigError(
+            f"model.heads={model['heads']} must divide model.hidden={model['hidden']} "
+            "into even head dimensions"
+        )
+
+
+def _optimizer(given: dict, steps: int) -> dict:
+    from optim import catalogue
+
+    name, preset = given.pop("name", None), given.pop("preset", "study")
+    if name is None:
+        raise ConfigError("optimizer.name is missing")
+    try:
+        numbers, options = catalogue.check(name, {**catalogue.defaults(name, preset), **given})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if numbers.pop("steps") is not None:
+        raise ConfigError("optimizer.steps is not set here: the schedule spans train.steps")
+    if numbers["learning_rate"] is None:
+        raise ConfigError("optimizer.learning_rate is missing: it has no default")
+    if numbers["warmup"] > steps:
+        raise ConfigError(
+            f"optimizer.warmup={numbers['warmup']} is longer than training: "
+            f"it must be in [0, {steps}], the run's steps"
+        )
+    return {"name": name, "preset": preset, **numbers, **options}
+
+
+def non_embedding_params(model: Mapping) -> int:
+    """Parameters of the blocks' matrices, the study's N: layers (4 D² + 3 D F)."""
+    d, f = model["hidden"], model["mlp"]
+    return model["layers"] * (4 * d * d + 3 * d * f)
+
+
+def total_params(model: Mapping) -> int:
+    """All parameters: blocks, norm gains, untied embedding and head."""
+    d = model["hidden"]
+    gains = (2 * model["layers"] + 1) * d
+    return non_embedding_params(model) + gains + 2 * model["vocab_size"] * d
+
+
+def canonical(config: Any) -> str:
+    """The one text of a config, the same for every process, Python, key order and number spelling.
+
+    Numbers equal in value are equal in text (1 and 1.0; 1e-3 and 0.001).
+    Raises:
+      ConfigError: for NaN, infinities and anything that is not a plain number, string, bool, None,
+      list or
+        mapping with string keys.
+    """
+    return json.dumps(_plain(config, ""), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _plain(value: Any, path: str) -> Any:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ConfigError(f"{path}={value} has no canonical form: numbers must be finite")
+        return int(value) if value == int(value) else value
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, f"{path}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{path} has the key {key!r}: keys must be strings")
+        return {k: _plain(v, f"{path}.{k}" if path else k) for k, v in value.items()}
+    raise ConfigError(f"{path}={value!r} ({type(value).__name__}) has no canonical form")
+
+
+def what(config: Mapping) -> dict:
+    """The half of a finalised config that determines the result, as `config.json` stores it."""
+    return {section: config[section] for section in WHAT}
+
+
+def config_hash(config: Mapping) -> str:
+    """16 hex digits naming the run: of what is trained, not of how."""
+    return hashlib.sha256(canonical(what(config)).encode()).hexdigest()[:16]
+
+
+def program_key(config: Mapping) -> str:
+    """Runs with equal keys can share a pack: the same program and number of steps, other numbers
+    and seeds.
+    """
+    from optim import catalogue
+
+    optimizer = config["optimizer"]
+    traced = catalogue.get(optimizer["name"]).hyperparameters
+    kept = {k: v for k, v in optimizer.items() if k not in traced}
+    train = {k: v for k, v in config["train"].items() if k not in ("seed", "chinchilla_ratio")}
+    parts = {**what(config), "optimizer": kept, "train": train}
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,49 @@
+"""FLOPs by formula, with the convention stated; peak FLOP/s of known devices.
+
+Convention: two FLOPs per multiply-add of every matrix product of the model, the output head
+included and the embedding look-up not; attention scores and values over the causal half only
+(`causal=False` counts the full square, as XLA does for the reference attention); backward twice the
+forward; recomputation and the optimizer not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lm.config import non_embedding_params
+
+# Dense bf16 FLOP/s per chip, from the makers' data sheets.
+PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+
+
+def forward_flops_per_token(model: Mapping, *, causal: bool = True) -> float:
+    """FLOPs of one token's forward pass in a full sequence."""
+    attention = 4 * model["layers"] * model["hidden"] * model["sequence_length"]
+    head = 2 * model["hidden"] * model["vocab_size"]
+    return 2 * non_embedding_params(model) + head + attention / (2 if causal else 1)
+
+
+def training_flops(config: Mapping) -> float:
+    """Model FLOPs of a whole run, forward and backward, of a finalised config."""
+    train, model = config["train"], config["model"]
+    tokens = train["steps"] * train["batch_size"] * model["sequence_length"]
+    return 3 * forward_flops_per_token(model) * tokens
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak dense bf16 FLOP/s of a device by the longest matching name, None if unknown."""
+    names = [name for name in PEAK if device_kind.lower().startswith(name.lower())]
+    return PEAK[max(names, key=len)] if names else None

@@ -1,0 +1,58 @@
+"""Next-token cross-entropy in fp32, without ever holding all logits when asked to go in chunks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class Loss(NamedTuple):
+    """Sums over the predicted positions, fp32 scalars; divide by `count` for nats per token."""
+
+    nats: Array  # cross-entropy
+    z: Array  # squared log-partition: the z-loss before its weight, reported apart
+    count: Array
+
+
+def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 1) -> Loss:
+    """Cross-entropy of every position's successor; the last position of each sequence predicts
+    nothing.
+
+    Args:
+      chunks: pieces along T whose logits are made one after the other and made again in the
+      backward pass;
+        temporary memory falls by that factor. Must divide T.
+    """
+    T = x_BTD.shape[1]
+    target_BT = jnp.roll(tokens_BT, -1, axis=1)
+    weight_T = (jnp.arange(T) < T - 1).astype(jnp.float32)
+    if chunks == 1:
+        return _chunk(x_BTD, head_DV, target_BT, weight_T)
+
+    def split(a, axis):
+        a = a.reshape(*a.shape[:axis], chunks, T // chunks, *a.shape[axis + 1 :])
+        return jnp.moveaxis(a, axis, 0)
+
+    def body(total, piece):
+        return jax.tree.map(
+            jnp.add, total, jax.checkpoint(_chunk)(piece[0], head_DV, *piece[1:])
+        ), None
+
+    zero = Loss(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+    pieces = (split(x_BTD, 1), split(target_BT, 1), split(weight_T, 0))
+    return jax.lax.scan(body, zero, pieces)[0]
+
+
+def _chunk(x_BTD: Array, head_DV: Array, target_BT: Array, weight_T: Array) -> Loss:
+    logits_BTV = jnp.einsum("btd,dv->btv", x_BTD, head_DV).astype(jnp.float32)
+    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    target_logit_BT = jnp.take_along_axis(logits_BTV, target_BT[..., None], axis=-1)[..., 0]
+    weight_BT = jnp.broadcast_to(weight_T[None, :], target_BT.shape)
+    return Loss(
+        nats=jnp.sum((log_z_BT - target_logit_BT) * weight_BT),
+        z=jnp.sum(jnp.square(log_z_BT) * weight_BT),
+        count=jnp.sum(weight_BT),
+    )

@@ -1,0 +1,186 @@
+"""Programs: what the loop in `lm/train.py` drives without knowing how many runs there are, or where
+they live.
+
+The *packed* program trains up to `capacity` runs that differ only in numbers (hyper-parameters,
+seeds). Members are spread over the devices of a `trial` axis; on one device they are vmapped
+(accelerators) or walked one after the other by `lax.map` (CPU, where a small model's state stays in
+cache and nothing is padded). Either way the pack is one compiled program, and a member's numbers
+never depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lm import step as step_lib
+from lm.config import canonical, program_key
+
+
+class Report(NamedTuple):
+    """What one call of `advance` says of each member, arrays (members,); read one call late."""
+
+    train_loss: Array  # mean over the call's steps
+    grad_norm: Array  # of the last step
+    diverged_at: Array
+    watched: dict[str, Array]
+
+
+STEPS_PER_CALL = 16  # a buffer's length; the number of steps in a call is traced and at most this
+
+
+class Packed:
+    """Runs of one `program_key`, advanced together. Member i of the pack is `configs[i]`."""
+
+    def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
+        if len({program_key(c) for c in configs}) != 1:
+            raise ValueError("the runs of a pack must share a program and a number of steps")
+        self.size = len(configs)
+        self.steps_per_call = configs[0]["program"]["steps_per_call"] or STEPS_PER_CALL
+        devices = list(devices or pack_devices())[: self.size]
+        width = -(-self.size // len(devices))
+        width = 1 << (width - 1).bit_length()  # few widths, few compilations
+        self.capacity = width * len(devices)
+        # Neighbouring members go to different devices, so that a half-full pack still uses all of
+        # them.
+        self.slots = np.array(
+            [(i % len(devices)) * width + i // len(devices) for i in range(self.size)]
+        )
+        self.mesh = Mesh(np.array(devices), ("trial",), axis_types=(AxisType.Auto,))
+        self.sharding = NamedSharding(self.mesh, P("trial"))
+        self.functions = _compiled(configs[0], self.mesh, self.steps_per_call)
+        self.device_kind, self.device_count = devices[0].device_kind, len(devices)
+        rows = [step_lib.hyperparameters(c) for c in configs]
+        self.hparams = {k: self._place([_number(row[k]) for row in rows]) for k in rows[0]}
+        self.seeds = self._place([c["train"]["seed"] for c in configs])
+
+    def init(self) -> step_lib.State:
+        """Fresh states, every leaf with a leading member axis."""
+        return self.functions.init(self.seeds, self.hparams)
+
+    def advance(
+        self, state, batches: Sequence[np.ndarray], active: np.ndarray
+    ) -> tuple[step_lib.State, Report]:
+        """Trains the active members on `batches[i]` (k, B, T), k <= steps_per_call; the others
+        stand still.
+        """
+        count = len(batches[0])
+        block = np.zeros(
+            (self.capacity, self.steps_per_call, *batches[0].shape[1:]), batches[0].dtype
+        )
+        block[self.slots, :count] = batches
+        steps = np.zeros(self.capacity, np.int32)
+        steps[self.slots] = np.where(active, count, 0)
+        put = functools.partial(jax.device_put, device=self.sharding)
+        return self.functions.advance(state, self.hparams, put(block), put(steps))
+
+    def evaluate(self, state, tokens_EBT: np.ndarray) -> Array:
+        """Sums over the E batches, (capacity, 2): nats and predicted tokens."""
+        return self.functions.evaluate(state.params, tokens_EBT)
+
+    def optimizer_bytes(self, state) -> int:
+        """Bytes of one member's optimizer state."""
+        return sum(x.nbytes for x in jax.tree.leaves(state.optimizer)) // self.capacity
+
+    def fetch(self, tree):
+        """A tree of (capacity, ...) device arrays as numpy, members in the order of the configs."""
+        return jax.tree.map(lambda x: np.asarray(x)[self.slots], tree)
+
+    def _place(self, values) -> Array:
+        values = np.asarray(values)
+        full = np.full((self.capacity,), values[0], values.dtype)
+        full[self.slots] = values
+        return jax.device_put(full, self.sharding)
+
+
+def _number(value) -> np.generic:
+    return np.int32(value) if isinstance(value, int) else np.float32(value)
+
+
+def pack_devices() -> list:
+    """Devices to spread a pack over: all accelerators, or as many CPU devices as this process has
+    cores.
+    """
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        return devices[: len(os.sched_getaffinity(0))]
+    return devices
+
+
+class _Functions(NamedTuple):
+    init: Callable
+    advance: Callable
+    evaluate: Callable
+
+
+_CACHE: dict[
+    tuple, _Functions
+] = {}  # programs of this process: a cell's later packs compile nothing
+
+
+def _compiled(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
+    """The jitted functions of a program; the number of steps is traced, so all ratios of a size
+    share them.
+    """
+    any_steps = {**config, "train": {**config["train"], "steps": 0}}
+    key = (program_key(any_steps), canonical(config["program"]), mesh, steps_per_call)
+    if key not in _CACHE:
+        _CACHE[key] = _build(config, mesh, steps_per_call)
+    return _CACHE[key]
+
+
+def _build(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
+    run = step_lib.build(config)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+
+    def walk(member, pack):
+        return jax.lax.map(member, pack) if on_cpu else jax.vmap(member)(pack)
+
+    def member(args):
+        state, hparams, block_KBT, steps = args
+
+        def body(i, carry):
+            state, total, _ = carry
+            new, metrics = run.train(state, hparams, block_KBT[i].astype(jnp.int32))
+            return new, total + metrics.train_loss, metrics.grad_norm
+
+        zero = jnp.float32(0.0)
+        state, total, grad_norm = jax.lax.fori_loop(0, steps, body, (state, zero, zero))
+        report = Report(
+            total / jnp.maximum(steps, 1), grad_norm, state.diverged_at, run.watch(state, hparams)
+        )
+        return state, report
+
+    def over_trials(f, *specs):
+        return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("trial"), check_vma=False)
+
+    def init(seeds, hparams):
+        return walk(lambda a: run.init(*a), (seeds, hparams))
+
+    def advance(state, hparams, block, steps):
+        return walk(member, (state, hparams, block, steps))
+
+    def evaluate(params, tokens_EBT):
+        def one(params):
+            def body(total, tokens_BT):
+                return total + run.evaluate(params, tokens_BT.astype(jnp.int32)), None
+
+            return jax.lax.scan(body, jnp.zeros(2, jnp.float32), tokens_EBT)[0]
+
+        return walk(one, params)
+
+    trial = P("trial")
+    return _Functions(
+        jax.jit(over_trials(init, trial, trial)),
+        jax.jit(over_trials(advance, trial, trial, trial, trial), donate_argnums=0),
+        jax.jit(over_trials(evaluate, trial, P())),
+    )

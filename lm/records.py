@@ -1,0 +1,109 @@
+"""What a run leaves on disk: config.json, curve.jsonl, and last of all result.json, written
+atomically.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from lm.config import canonical, config_hash, what
+
+
+class Recorder:
+    """One run's folder. Lines of the curve reach the disk as they are written."""
+
+    def __init__(self, folder: Path, config: Mapping, *, resume_at: int = 0):
+        """Starts the curve anew, or after step `resume_at` of an interrupted one."""
+        self.folder, self.config = Path(folder), config
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "config.json", json.loads(canonical(what(config))))
+        path = self.folder / "curve.jsonl"
+        kept = [line for line in read_curve(path) if line["step"] <= resume_at]
+        self._curve = open(path, "w", buffering=1)  # noqa: SIM115
+        for line in kept:
+            self.line(line)
+
+    def line(self, values: Mapping) -> None:
+        """Appends one line to the curve; non-finite numbers become null, which JSON can hold."""
+        clean = {k: _finite(v) for k, v in values.items()}
+        self._curve.write(json.dumps(clean) + "\n")
+
+    def finish(self, result: Mapping) -> dict:
+        """Writes the result: the run is over."""
+        self._curve.close()
+        full = {
+            "hash": config_hash(self.config),
+            **{k: _finite(v) for k, v in result.items()},
+            **provenance(),
+        }
+        full["finished_at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(self.folder / "result.json", full)
+        return full
+
+
+def read_curve(path: Path) -> list[dict]:
+    """Whole lines of a curve; a line cut short by a kill ends it."""
+    lines = []
+    if path.exists():
+        for text in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+def write_json(path: Path, value) -> None:
+    """Writes a whole file or nothing: a temporary file in the same folder, synced, then renamed.
+
+    Raises:
+      OSError: with the file's own path when the disk is full or read-only; nothing half-written
+      stays.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "w") as file:
+            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _finite(value):
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+@functools.lru_cache(maxsize=1)
+def provenance() -> dict:
+    """Versions and, where the code is a git checkout, its commit and whether it was changed."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    root = Path(__file__).parent
+
+    def git(*words):
+        try:
+            out = subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return out.stdout.strip() if out.returncode == 0 else None
+
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+    }

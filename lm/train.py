@@ -1,0 +1,142 @@
+"""Training runs: many as one packed program (`train_pack`), or one from the command line.
+
+    python -m lm.train --config=configs/run.py:nano-s,1x,muon --workdir=runs/muon
+    python -m lm.train --config=configs/run.py:nano-s,1x,muon --workdir=runs/muon \\
+        --config.optimizer.learning_rate=0.02 --config.train.seed=1
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lm import corpus as corpus_lib
+from lm.config import ConfigError, config_hash, finalise, non_embedding_params, total_params
+from lm.load import load
+from lm.loop import Loop
+from lm.store import default_cache
+
+
+def train_pack(
+    configs: Sequence[Mapping], folders: Sequence[Path], *, log: Callable[[str], None] = print
+) -> list[dict]:
+    """Trains the runs as one packed program; each leaves its files in its folder as soon as it is
+    over.
+
+    Args:
+      configs: finalised configs of one `program_key`.
+      folders: one folder per run.
+      log: called with a progress line every few seconds.
+    Returns:
+      the results, in the order of the configs.
+    Raises:
+      ConfigError, CorpusError: one line.
+      OSError: when a file cannot be written.
+    """
+    prepare_cpu()
+    from lm.program import Packed
+
+    first = configs[0]
+    corpus = open_corpus(first, log)
+    return Loop(Packed, configs, folders, corpus, log).run()
+
+
+def prepare_cpu() -> None:
+    """As many CPU devices as this process has cores, one thread each, before JAX starts its
+    backend.
+
+    A pack is spread over them: small matrices do not fill two cores, two runs do.
+    """
+    import jax
+    from jax._src import xla_bridge
+
+    if xla_bridge.backends_are_initialized():
+        return
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_multi_thread_eigen" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    if not jax.config.jax_compilation_cache_dir:
+        folder = Path(default_cache()) / "programs"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def open_corpus(config: Mapping, log: Callable) -> corpus_lib.Corpus:
+    """The config's corpus, checked against the model's vocabulary and the config's fingerprint."""
+    model = config["model"]
+    corpus = corpus_lib.prepare(config["data"], sequence_length=model["sequence_length"], log=log)
+    if corpus.vocab_size > model["vocab_size"]:
+        raise ConfigError(
+            f"model.vocab_size={model['vocab_size']} is smaller than "
+            f"the corpus's {corpus.vocab_size}"
+        )
+    if corpus.separator != model["separator"]:
+        raise ConfigError(
+            f"model.separator={model['separator']} is not the corpus's {corpus.separator}"
+        )
+    return corpus
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        prog="python -m lm.train",
+        description="Trains one run and writes config.json, curve.jsonl and result.json.",
+        epilog=__doc__.split("\n\n")[1] + "\n\nAny field: --config.train.seed=1",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    out.add_argument("--config", required=True, help="configs/run.py:SIZE,RATIO,OPTIMIZER")
+    out.add_argument("--workdir", required=True, type=Path, help="where trials/<hash>/ is written")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments, overrides = parser().parse_known_args(argv)
+    try:
+        config = finalise(load(arguments.config, overrides))
+        prepare_cpu()
+        corpus = open_corpus(config, print)
+        config["data"]["fingerprint"] = corpus.fingerprint
+        folder = arguments.workdir / "trials" / config_hash(config)
+        if (folder / "result.json").exists():
+            print(f"{folder} has its result already; remove it to train again")
+            return 0
+        print(f"{folder}\n{describe(config)}")
+        with contextlib.suppress(KeyboardInterrupt):
+            result = train_pack([config], [folder])[0]
+            print(
+                f"{result['status']}: validation loss {result['loss']}, {result['seconds']:.1f} s"
+            )
+            return 0
+        return 130
+    except (ConfigError, corpus_lib.CorpusError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def describe(config: Mapping) -> str:
+    """Two lines that say what is about to be trained."""
+    model, train, optimizer = config["model"], config["train"], config["optimizer"]
+    tokens = train["steps"] * train["batch_size"] * model["sequence_length"]
+    return (
+        f"{model['name']}: {non_embedding_params(model):,} non-embedding parameters "
+        f"({total_params(model):,} in all), {train['chinchilla_ratio']:g}x = {tokens:,} tokens, "
+        f"{train['steps']:,} steps of {train['batch_size']} x {model['sequence_length']}\n"
+        f"{optimizer['name']} ({optimizer['preset']}): "
+        + ", ".join(f"{k}={v}" for k, v in optimizer.items() if isinstance(v, (int, float)))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
