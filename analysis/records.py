@@ -62,8 +62,14 @@ class Study:
 
     @property
     def hyperparameters(self) -> list[str]:
-        """Names (without prefix) of every hyper-parameter that occurs in the runs."""
+        """Names (without prefix) of everything an optimizer was told, tuned or not."""
         return [column.removeprefix("hp_") for column in self.runs if column.startswith("hp_")]
+
+    @property
+    def tuned(self) -> list[str]:
+        """The hyper-parameters of which some optimizer tried more than one value in some cell."""
+        values = self.runs.groupby(CELL)
+        return [n for n in self.hyperparameters if (values[f"hp_{n}"].nunique() > 1).any()]
 
 
 def load(workdir) -> Study:
@@ -137,9 +143,16 @@ def _read_run(folder: Path) -> dict:
     }
     row |= {name: result.get(name) for name in _RESULT_COLUMNS}
     row |= {
-        f"hp_{name}": value for name, value in optimizer.items() if name not in ("name", "preset")
+        f"hp_{name}": _scalar(value)
+        for name, value in optimizer.items()
+        if name not in ("name", "preset")
     }
     return row | {"hp_batch_size": train["batch_size"]}
+
+
+def _scalar(value):
+    """Options may be lists; a table holds them as their JSON text."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
 
 
 def _read_curve(folder: Path, problems: list) -> list[dict]:
@@ -164,7 +177,8 @@ def _read_certificates(workdir: Path, problems: list) -> pd.DataFrame:
             rows.append({**certificate, "chinchilla_ratio": float(certificate["chinchilla_ratio"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"certificate {path.name} left out: {_explain(error)}")
-    columns = [*CELL, "phase", "centre_hash", "complete", "edges", "missing"]
+    columns = [*CELL, "phase", "centre_hash", "best_hash", "best_loss"]
+    columns += ["complete", "edges", "missing", "repeats"]
     table = pd.DataFrame(rows)
     table = table.reindex(columns=list(dict.fromkeys([*columns, *table.columns])))
     return table.assign(complete=table["complete"].eq(True))  # a missing answer is no

@@ -90,7 +90,7 @@ class Gallery:
 
 def table(found: Findings) -> pd.DataFrame:
     """Losses, settings and speed-ups per cell; nothing that depends on the clock."""
-    timeless = ["status", "hash", "trials", "diverged", "complete", "edges"]
+    timeless = ["hash", "trials", "diverged", "complete", "edges", "rerun_loss", "reruns"]
     settings = [name for name in found.best if name.startswith("hp_")]
     best = found.best[[*CELL, "bits_per_byte", *timeless, *settings]]
     columns = ["gap", "gap_error", "speedup", "low", "high", "verdict", "note"]
@@ -105,10 +105,10 @@ def numbers(found: Findings) -> pd.DataFrame:
         optimizer, size, ratio = cell
         rows.append((table, procedure, optimizer, size, ratio, quantity, value, low, high, note))
 
-    settings = [name for name in found.best if name.startswith("hp_")]
+    settings = [f"hp_{name}" for name in found.study.tuned]
     for row in found.best.to_dict("records"):
         cell = [row[name] for name in CELL]
-        for name in ("loss", "bits_per_byte", "trials", "diverged", *settings):
+        for name in ("loss", "bits_per_byte", "rerun_loss", "trials", "diverged", *settings):
             add("best", "sweep", cell, name.removeprefix("hp_"), row[name])
         for name in ("seconds", "compile_seconds"):
             add("time", "best", cell, name, row[name])

@@ -102,10 +102,15 @@ def _who(race: pd.DataFrame) -> str:
 
 def losses(f: Findings, show) -> str:
     """Best losses with the tuned settings."""
-    names = [name for name in f.best if name.startswith("hp_") and f.best[name].notna().any()]
+    names = [f"hp_{name}" for name in f.study.tuned]
     columns = {"model_size": "size", "chinchilla_ratio": "ratio", "optimizer": "optimizer"}
-    columns |= {"loss": "loss (nats/token)", "bits_per_byte": "bits/byte", "trials": "trials"}
-    columns |= {"diverged": "diverged"} | {
+    columns |= {
+        "loss": "loss (nats/token)",
+        "bits_per_byte": "bits/byte",
+        "rerun_loss": "repeats' mean",
+        "reruns": "repeats",
+    }
+    columns |= {"trials": "trials", "diverged": "diverged"} | {
         n: n.removeprefix("hp_").replace("_", " ") for n in names
     }
     columns |= {"edges": "at grid edge"}
@@ -126,7 +131,7 @@ def losses(f: Findings, show) -> str:
         + page.table(
             f.best.assign(optimizer=f.best["optimizer"].map(style.label)),
             columns,
-            formats={"loss": page.digits(4), "bits_per_byte": page.digits(4)},
+            formats=dict.fromkeys(["loss", "bits_per_byte", "rerun_loss"], page.digits(4)),
             group="chinchilla_ratio",
         )
     )

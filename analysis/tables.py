@@ -14,26 +14,60 @@ TENTHS = tuple(i / 10 for i in range(1, 11))
 
 
 def best(study: Study) -> pd.DataFrame:
-    """The best finished trial of every cell, with its settings, in reading order.
+    """The best trial of every cell, with its settings, in reading order.
 
-    The study's rule: the minimum over all trials of the cell with the study's own seed (repeats
-    with other seeds measure noise and do not compete). `trials` and `diverged` count what the
-    minimum was taken over, `complete` is the certificate's word (False where there is none),
-    `edges` names the hyper-parameters whose best value lies at the end of its grid.
+    The certificate names it; without one it is the lowest loss of the study's own seed (repeats
+    with other seeds measure noise and do not compete). Further columns: `trials` and `diverged`
+    (what it was chosen from), `complete` (the search says it is done), `edges` (hyper-parameters
+    whose best value is the first or last that was tried), `rerun_loss` and `reruns` (mean loss and
+    number of its repeats, which the choice has not seen; NaN and 0 without any).
     """
     rows = []
     for cell, runs in study.runs.groupby(CELL):
-        runs = runs[runs["seed"] == base_seed(study, cell, runs)]
-        finished = runs[runs["status"] == "finished"].sort_values(["loss", "hash"])
+        certificate = _certificate(study, cell)
+        searched = runs[runs["seed"] == base_seed(study, cell, runs)]
+        finished = searched[searched["status"] == "finished"].sort_values(["loss", "hash"])
+        if certificate is not None:
+            chosen = finished[finished["hash"] == certificate["best_hash"]]
+            # the noise rule chooses by the mean over seeds
+            chosen = chosen.assign(loss=certificate["best_loss"])
+            finished = chosen if len(chosen) else finished
         if finished.empty:
             continue
         row = finished.iloc[0].to_dict()
-        certificate = _certificate(study, cell)
-        row["trials"], row["diverged"] = len(runs), int((runs["status"] == "diverged").sum())
+        row["trials"], row["diverged"] = (
+            len(searched),
+            int((searched["status"] == "diverged").sum()),
+        )
         row["complete"] = bool(certificate is not None and certificate["complete"])
-        row["edges"] = edges(study, row, certificate)
+        row["edges"] = _edges(study, row, certificate)
+        reruns = _reruns(runs, certificate)
+        row["reruns"] = len(reruns)
+        row["rerun_loss"] = float(np.mean(reruns)) if reruns else np.nan
         rows.append(row)
     return reading_order(pd.DataFrame(rows))
+
+
+def _reruns(runs, certificate) -> list[float]:
+    if certificate is None or not isinstance(certificate["repeats"], list):
+        return []
+    hashes = [repeat.get("hash") for repeat in certificate["repeats"]]
+    return list(runs.loc[runs["hash"].isin(hashes) & (runs["status"] == "finished"), "loss"])
+
+
+def _edges(study: Study, row: dict, certificate) -> str:
+    """The certificate's list, or without one the ends of grids of three values and more."""
+    if certificate is not None and isinstance(certificate["edges"], list):
+        names = [edge["hyperparameter"] for edge in certificate["edges"] if not edge.get("bound")]
+        return " ".join(sorted(names))
+    grids = study.settings.get("optimizers", {}).get(row["optimizer"], {}).get("grids", {})
+    return " ".join(
+        sorted(
+            name
+            for name, grid in grids.items()
+            if len(grid) > 2 and row.get(f"hp_{name}") in (min(grid), max(grid))
+        )
+    )
 
 
 def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
@@ -45,20 +79,6 @@ def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
         if len(centre):
             return int(centre.iloc[0])
     return int(runs["seed"].mode().iloc[0])  # the smallest of equally frequent ones
-
-
-def edges(study: Study, row: dict, certificate) -> str:
-    """Hyper-parameters of a best run at an end of their grid: the certificate's list, else the
-    grid's word (grids of three values or more)."""
-    if certificate is not None and isinstance(certificate["edges"], list):
-        return " ".join(sorted(str(name) for name in certificate["edges"]))
-    grids = study.settings.get("optimizers", {}).get(row["optimizer"], {}).get("grids", {})
-    at_edge = [
-        name
-        for name, grid in grids.items()
-        if len(grid) > 2 and row.get(f"hp_{name}") in (min(grid), max(grid))
-    ]
-    return " ".join(sorted(at_edge))
 
 
 def deviations(study: Study) -> pd.DataFrame:
@@ -121,8 +141,8 @@ def repeats(study: Study) -> pd.DataFrame:
     """Finished runs that differ from another one in the seed alone: CELL, setting, seed, loss."""
     names = [f"hp_{name}" for name in study.hyperparameters]
     finished = study.runs[study.runs["status"] == "finished"].copy()
-    key = finished[[*CELL, *names]].astype(str).agg("|".join, axis=1)
-    finished["setting"] = pd.factorize(key, sort=True)[0]
+    same = finished.groupby([*CELL, *names], dropna=False, sort=False)
+    finished["setting"] = same.ngroup()
     counts = finished.groupby("setting")["seed"].transform("nunique")
     table = finished.loc[counts > 1, [*CELL, "non_embedding_params", "setting", "seed", "loss"]]
     return reading_order(table, then=["setting", "seed"])
