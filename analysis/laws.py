@@ -6,10 +6,11 @@ with one x (data at fixed size, or size at fixed ratio) or two (Chinchilla's par
 The study's own form and procedure come first; `fit_law` is the robust one.
 """
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 
 from analysis import solver
 
@@ -53,7 +54,9 @@ def fit_data_law(ratio, loss) -> DataLaw:
     order = np.argsort(ratio)
     ratio, loss = ratio[order], loss[order]
     start = [loss[0] - loss[-1], 0.5, loss[-1]]
-    (alpha, exponent, floor), _ = curve_fit(_power_law, ratio, loss, p0=start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OptimizeWarning)  # three points leave no covariance
+        (alpha, exponent, floor), _ = curve_fit(_power_law, ratio, loss, p0=start)
     return DataLaw(alpha, exponent, floor)
 
 

@@ -61,3 +61,8 @@ def downstream() -> pd.DataFrame:
 def quoted_speedups() -> pd.DataFrame:
     """Speed-ups as read from the study's figures, by edition: what the editions must reproduce."""
     return _read("quoted_speedups.csv").copy()
+
+
+def quoted_predictions() -> pd.DataFrame:
+    """The study's own predicted 1.2b settings: what `transfer.published_law` must reproduce."""
+    return _read("quoted_predictions.csv").copy()
