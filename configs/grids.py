@@ -1,0 +1,338 @@
+"""Starting points and one-dimensional grids of the study (arXiv 2509.02046, its sweep_grids and
+baseline_config files).
+ GRIDS are those of 130M at ratio 1. START is the published starting point there; STARTS are the
+changes to it at the other Phase I settings. Batch sizes count sequences of 4096 tokens, warm-ups
+count steps of batch 128.
+ `recentred` carries them to other sizes and budgets. What has no scale stays as published: betas,
+momenta, weight decay, epsilons, clip norms, learning-rate ratios, learning rates (their drift with
+size is what the race is to find, and grids grow at their edges). What counts steps keeps its share
+of the shortest training; what counts sequences keeps its steps on the doubling ladder from the base
+batch; what counts matrix entries keeps its share of the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+PUBLISHED_STEPS = 5120  # 130M, ratio 1, batch 128
+PUBLISHED_BATCH = 128
+PUBLISHED_WIDTH = 512
+
+_EPSILON = [1e-25, 1e-20, 1e-15, 1e-10]
+_CLIP = [0, 1.0, 2.0]
+_BATCH = [128, 256, 512, 1024]
+_WARMUP = [500, 1000, 2000, 4000]
+_DECAY = [0, 0.1, 0.2]
+_BETA1 = [0.8, 0.9, 0.95, 0.98]
+_BETA2 = [0.9, 0.95, 0.98]
+
+GRIDS: dict[str, dict[str, list]] = {
+    "adamw": {
+        "learning_rate": [4e-3, 8e-3, 16e-3, 32e-3],
+        "weight_decay": _DECAY,
+        "warmup": _WARMUP,
+        "beta1": [0.9, 0.95, 0.98],
+        "beta2": _BETA2,
+        "epsilon": _EPSILON,
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "nadamw": {
+        "learning_rate": [8e-3, 16e-3, 32e-3],
+        "weight_decay": _DECAY,
+        "warmup": _WARMUP,
+        "beta1": _BETA1,
+        "beta2": _BETA2,
+        "epsilon": _EPSILON,
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "cautious": {
+        "learning_rate": [8e-3, 16e-3, 32e-3],
+        "weight_decay": _DECAY,
+        "warmup": _WARMUP,
+        "beta1": _BETA1,
+        "beta2": _BETA2,
+        "epsilon": _EPSILON,
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "mars": {
+        "learning_rate": [8e-3, 16e-3, 32e-3],
+        "weight_decay": _DECAY,
+        "warmup": _WARMUP,
+        "gamma": [0.0125, 0.025, 0.05, 0.1],
+        "beta1": _BETA1,
+        "beta2": [0.9, 0.95, 0.98, 0.99],
+        "epsilon": [1e-30, 1e-25, 1e-20, 1e-15, 1e-10],
+        "batch_size": _BATCH,
+    },
+    "lion": {
+        "learning_rate": [0.5e-3, 1e-3, 2e-3, 4e-3, 8e-3],
+        "weight_decay": [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1],
+        "warmup": _WARMUP,
+        "beta1": _BETA1,
+        "beta2": _BETA2,
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "adam_mini": {
+        "learning_rate": [4e-3, 8e-3, 16e-3, 32e-3],
+        "weight_decay": _DECAY,
+        "warmup": _WARMUP,
+        "beta1": [0.9, 0.95, 0.98],
+        "beta2": _BETA2,
+        "epsilon": _EPSILON,
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "muon": {
+        "learning_rate": [8e-3, 16e-3, 32e-3, 64e-3, 128e-3],
+        "momentum": _BETA1,
+        "weight_decay": _DECAY,
+        "decay": [0.2, 0.4, 0.6, 0.8, 1.0],
+        "beta1": _BETA1,
+        "beta2": _BETA2,
+        "epsilon": _EPSILON,
+        "muon_epsilon": [1e-25, 1e-20, 1e-15, 1e-10, 1e-5],
+        "muon_to_adam_lr": [0.1, 0.2, 0.3],
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "scion": {
+        "learning_rate": [8e-3, 16e-3, 32e-3, 64e-3, 128e-3],
+        "momentum": _BETA1,
+        "weight_decay": _DECAY,
+        "decay": [0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
+        "beta1": _BETA1,
+        "scion_epsilon": [1e-20, 1e-15, 1e-10, 1e-5],
+        "scion_to_signum_lr": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "kron": {
+        "learning_rate": [0.5e-3, 1e-3, 2e-3, 4e-3, 8e-3],
+        "weight_decay": [0.0, 0.5, 0.7, 0.9],
+        "warmup": [1000, 2000, 4000],
+        "beta1": [0.9, 0.95, 0.98],
+        "block_size": [128, 256, 512],
+        "preconditioner_lr": [0.1, 0.2],
+        "preconditioner_update_probability": [0.05, 0.1],
+        "update_prob_flat_start": [500, 1000, 2000],
+        "normalize_grads": [False, True],
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "soap": {
+        "learning_rate": [4e-3, 8e-3, 16e-3],
+        "weight_decay": _DECAY,
+        "warmup": [500, 1000, 2000],
+        "beta1": [0.8, 0.9, 0.95],
+        "beta2": [0.9, 0.95, 0.98, 0.99],
+        "shampoo_beta": [0.9, 0.95, 0.98, 0.99],
+        "block_size": [128, 256, 512],
+        "precondition_frequency": [1, 5],
+        "epsilon": [1e-20, 1e-15, 1e-10],
+        "batch_size": [128, 256, 512],
+    },
+    "sophia": {
+        "learning_rate": [2e-3, 4e-3, 8e-3, 16e-3, 32e-3],
+        "weight_decay": [0, 0.1, 0.2, 0.3],
+        "warmup": _WARMUP,
+        "gamma": [0.00625, 0.0125, 0.025, 0.05],
+        "beta1": _BETA1,
+        "beta2": [0.9, 0.95, 0.98, 0.99, 0.995],
+        "epsilon": [1e-17, 1e-12, 1e-7],
+        "batch_size": _BATCH,
+    },
+}
+
+_ADAM = {"weight_decay": 0.1, "warmup": 2000, "max_grad_norm": 1.0, "batch_size": 128}
+_MATRIX = {"max_grad_norm": 1.0, "batch_size": 128, "learning_rate": 16e-3, "momentum": 0.98}
+
+START: dict[str, dict] = {
+    "adamw": {**_ADAM, "learning_rate": 16e-3, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-20},
+    "nadamw": {**_ADAM, "learning_rate": 16e-3, "beta1": 0.95, "beta2": 0.95, "epsilon": 1e-25},
+    "cautious": {**_ADAM, "learning_rate": 16e-3, "beta1": 0.95, "beta2": 0.98, "epsilon": 1e-20},
+    "mars": {
+        **_ADAM,
+        **{"learning_rate": 16e-3, "beta1": 0.95, "beta2": 0.95, "epsilon": 1e-25, "gamma": 0.025},
+    },
+    "lion": {**_ADAM, "learning_rate": 2e-3, "weight_decay": 0.7, "beta1": 0.95, "beta2": 0.95},
+    "adam_mini": {**_ADAM, "learning_rate": 8e-3, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-20},
+    "muon": {
+        **_MATRIX,
+        **{"weight_decay": 0.1, "decay": 0.6, "beta1": 0.95, "beta2": 0.95, "epsilon": 1e-15},
+        **{"muon_epsilon": 1e-15, "muon_to_adam_lr": 0.2},
+    },
+    "scion": {
+        **_MATRIX,
+        **{"weight_decay": 0.0, "decay": 0.4, "beta1": 0.95},
+        **{"scion_epsilon": 1e-15, "scion_to_signum_lr": 0.2},
+    },
+    "kron": {
+        **_ADAM,
+        **{"learning_rate": 2e-3, "weight_decay": 0.9, "beta1": 0.98, "block_size": 256},
+        **{"preconditioner_lr": 0.1, "preconditioner_update_probability": 0.05},
+        **{"update_prob_flat_start": 500, "normalize_grads": True},
+    },
+    "soap": {
+        **_ADAM,
+        **{"learning_rate": 8e-3, "beta1": 0.95, "beta2": 0.95, "shampoo_beta": 0.95},
+        **{"block_size": 256, "precondition_frequency": 10, "epsilon": 1e-15},
+    },
+    "sophia": {
+        **_ADAM,
+        **{"learning_rate": 4e-3, "warmup": 4000, "gamma": 0.0125, "beta1": 0.95, "beta2": 0.99},
+        **{"epsilon": 1e-12},
+    },
+}
+
+# The published starting points of the other Phase I settings, where they differ from 130M at ratio
+# 1.
+_ADAMW = {"beta2": 0.98, "learning_rate": 8e-3}
+_ADAMW_256 = {**_ADAMW, "epsilon": 1e-10, "batch_size": 256, "warmup": 1000}
+_NADAMW = {"beta2": 0.98, "epsilon": 1e-10, "learning_rate": 8e-3}
+_CAUTIOUS = {"beta1": 0.98, "learning_rate": 8e-3}
+_CAUTIOUS_LONG = {**_CAUTIOUS, "epsilon": 1e-15, "max_grad_norm": 2}
+_MARS = {"beta1": 0.9, "beta2": 0.98}
+_LION = {"beta1": 0.9, "learning_rate": 1e-3}
+_MUON = {
+    **{"beta1": 0.8, "beta2": 0.98, "decay": 0.8, "learning_rate": 8e-3},
+    **{"muon_epsilon": 1e-5, "muon_to_adam_lr": 0.3},
+}
+_SCION = {"momentum": 0.9, "weight_decay": 0.1}
+_SCION_LONG = {**_SCION, "decay": 1, "max_grad_norm": 2}
+_SCION_LARGE = {**_SCION_LONG, "beta1": 0.98, "learning_rate": 8e-3, "scion_epsilon": 1e-5}
+_KRON = {
+    **{"beta1": 0.95, "preconditioner_lr": 0.2, "update_prob_flat_start": 2000},
+    **{"warmup": 1000, "weight_decay": 0.5},
+}
+_KRON_LONG = {**_KRON, "preconditioner_update_probability": 0.1}
+_SOAP_LONG = {
+    **{"beta2": 0.98, "learning_rate": 16e-3, "shampoo_beta": 0.98},
+    **{"batch_size": 256, "warmup": 1000},
+}
+_SOAP_LARGE = {"beta2": 0.99, "block_size": 512, "epsilon": 1e-10, "warmup": 1000}
+_SOPHIA = {"beta2": 0.9, "epsilon": 1e-7, "weight_decay": 0}
+
+
+def _settings(*values: dict) -> dict[str, dict]:
+    names = ("130m,2x", "130m,4x", "130m,8x", "300m,1x", "520m,1x")
+    return dict(zip(names, values, strict=True))
+
+
+STARTS: dict[str, dict[str, dict]] = {
+    "adamw": _settings(_ADAMW, _ADAMW, _ADAMW_256, _ADAMW_256, _ADAMW_256),
+    "nadamw": _settings(*[_NADAMW] * 5),
+    "cautious": _settings(
+        {"epsilon": 1e-15, "learning_rate": 8e-3, "max_grad_norm": 2},
+        *[_CAUTIOUS_LONG] * 2,
+        *[{**_CAUTIOUS, "epsilon": 1e-25}] * 2,
+    ),
+    "mars": _settings(*[_MARS] * 5),
+    "lion": _settings(_LION, _LION, _LION, {**_LION, "weight_decay": 0.6}, _LION),
+    "adam_mini": _settings(
+        {"max_grad_norm": 2},
+        {"epsilon": 1e-25},
+        {"epsilon": 1e-10},
+        {"epsilon": 1e-10, "max_grad_norm": 2},
+        {
+            **{"epsilon": 1e-10, "learning_rate": 4e-3, "batch_size": 256},
+            **{"warmup": 1000, "weight_decay": 0.2},
+        },
+    ),
+    "muon": _settings(*[_MUON] * 4, {**_MUON, "decay": 1, "epsilon": 1e-25}),
+    "scion": _settings(
+        {**_SCION, "decay": 0.8},
+        *[_SCION_LONG] * 2,
+        _SCION_LARGE,
+        {**_SCION_LARGE, "decay": 0.8},
+    ),
+    "kron": _settings(
+        _KRON,
+        _KRON_LONG,
+        *[{**_KRON_LONG, "learning_rate": 1e-3}] * 2,
+        {**_KRON_LONG, "learning_rate": 1e-3, "weight_decay": 0.7},
+    ),
+    "soap": _settings(
+        {"beta2": 0.99, "learning_rate": 16e-3, "warmup": 1000},
+        *[_SOAP_LONG] * 2,
+        {**_SOAP_LARGE, "shampoo_beta": 0.98, "batch_size": 256},
+        {**_SOAP_LARGE, "shampoo_beta": 0.9},
+    ),
+    "sophia": _settings(_SOPHIA, {"weight_decay": 0.2}, {"weight_decay": 0.2}, _SOPHIA, _SOPHIA),
+}
+
+# Values Phase II does not search, whatever Phase I found.
+PHASE_TWO: dict[str, dict] = {"soap": {"precondition_frequency": 10}}
+
+# Starting learning rates of the CPU ladder: the best of the published grid, or a step of two beyond
+# it, at nano-s and ratio 1 (docs/LOG.md); where nothing is named, the published start is kept.
+RECENTRED: dict[str, dict] = {}
+
+# How far a grid may grow at its edges. What is not named here is flagged at an edge instead.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "learning_rate": (1e-5, 1.0),
+    "weight_decay": (0.0, 2.0),
+    "gamma": (0.001, 0.5),
+}
+
+
+def published(optimizer: str) -> dict:
+    """The study's entry of an optimizer at the published sizes: start, starts, grids, bounds."""
+    bounds = {name: list(BOUNDS[name]) for name in GRIDS[optimizer] if name in BOUNDS}
+    return {
+        "preset": "study",
+        "start": dict(START[optimizer]),
+        "starts": {setting: dict(change) for setting, change in STARTS[optimizer].items()},
+        "grids": {name: list(values) for name, values in GRIDS[optimizer].items()},
+        "bounds": bounds,
+        "phase_two": dict(PHASE_TWO.get(optimizer, {})),
+    }
+
+
+def recentred(
+    optimizer: str, *, steps: int, batch_size: int, width: int, only: Sequence[str] = ()
+) -> dict:
+    """An optimizer's entry carried to other sizes.
+
+    Args:
+      steps: of the shortest training of the race at ratio 1, at `batch_size`.
+      batch_size: sequences that take the place of the published 128.
+      width: hidden size of the smallest model.
+      only: hyper-parameters to search; the others stay at their start. Empty: all.
+    """
+    entry = published(optimizer)
+
+    def carry(name: str, value):
+        if name in ("warmup", "update_prob_flat_start"):
+            return round(value * steps / PUBLISHED_STEPS)
+        if name == "batch_size":
+            return value * batch_size // PUBLISHED_BATCH
+        if name == "block_size":
+            return max(8, value * width // PUBLISHED_WIDTH)
+        return value
+
+    start = {name: carry(name, value) for name, value in entry["start"].items()}
+    start |= RECENTRED.get(optimizer, {})
+    grids = {
+        name: _thin(sorted({carry(name, value) for value in values}), start[name])
+        for name, values in entry["grids"].items()
+        if not only or name in only
+    }
+    bounds = {name: value for name, value in entry["bounds"].items() if name in grids}
+    return {
+        "preset": "study",
+        "start": start,
+        "grids": {name: values for name, values in grids.items() if len(values) > 1},
+        "bounds": bounds,
+        "phase_two": {n: v for n, v in entry["phase_two"].items() if n in start},
+    }
+
+
+def _thin(values: list, start) -> list:
+    """Grids of more than six values keep every third, counted from the start."""
+    if len(values) <= 6 or start not in values:
+        return values
+    return values[values.index(start) % 3 :: 3]

@@ -1,0 +1,145 @@
+"""Races: sizes x ratios x optimizers, how they are tuned, and what they may cost.
+
+    python -m sweeps.run --config=configs/study.py:nano --workdir=runs/nano
+
+| name | races | on two CPU cores |
+|---|---|---|
+| smoke | 2 optimizers, 1 size, ratios 1 2 | under a minute |
+| nano | 4 optimizers, 2 sizes, ratios 1 2 4 | 10 minutes |
+| hour | 6 optimizers, 3 sizes, ratios 1 2 4 | an hour |
+| tenhours | 11 optimizers, 3 sizes, ratios 1 2 4 8, held-out size | ten hours |
+| published | 11 optimizers, 130m to 1.2b as in arXiv 2509.02046 | - |
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from configs import grids, ladder
+
+BATCH = 8  # sequences of 128 bytes: the CPU ladder's base batch
+CORE = ("learning_rate", "weight_decay", "warmup", "decay", "beta2", "momentum")
+
+# Rules are those of the study unless a race says otherwise; see sweeps.descent.Rule.
+PUBLISHED_RULE = {
+    "mode": "published",
+    "order": "star",
+    "threshold": 3e-3,
+    "near_best": 6.4e-3,
+    "max_moves": 4,
+    "verify": False,
+}
+NOISE_RULE = {**PUBLISHED_RULE, "mode": "noise", "error_rate": 0.05, "extend": ["I", "II"]}
+
+
+def get_config(name: str = "nano") -> dict[str, Any]:
+    """A race by name, as plain numbers.
+
+    Raises:
+      ValueError: no such race; names the nearest.
+    """
+    if name not in RACES:
+        near = difflib.get_close_matches(name, RACES, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"unknown study {name!r}; did you mean {near!r}? (known: {', '.join(RACES)})"
+        )
+    return {"name": name, **RACES[name]()}
+
+
+def cells(sizes: Sequence[str], ratios: Sequence[float]) -> list[list]:
+    return [[size, ratio] for size in sizes for ratio in ratios]
+
+
+def cpu(
+    optimizers: Sequence[str],
+    phases: dict[str, list[list]],
+    *,
+    only: Sequence[str] = (),
+    rule: dict | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    sequences: int = 256,
+) -> dict[str, Any]:
+    """A race on the CPU ladder: the published grids carried to its smallest training."""
+    settings = [setting for part in phases.values() for setting in part]
+    sizes = list(dict.fromkeys(size for size, _ in settings))
+    smallest = min(sizes, key=ladder.params)
+    tokens = 20 * ladder.params(smallest) * min(ratio for _, ratio in settings)
+    steps = int(tokens // (BATCH * ladder.SIZES[smallest]["sequence_length"]))
+    width = ladder.SIZES[smallest]["hidden"]
+    return {
+        "sizes": {name: ladder.SIZES[name] for name in sizes},
+        "ratios": sorted({ratio for _, ratio in settings}),
+        "phases": phases,
+        "optimizers": {
+            name: grids.recentred(name, steps=steps, batch_size=BATCH, width=width, only=only)
+            for name in optimizers
+        },
+        "rule": dict(rule or PUBLISHED_RULE),
+        "seeds": list(seeds),
+        "budget": {},
+        "data": {"corpus": "stdlib"},
+        "train": {"compute_dtype": "float32"},
+        "eval": {"sequences": sequences, "points": 4},
+        "program": {"unroll": True},
+        "pack": {"width": 16},
+    }
+
+
+def smoke() -> dict[str, Any]:
+    """The shortest race that goes through everything: for tests and a first look."""
+    phases = {"I": cells(["nano-xs"], [1]), "II": cells(["nano-xs"], [2])}
+    only = ("learning_rate", "beta2", "momentum")
+    return cpu(["adamw", "muon"], phases, only=only, seeds=(0, 1), sequences=64)
+
+
+def nano() -> dict[str, Any]:
+    """The quick start: who wins at two tiny sizes, with the noise known."""
+    sizes = ["nano-xs", "nano-s"]
+    phases = {"I": cells(sizes, [1]), "II": cells(sizes, [2, 4])}
+    return cpu(["adamw", "nadamw", "lion", "muon"], phases, only=CORE)
+
+
+def hour() -> dict[str, Any]:
+    """Three sizes and the matrix optimizers, decided by the noise rule."""
+    sizes = ["nano-xs", "nano-s", "nano-m"]
+    phases = {"I": cells(sizes, [1]), "II": cells(sizes, [2, 4])}
+    names = ["adamw", "nadamw", "lion", "muon", "scion", "soap"]
+    return cpu(names, phases, only=CORE, rule=NOISE_RULE)
+
+
+def tenhours() -> dict[str, Any]:
+    """All eleven, all hyper-parameters, and laws verified on a size none of them was tuned at."""
+    first = [*cells(["nano-xs"], [1, 2, 4, 8]), ["nano-s", 1], ["nano-m", 1]]
+    second = cells(["nano-s"], [2, 4, 8]) + cells(["nano-m"], [2, 4])
+    phases = {"I": first, "II": second, "III": [["nano-l", 1]]}
+    return cpu(list(grids.GRIDS), phases, rule={**NOISE_RULE, "verify": True})
+
+
+def published() -> dict[str, Any]:
+    """arXiv 2509.02046 as it was run: its settings, grids, starting points and thresholds; one
+    seed.
+    """
+    first = [*cells(["130m"], [1, 2, 4, 8]), ["300m", 1], ["520m", 1]]
+    phases = {
+        "I": first,
+        "II": cells(["300m", "520m"], [2, 4, 8]),
+        "III": cells(["1.2b"], [1, 2, 4, 8]),
+    }
+    return {
+        "sizes": {name: ladder.SIZES[name] for name in ("130m", "300m", "520m", "1.2b")},
+        "ratios": [1, 2, 4, 8],
+        "phases": phases,
+        "optimizers": {name: grids.published(name) for name in grids.GRIDS},
+        "rule": {**PUBLISHED_RULE, "extend": []},
+        "seeds": [0],
+        "budget": {},
+        "data": {"corpus": "study"},
+        "train": {"compute_dtype": "bfloat16"},
+        "eval": {"sequences": 1024, "points": 20},
+        "pack": {"width": 1},
+    }
+
+
+RACES = {f.__name__: f for f in (smoke, nano, hour, tenhours, published)}

@@ -1,0 +1,290 @@
+"""The search of one cell as a pure function: finished results in, the next trials or the settled
+cell out.
+ Two orders, one stopping rule. `star` (the study, arXiv 2509.02046) tries every one-parameter
+change of the centre at once; `coordinate` tries one hyper-parameter after the other and moves as
+soon as one helps. Either stops when the whole star of the centre has been run and nothing in it is
+better.
+ "Better" is either the study's fixed threshold or a test against measured noise. The search is
+replayed from its starting point each time and uses only results it has itself asked for, so any
+interruption leads to the same end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from sweeps import noise
+from sweeps.trial import Cell, Outcome, Point, Trial, finite, freeze
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a race decides. Losses and thresholds in nats per token.
+
+    `published` moves when the best run beats the centre by more than `threshold`. `noise` moves
+    when a difference is significant at `error_rate` over the whole star and all looks, and asks for
+    repeats of up to `contenders` apparent improvements larger than `tolerance` before it calls them
+    ties.
+    """
+
+    mode: str = "published"
+    order: str = "star"
+    threshold: float = 3e-3  # PROTOCOL's Delta 1
+    near_best: float = 6.4e-3  # Delta 2, the paper's
+    fewer_missing: int = (
+        10  # a near-best centre with this many fewer missing neighbours is preferred
+    )
+    max_moves: int = 8
+    error_rate: float = 0.05
+    tolerance: float = 1e-3
+    contenders: int = 3
+    looks: tuple[int, ...] = (1, 3, 5)  # runs per contender at each look
+    calibration: int = 3  # runs of the starting point, for a first noise estimate
+    prior_sd: float = 0.0  # noise declared before any run, worth prior_df degrees of freedom
+    prior_df: float = 0.0
+    null_below: float = 1e-12  # epsilons up to here cannot matter
+    extend: tuple[str, ...] = (
+        "I",
+    )  # phases whose grids grow at their edges; elsewhere edges are flagged
+    verify: bool = False  # Phase III runs the star of its prediction too
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One cell's search: where it starts, what it may try, and how it decides."""
+
+    cell: Cell
+    start: Mapping[str, Any]
+    grids: Mapping[str, Sequence[Any]]
+    bounds: Mapping[
+        str, tuple[float, float]
+    ]  # hyper-parameters whose grid may be extended, and how far
+    refusal: Callable[[Mapping[str, Any]], str | None]
+    rule: Rule
+    seed: int = 0
+    fresh_seeds: tuple[int, ...] = ()  # for the winner only, never used to choose it
+    prior: noise.Noise = noise.UNKNOWN  # what is known of the noise before this cell's runs
+
+    @property
+    def groups(self) -> list[tuple[str, ...]]:
+        """The hyper-parameters that are tried together."""
+        if self.rule.order == "star" or not self.grids:
+            return [tuple(self.grids)]
+        return [(name,) for name in self.grids]
+
+    @property
+    def calibration(self) -> list[Trial]:
+        """The runs of the starting point; by the noise rule several, for a first estimate."""
+        count = self.rule.calibration if self.rule.mode == "noise" else 1
+        return [Trial(self.cell, freeze(self.start), seed) for seed in self.seeds(count)]
+
+    def seeds(self, count: int) -> list[int]:
+        """The search's seeds: the study's first, then ones no winner is re-run with."""
+        spare = max((self.seed, *self.fresh_seeds)) + 1
+        return [self.seed, *range(spare, spare + count - 1)]
+
+
+class Pending(NamedTuple):
+    """The search needs these before it can go on."""
+
+    trials: list[Trial]
+
+
+@dataclass
+class Settled:
+    """The end of a search: its centre, everything it ran, and how sure it is."""
+
+    problem: Problem
+    centre: Point
+    runs: dict[Point, list[Outcome]]  # every point asked for, in the order of asking
+    refused: dict[Point, str]
+    moves: list[Point]
+    noise: noise.Noise | None
+    converged: bool = True  # False: stopped by max_moves
+    ties: list[Point] = field(default_factory=list)
+
+    @property
+    def best(self) -> Point | None:
+        """The winner: the lowest single run by the study's rule, the tested centre by the noise
+        rule.
+        """
+        if self.problem.rule.mode == "noise":
+            return self.centre if finite(mean(self.runs.get(self.centre, ()))) else None
+        point = min(self.runs, key=lambda p: mean(self.runs[p]))
+        return point if finite(mean(self.runs[point])) else None
+
+
+def mean(runs: Sequence[Outcome]) -> float:
+    """Mean loss of the finished runs of a point, infinite if any did not finish."""
+    return math.fsum(run.loss for run in runs) / len(runs) if runs else math.inf
+
+
+def neighbours(problem: Problem, centre: Point, names: Iterable[str]) -> list[Point]:
+    """All one-parameter changes over the grids, one step beyond where the centre is on an edge."""
+    base, found = dict(centre), []
+    for name in names:
+        values = list(problem.grids[name])
+        if name in problem.bounds:
+            beyond = extension(values, base[name], problem.bounds[name])
+            values += [beyond] if beyond is not None else []
+        found += [freeze({**base, name: value}) for value in values if value != base[name]]
+    return found
+
+
+def extension(values: Sequence[Any], value: Any, bounds: tuple[float, float]) -> Any | None:
+    """The next value beyond the edge of a grid, continuing its spacing, or None inside the grid or
+    the bounds.
+    """
+    numbers = sorted({*values, value})
+    if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
+        return None
+    edge, inner = (numbers[0], numbers[1]) if value == numbers[0] else (numbers[-1], numbers[-2])
+    positive = numbers[0] > 0
+    ratios = [b / a for a, b in pairwise(numbers)] if positive else []
+    geometric = positive and max(ratios) < 1.5 * min(ratios) and max(ratios) >= 1.5
+    beyond = edge * (edge / inner) if geometric else edge + (edge - inner)
+    beyond = float(f"{beyond:.6g}")
+    if all(isinstance(v, int) for v in values):
+        beyond = round(beyond)
+    return beyond if bounds[0] <= beyond <= bounds[1] and beyond != edge else None
+
+
+def opening(problem: Problem, results: Mapping[Trial, Outcome]) -> list[Trial]:
+    """What is missing of the first round: the start (by the noise rule, its calibration runs) and
+    its neighbours.
+    """
+    return _Search(problem, results).open()
+
+
+def descend(problem: Problem, results: Mapping[Trial, Outcome]) -> Pending | Settled:
+    """The next trials of a cell's search, or its end. Pure: the same results give the same answer.
+
+    Args:
+      results: outcomes by trial; anything with `.get`.
+    """
+    rule, search, groups = problem.rule, _Search(problem, results), problem.groups
+    if missing := search.open():
+        return Pending(missing)
+    centre, moves, quiet, turn = freeze(problem.start), [], 0, 0
+    while quiet < len(groups):
+        candidates = neighbours(problem, centre, groups[turn % len(groups)])
+        if missing := search.ask(candidates):
+            return Pending(missing)
+        verdict = search.judge(centre, candidates)
+        if isinstance(verdict, Pending):
+            return verdict
+        turn += 1
+        if verdict is None:
+            quiet += 1
+            continue
+        if len(moves) == rule.max_moves:
+            return search.settled(centre, moves, converged=False)
+        centre, quiet = verdict, 0
+        moves.append(centre)
+    return search.settled(centre, moves, converged=True)
+
+
+class _Search:
+    """What one replay of a search has asked for so far."""
+
+    def __init__(self, problem: Problem, results: Mapping[Trial, Outcome]):
+        self.problem, self.results = problem, results
+        self.runs: dict[Point, list[Outcome]] = {}
+        self.refused: dict[Point, str] = {}
+        self.ties: list[Point] = []
+
+    def open(self) -> list[Trial]:
+        problem, centre = self.problem, freeze(self.problem.start)
+        first = neighbours(problem, centre, problem.groups[0])
+        return self.ask([centre], len(problem.calibration)) + self.ask(first)
+
+    def ask(self, points: Iterable[Point], count: int = 1) -> list[Trial]:
+        """Takes up `count` runs of each feasible point; returns the trials that are not there yet."""
+        missing = []
+        for point in points:
+            if point in self.refused or len(self.runs.get(point, ())) >= count:
+                continue
+            if reason := self.problem.refusal(dict(point)):
+                self.refused[point] = reason
+                continue
+            trials = [Trial(self.problem.cell, point, seed) for seed in self.problem.seeds(count)]
+            outcomes = [self.results.get(trial) for trial in trials]
+            missing += [trial for trial, out in zip(trials, outcomes, strict=True) if out is None]
+            if None not in outcomes:
+                self.runs[point] = outcomes
+        return missing
+
+    def judge(self, centre: Point, candidates: Sequence[Point]) -> Point | Pending | None:
+        """Where to move, what to repeat first, or None to stay."""
+        if self.problem.rule.mode == "noise":
+            return self._judge_noise(centre, candidates)
+        rule, losses = self.problem.rule, {p: mean(r) for p, r in self.runs.items()}
+        best = min(losses, key=losses.__getitem__)
+        if (
+            not finite(losses[best])
+            or losses.get(centre, math.inf) <= losses[best] + rule.threshold
+        ):
+            return None
+        missing = {
+            point: self._unseen(point)
+            for point, loss in losses.items()
+            if loss <= losses[best] + rule.threshold
+        }
+        fewest = min(missing, key=lambda p: (missing[p], losses[p]))
+        return fewest if missing[fewest] <= missing[best] - rule.fewer_missing else best
+
+    def _unseen(self, centre: Point) -> int:
+        """How many neighbours of a would-be centre have not been run."""
+        star = neighbours(self.problem, centre, self.problem.grids)
+        return sum(point not in self.runs and point not in self.refused for point in star)
+
+    def _judge_noise(self, centre: Point, candidates: Sequence[Point]) -> Point | Pending | None:
+        rule, runs = self.problem.rule, self.runs
+        candidates = [p for p in candidates if p in runs and finite(mean(runs[p]))]
+        if not candidates or not finite(mean(runs.get(centre, ()))):
+            return min(candidates, key=lambda p: mean(runs[p]), default=None)
+        error_rate = rule.error_rate / (len(candidates) * len(rule.looks))
+        while True:
+            spread, here = self.noise(), mean(runs[centre])
+            gains = {p: here - mean(runs[p]) for p in candidates}
+            proven = [
+                p
+                for p in candidates
+                if gains[p] > spread.margin(error_rate, len(runs[p]), len(runs[centre]))
+            ]
+            if proven:
+                return max(proven, key=gains.__getitem__)
+            apparent = sorted(
+                (p for p in candidates if gains[p] > rule.tolerance), key=lambda p: -gains[p]
+            )[: rule.contenders]
+            undecided = [p for p in apparent if len(runs[p]) < rule.looks[-1]]
+            if not undecided:
+                self.ties += [p for p in apparent if p not in self.ties]
+                return None
+            reached = min(len(runs[p]) for p in undecided)
+            look = next(n for n in rule.looks if n > reached)
+            if missing := self.ask([centre, *undecided], look):
+                return Pending(missing)
+
+    def noise(self) -> noise.Noise:
+        rule, prior = self.problem.rule, self.problem.prior
+        seeds = [[r.loss for r in runs if finite(r.loss)] for runs in self.runs.values()]
+        first = {p: runs[0].loss for p, runs in self.runs.items() if finite(runs[0].loss)}
+        nulls = noise.null_groups(first, rule.null_below)
+        return noise.estimate(seeds, nulls, prior_sd=prior.sd, prior_df=prior.df)
+
+    def settled(self, centre: Point, moves: list[Point], converged: bool) -> Settled:
+        return Settled(
+            problem=self.problem,
+            centre=centre,
+            runs=self.runs,
+            refused=self.refused,
+            moves=moves,
+            noise=self.noise(),
+            converged=converged,
+            ties=self.ties,
+        )

@@ -1,0 +1,41 @@
+"""Where packs run: four calls, whatever is behind them (this process, worker processes, a cluster).
+ An executor holds no truth. A pack is over when its trials have result files; if the driver dies,
+the next one reads those files and plans again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+# Why a pack ended without all its results. Divergence is not among them: it is a result.
+CAUSES = ("failed", "killed", "timeout", "preempted", "disk", "infeasible")
+
+
+class Report(NamedTuple):
+    """The end of a pack: no cause when every member wrote its result."""
+
+    cause: str | None = None
+    reason: str = ""
+
+
+class Executor(Protocol):
+    def capacity(self) -> int:
+        """How many more packs can start now."""
+
+    def start(self, configs: Sequence[dict], folders: Sequence[Path], *, timeout: float) -> Any:
+        """Starts one pack; returns its handle.
+
+        Raises:
+          ValueError: if no resource here can ever run it.
+        """
+
+    def poll(self, handle: Any) -> Report | None:
+        """None while the pack runs, else how it ended. Never blocks for long."""
+
+    def cancel(self, handle: Any) -> None:
+        """Stops a pack; its trials without results are as if they had never started."""
+
+    def close(self) -> None:
+        """Ends everything this executor started."""

@@ -1,0 +1,245 @@
+"""The three phases of the study as one pure function: `plan(race, results)` says what to train
+next.
+ Phase I tunes every hyper-parameter in full. Phase II keeps what did not prove sensitive and
+searches cut grids from the optimizer's smallest-ratio optimum of the same size. Phase III predicts
+settings by laws fitted to I and II. Cells of all optimizers that are ready go out together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from sweeps import laws, noise
+from sweeps.descent import Pending, Problem, Rule, Settled, descend, mean, opening
+from sweeps.trial import Cell, Outcome, Race, Trial, finite
+
+ALWAYS_MOVE = ("learning_rate", "batch_size")  # swept in Phase II whether or not found sensitive
+PRIOR_DF = 8
+
+
+@dataclass
+class Plan:
+    """Where a race stands."""
+
+    pending: list[Trial] = field(default_factory=list)
+    settled: dict[Cell, Settled] = field(default_factory=dict)
+    repeats: dict[Cell, list[tuple[int, Outcome]]] = field(default_factory=dict)  # once all are in
+    waiting: dict[Cell, str] = field(default_factory=dict)
+    sensitive: dict[str, list[str]] = field(default_factory=dict)
+    laws: dict[str, dict[str, laws.Law]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return not self.pending and not self.waiting
+
+
+def plan(race: Race, results: Mapping[Trial, Outcome]) -> Plan:
+    """The next round of a race, or its end. Pure: reads the study and the results, nothing else."""
+    out = Plan()
+    for optimizer in race.study["optimizers"]:
+        phases: dict[str, list[Cell]] = {"I": [], "II": [], "III": []}
+        for cell, phase in race.cells.items():
+            if cell.optimizer == optimizer:
+                phases[phase].append(cell)
+        full = [problem(race, cell) for cell in phases["I"]]
+        later = dict.fromkeys(phases["II"] + phases["III"], "waits for Phase I")
+        if (prior := calibrate(full, results)) is None:  # judge nothing before the noise is known
+            out.pending += [trial for this in full for trial in opening(this, results)]
+            out.waiting |= later | {this.cell: "waits for the noise calibration" for this in full}
+            continue
+        full = [replace(this, prior=prior) for this in full]
+        _search(race, results, out, full)
+        first = [out.settled.get(cell) for cell in phases["I"]]
+        if None in first:
+            out.waiting |= later
+            continue
+        out.sensitive[optimizer] = sensitive(first)
+        cut = [second(race, out, cell, first) for cell in phases["II"]]
+        _search(race, results, out, [replace(this, prior=prior) for this in cut])
+        known = [out.settled.get(cell) for cell in phases["I"] + phases["II"]]
+        if phases["III"] and None in known:
+            out.waiting |= dict.fromkeys(phases["III"], "waits for Phase II")
+        elif phases["III"]:
+            out.laws[optimizer] = fit(race, out.sensitive[optimizer], known)
+            ahead = [third(race, out, cell, known) for cell in phases["III"]]
+            _search(race, results, out, [replace(this, prior=prior) for this in ahead])
+    out.pending = list(dict.fromkeys(out.pending))
+    return out
+
+
+def calibrate(problems: Sequence[Problem], results: Mapping[Trial, Outcome]) -> noise.Noise | None:
+    """One optimizer's noise from the repeated starts of its Phase I cells; None while runs are
+    missing.
+
+    It enters each cell's own estimate as PRIOR_DF degrees of freedom at most, so that a cell
+    noisier or quieter than the others can say so.
+    """
+    if not problems or problems[0].rule.mode != "noise":
+        return noise.UNKNOWN
+    runs = [[results.get(trial) for trial in this.calibration] for this in problems]
+    if any(outcome is None for group in runs for outcome in group):
+        return None
+    rule = problems[0].rule
+    groups = [[run.loss for run in group if finite(run.loss)] for group in runs]
+    found = noise.estimate(groups, prior_sd=rule.prior_sd, prior_df=rule.prior_df)
+    return found._replace(df=min(found.df, PRIOR_DF))
+
+
+def _search(race: Race, results: Mapping, out: Plan, problems: Iterable[Problem]) -> None:
+    """Advances each cell's search and, where it is over, the repeats of its winner."""
+    for this in problems:
+        state = descend(this, results)
+        if isinstance(state, Pending):
+            out.pending += state.trials
+            continue
+        out.settled[this.cell] = state
+        if state.best is None:
+            out.repeats[this.cell] = []
+            continue
+        trials = [Trial(this.cell, state.best, seed) for seed in this.fresh_seeds]
+        outcomes = [results.get(trial) for trial in trials]
+        out.pending += [t for t, o in zip(trials, outcomes, strict=True) if o is None]
+        if None not in outcomes:
+            out.repeats[this.cell] = list(zip(this.fresh_seeds, outcomes, strict=True))
+
+
+def problem(race: Race, cell: Cell) -> Problem:
+    """The full search of a Phase I cell."""
+    entry, rule = race.study["optimizers"][cell.optimizer], Rule(**race.study["rule"])
+    bounds = entry.get("bounds", {}) if race.cells.get(cell, "I") in rule.extend else {}
+    return Problem(
+        cell=cell,
+        start=race.start(cell),
+        grids=entry["grids"],
+        bounds=bounds,
+        refusal=partial(race.refusal, cell),
+        rule=rule,
+        seed=race.study["seeds"][0],
+        fresh_seeds=tuple(race.study["seeds"][1:]),
+    )
+
+
+def sensitive(cells: Sequence[Settled]) -> list[str]:
+    """Hyper-parameters no single value of which is near-best in every Phase I cell.
+
+    The study's set rule; what counts as near-best (a fixed threshold, or not significantly worse at
+    an error rate shared out over the cells) is the cells' own rule.
+    """
+    if not cells:
+        return []
+    sets = [near_best(cell, share=len(cells)) for cell in cells]
+    found = []
+    for name in cells[0].problem.grids:
+        values = [{dict(point)[name] for point in near} for near in sets if near]
+        if values and not set.intersection(*values):
+            found.append(name)
+    return found
+
+
+def near_best(cell: Settled, share: int = 1) -> list[tuple]:
+    """The points of a settled cell that cannot be told from its best."""
+    losses = {p: mean(runs) for p, runs in cell.runs.items() if finite(mean(runs))}
+    if not losses:
+        return []
+    rule, best = cell.problem.rule, min(losses, key=losses.__getitem__)
+    if rule.mode == "published":
+        return [p for p, loss in losses.items() if loss <= losses[best] + rule.near_best]
+    error_rate = rule.error_rate / (share * max(1, len(losses) - 1))
+    return [
+        p
+        for p, loss in losses.items()
+        if loss - losses[best]
+        <= cell.noise.margin(error_rate, len(cell.runs[p]), len(cell.runs[best]))
+    ]
+
+
+def second(race: Race, out: Plan, cell: Cell, first: Sequence[Settled]) -> Problem:
+    """The search of a Phase II cell: cut grids around the Phase I optimum of the same size."""
+    entry = race.study["optimizers"][cell.optimizer]
+    base = _nearest(race, cell, [state for state in first if state.best])
+    start = race.start(cell) if base is None else dict(base.best)
+    start |= entry.get("phase_two", {})
+    winners = [dict(state.best) for state in first if state.best]
+    grids = {}
+    for name in entry["grids"]:
+        here = start[name]
+        if name in entry.get("phase_two", {}):
+            continue
+        if name == "learning_rate":
+            grids[name] = [here / 2, here]
+        elif name == "batch_size":
+            grids[name] = [here, 2 * here]
+        elif name in out.sensitive[cell.optimizer]:
+            values = {winner[name] for winner in winners} | {here}
+            if name == "warmup":
+                values = {value for value in values if value >= here}
+            grids[name] = sorted(values)
+    return replace(problem(race, cell), start=start, grids=grids)
+
+
+def _nearest(race: Race, cell: Cell, states: Sequence[Settled]) -> Settled | None:
+    """The settled cell closest in size, then the smallest ratio."""
+    size = race.params(cell.size)
+    gap = lambda n: max(n, size) / min(n, size)  # noqa: E731
+    return min(
+        states,
+        key=lambda s: (gap(race.params(s.problem.cell.size)), s.problem.cell.ratio),
+        default=None,
+    )
+
+
+def fit(race: Race, names: Sequence[str], cells: Sequence[Settled]) -> dict[str, laws.Law]:
+    """A law over (N, ratio) for each hyper-parameter that moves with scale."""
+    cells = [state for state in cells if state.best]
+    moving = [n for n in cells[0].problem.start if n in names or n in ALWAYS_MOVE] if cells else []
+    return {
+        name: laws.fit(
+            [race.params(s.problem.cell.size) for s in cells],
+            [s.problem.cell.ratio for s in cells],
+            [dict(s.best)[name] for s in cells],
+        )
+        for name in moving
+    }
+
+
+def third(race: Race, out: Plan, cell: Cell, known: Sequence[Settled]) -> Problem:
+    """A Phase III cell: the laws' prediction, and with rule.verify its star over what moves with
+    scale.
+    """
+    entry, full = race.study["optimizers"][cell.optimizer], problem(race, cell)
+    base = _nearest(race, cell, [state for state in known if state.best])
+    start = race.start(cell) if base is None else dict(base.best)
+    for name, law in out.laws[cell.optimizer].items():
+        if name in entry["grids"]:
+            value = law.predict(race.params(cell.size), cell.ratio)
+            start[name] = laws.snap(value, entry["grids"][name], entry.get("bounds", {}).get(name))
+    if "warmup" in start:
+        start["warmup"] = min(start["warmup"], race.steps(cell, start["batch_size"]))
+    moving = [n for n in entry["grids"] if n in out.laws[cell.optimizer]]
+    grids = {n: entry["grids"][n] for n in moving} if full.rule.verify else {}
+    return replace(full, start=start, grids=grids)
+
+
+def upper_bound(race: Race) -> dict[Cell, int]:
+    """The most trials each cell can take: a full star for every allowed move, all repeats, all
+    fresh seeds.
+    """
+    rule, fresh = Rule(**race.study["rule"]), len(race.study["seeds"]) - 1
+    looks = rule.looks[-1] - 1 if rule.mode == "noise" else 0
+    bound = {}
+    for cell, phase in race.cells.items():
+        entry: dict[str, Any] = race.study["optimizers"][cell.optimizer]
+        grids = dict(entry["grids"])
+        if phase == "II":
+            grids = {n: [0, 1] if n in ALWAYS_MOVE else g for n, g in grids.items()}
+        if phase == "III" and not rule.verify:
+            grids = {}
+        extend = phase in rule.extend
+        star = sum(len(g) - 1 + (n in entry.get("bounds", {}) and extend) for n, g in grids.items())
+        per_round = star + looks * (1 + rule.contenders) if star else 0
+        rounds = 1 + (rule.max_moves if star else 0)
+        bound[cell] = 1 + looks + rounds * per_round + fresh
+    return bound

@@ -1,0 +1,177 @@
+"""Runs a study, or goes on with one.
+
+    python -m sweeps.run --config=configs/study.py:nano --workdir=runs/nano
+    python -m sweeps.run --config=configs/study.py:nano --workdir=runs/nano --dry_run
+
+Kill it at any time and start it again: finished trials are kept, the rest is planned anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lm.config import ConfigError
+from sweeps import cost, ledger, study
+from sweeps.driver import Driver, Refused, lock, read_study
+from sweeps.executor import Executor
+from sweeps.ledger import write_json
+from sweeps.local import TRAINER, Inline, Workers
+from sweeps.phases import plan
+from sweeps.trial import Race
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(prog="python -m sweeps.run", allow_abbrev=False)
+    out.add_argument(
+        "--config", required=True, help="configs/study.py:NAME; --config.a.b=value overrides"
+    )
+    out.add_argument("--workdir", required=True, type=Path)
+    out.add_argument(
+        "--dry_run", action="store_true", help="print the plan and its cost, train nothing"
+    )
+    out.add_argument(
+        "--extend", action="store_true", help="let a changed study go on in its workdir"
+    )
+    out.add_argument(
+        "--retry_failed", action="store_true", help="train trials that failed once more"
+    )
+    out.add_argument("--workers", type=int, default=0, help="worker processes; 0: this process")
+    out.add_argument(
+        "--timeout", type=float, default=0.0, help="seconds a pack may take; 0: no limit"
+    )
+    out.add_argument("--device", default="cpu-core", help=f"for costs: {', '.join(cost.DEVICES)}")
+    out.add_argument("--trainer", default=TRAINER, help=argparse.SUPPRESS)
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments, overrides = parser().parse_known_args(argv)
+    try:
+        return run(arguments, overrides)
+    except (ConfigError, Refused) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable = print) -> int:
+    """The command with its arguments parsed; returns the exit code."""
+    named = study.load(arguments.config, overrides)
+    cost.Cost().hours(arguments.device)  # refuses an unknown device
+    named["data"] = resolve_data(named, log)
+    workdir = arguments.workdir
+    race = Race(named)
+    race.check()
+    before = read_study(workdir)
+    if before is not None and (reason := study.incompatible(before, named)):
+        raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
+    changes = list(study.differences(before, named)) if before is not None else []
+    if changes and not (arguments.extend or arguments.dry_run):
+        name, old, new = changes[0]
+        raise Refused(
+            f"{workdir} holds a different study: {name} is {old!r} there and {new!r} here; "
+            f"choose another workdir, or see with --dry_run what is new and go on with --extend"
+        )
+    if arguments.dry_run:
+        found = ledger.load(workdir, race)
+        dry_run(race, found, arguments.device, changes, log)
+        return 0
+    whole = cost.bound(race)
+    if reason := cost.over_budget(whole, named.get("budget", {})):
+        raise Refused(reason)
+    with lock(workdir):
+        write_json(workdir / "study.json", named)
+        found = load(workdir, race, arguments.retry_failed, log)
+        executor = make_executor(arguments, workdir, log)
+        driver = Driver(
+            race,
+            workdir,
+            executor,
+            found,
+            log=log,
+            workers=max(1, arguments.workers),
+            timeout=arguments.timeout or float("inf"),
+            **named.get("pack", {}),
+        )
+        state = driver.run()
+    report(race, state, driver, log)
+    return 0
+
+
+def resolve_data(named: dict, log: Callable) -> dict:
+    """The data section with the fingerprint of its corpus, prepared if it is not yet."""
+    from lm import corpus
+
+    lengths = {size["sequence_length"] for size in named["sizes"].values()}
+    if len(lengths) != 1:
+        raise ConfigError(
+            f"sizes of one study must share a sequence_length; these have {sorted(lengths)}"
+        )
+    try:
+        prepared = corpus.prepare(named["data"], sequence_length=lengths.pop(), log=log)
+    except corpus.CorpusError as error:
+        raise ConfigError(str(error)) from None
+    return {**named["data"], "fingerprint": prepared.fingerprint}
+
+
+def load(workdir: Path, race: Race, retry_failed: bool, log: Callable) -> ledger.Ledger:
+    """The workdir's ledger; unusable results are reported and set aside."""
+    found = ledger.load(workdir, race)
+    for path, reason in found.corrupt.items():
+        log(f"{path}/result.json is unusable and its trial runs again: {reason}")
+        ledger.discard(path)
+    if retry_failed:
+        for trial, outcome in list(found.outcomes.items()):
+            if outcome.status == "failed":
+                ledger.discard(ledger.folder(workdir, outcome.hash))
+                del found.outcomes[trial]
+    if found.outcomes:
+        log(f"{len(found.outcomes)} trials are finished already")
+    return found
+
+
+def make_executor(arguments: argparse.Namespace, workdir: Path, log: Callable) -> Executor:
+    if arguments.workers:
+        return Workers(arguments.workers, trainer=arguments.trainer, log_folder=workdir / "logs")
+    return Inline(trainer=arguments.trainer, log=log)
+
+
+def dry_run(race, found, device, changes, log) -> None:
+    """Prints what the next round and, at most, the whole study would train."""
+    for name, old, new in changes:
+        log(f"changed: {name}: {old!r} -> {new!r}")
+    state = plan(race, found.outcomes)
+    log(f"{len(found.outcomes)} trials of this study are finished; the next round:")
+    cells: dict = {}
+    for trial in state.pending:
+        cells.setdefault(trial.cell, []).append(trial)
+    for cell, trials in cells.items():
+        log(cost.lines(f"  {cell}", cost.of(race, trials), device))
+    log(cost.lines("next round", cost.of(race, state.pending), device))
+    log(cost.lines("whole study, at most", cost.bound(race), device))
+    if reason := cost.over_budget(cost.bound(race), race.study.get("budget", {})):
+        log(f"would be refused: {reason}")
+
+
+def report(race: Race, state, driver: Driver, log: Callable) -> None:
+    total = len(driver.outcomes)
+    log(f"{len(state.repeats)} of {len(race.cells)} cells are certified, {total} trials in all")
+    if driver.failures:
+        log(f"{len(driver.failures)} trials failed, the first: {driver.failures[0]}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see docs/design.md on LAPACK under XLA
+    sys.exit(main())

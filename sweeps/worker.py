@@ -1,0 +1,48 @@
+"""The other end of `sweeps.local.Workers`: takes packs as lines of JSON, answers each with one
+line.
+
+python -m sweeps.worker TRAINER THREADS SLOT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+
+from sweeps.local import run_pack
+
+
+def main() -> None:
+    name, threads, slot = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    _stay_on(threads, slot)
+    answers = os.dup(1)
+    os.dup2(2, 1)  # whatever training prints goes to the log
+    orders: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    while True:
+        order = json.loads(orders.get())
+        report = run_pack(name, order["configs"], order["folders"])
+        os.write(answers, json.dumps(report._asdict()).encode() + b"\n")
+
+
+def _stay_on(threads: int, slot: int) -> None:
+    """Keeps this worker to its own cores; XLA sizes its thread pool by them."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[(slot * threads + i) % len(cores)] for i in range(threads)})
+
+
+def _listen(orders: queue.SimpleQueue) -> None:
+    """Ends this process at once when its driver is gone, even by kill -9, so that nothing trains
+    twice.
+    """
+    for line in sys.stdin:
+        orders.put(line)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
