@@ -66,8 +66,10 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
         scale_D = self.param("scale", nn.initializers.ones, x_BTD.shape[-1:])
-        mean_square = jnp.mean(jnp.square(x_BTD), axis=-1, keepdims=True)
-        return x_BTD * jax.lax.rsqrt(mean_square + 1e-5) * scale_D.astype(x_BTD.dtype)
+        mean_square_BT1 = jnp.mean(jnp.square(x_BTD), axis=-1, keepdims=True)
+        return (
+            x_BTD * jax.lax.rsqrt(mean_square_BT1 + 1e-5) * scale_D[None, None].astype(x_BTD.dtype)
+        )
 
 
 def rope(x_BTHK: Array, theta: float = 10_000.0) -> Array:

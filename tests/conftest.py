@@ -1,13 +1,16 @@
-"""Strict JAX for every test: silent rank promotion is an error."""
+"""Strict JAX for every test: eight CPU devices, and silent rank promotion is an error."""
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # as lm.train.prepare_cpu does
+os.environ.setdefault("BESTIARY_CACHE", str(Path(__file__).parents[1] / ".pytest_cache/bestiary"))
 
 import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 8)  # sharding tests; solo programs use device 0
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
