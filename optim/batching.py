@@ -1,27 +1,21 @@
 """Matrix work in few large calls: equal shapes of all leaves at once, shared out over the mesh."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from optim.matrices import Role, Roles, find_roles, from_stack, path_name, stack_shape, to_stack
-
-# Mesh axes over which stacks of matrices are shared out. A mesh's other axes (trials) hold other
-# runs.
-SHARED_AXES = ("data", "model")
+from optim.sharding import shared
 
 
 def map_matrices(fn: Callable[[jax.Array], jax.Array], tree, roles: Roles = None):
     """`fn` on every leaf as a stack of matrices (stack, short, long), few calls for the whole tree.
 
     Leaves are turned so that the short side comes first, and those that then have equal shapes and
-    dtypes
-    go through `fn` together: q, k, v, o of all layers are one call. `fn` keeps the shape of its
-    argument. Raises ValueError for a gain, which is no matrix.
+    dtypes go through `fn` together: q, k, v, o of all layers are one call. `fn` keeps the shape of
+    its argument. Raises ValueError for a gain, which is no matrix.
     """
     leaves, treedef = jax.tree.flatten(tree)
     leaf_roles = jax.tree.leaves(find_roles(tree, roles), is_leaf=lambda x: isinstance(x, Role))
@@ -43,9 +37,7 @@ def map_grouped(fn: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
 
     Items with the same tree, shapes (but for the leading axis) and dtypes are concatenated along
     it, `fn` maps each batch to a tree of arrays with that leading axis, and the results are cut
-    apart again. Under `jax.set_mesh` the leading axis is spread over SHARED_AXES, padded with zeros
-    to a multiple of their size, so that each device does its share of the work; without a mesh
-    nothing is padded or constrained.
+    apart again. On a mesh each batch is shared out over the devices, see `optim.sharding.shared`.
     """
     groups: dict[Any, list[int]] = {}
     for i, item in enumerate(items):
@@ -61,22 +53,6 @@ def map_grouped(fn: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
             results[i] = jax.tree.map(lambda x, a=start, b=start + size: x[a:b], batch)
             start += size
     return results
-
-
-def shared(fn: Callable[[Any], Any], batch):
-    """`fn(batch)` with the leading axis of every array spread over the current mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in SHARED_AXES if mesh.shape.get(axis, 1) > 1)
-    if not axes:
-        return fn(batch)
-    devices = math.prod(mesh.shape[axis] for axis in axes)
-    size = jax.tree.leaves(batch)[0].shape[0]
-
-    def spread(x):
-        x = jnp.pad(x, [(0, -size % devices)] + [(0, 0)] * (x.ndim - 1))
-        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
-
-    return jax.tree.map(lambda x: x[:size], fn(jax.tree.map(spread, batch)))
 
 
 def turn(stack: jax.Array, tall: bool) -> jax.Array:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optim.sharding import alike, beside, with_auto_axes
+
 # Field names of optimizer states, by what they hold. `state_dtypes` and `describe` speak of these
 # kinds.
 STATE_KINDS = {
@@ -34,14 +36,20 @@ def in_float32(
         raise ValueError(f"state_dtypes: {sorted(unknown)} not among {', '.join(STATE_KINDS)}")
 
     def init(params):
-        return _store(inner.init(jax.tree.map(_widen, params)), dtypes)
+        state = inner.init(jax.tree.map(_widen, params))
+        return beside(_store(state, dtypes), params)
 
     def update(updates, state, params=None, **extra_args):
-        wide_params = None if params is None else jax.tree.map(_widen, params)
-        wide = jax.tree.map(_widen, updates)
-        wide, state = inner.update(wide, _load(state, dtypes), wide_params, **extra_args)
-        updates = jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates)
-        return updates, _store(state, dtypes)
+        def run(updates, state, params):
+            wide_params = None if params is None else jax.tree.map(_widen, params)
+            wide = jax.tree.map(_widen, updates)
+            wide, new = inner.update(wide, _load(state, dtypes), wide_params, **extra_args)
+            steps = jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates)
+            return alike(steps, updates), alike(_store(new, dtypes), state)
+
+        return with_auto_axes(run, lambda updates, state, _: (updates, state))(
+            updates, state, params
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,0 +1,96 @@
+"""Optimizers on a mesh: state lies where its parameter lies, matrix work is shared out over
+devices.
+
+Everything here acts under `jax.set_mesh` only; without a mesh the program is unchanged.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
+from jax.sharding import AxisType, PartitionSpec
+
+# Mesh axes over which stacks of matrices are shared out. A mesh's other axes (trials) hold other
+# runs.
+SHARED_AXES = ("data", "model")
+
+
+def shared(fn: Callable[[Any], Any], batch):
+    """`fn(batch)`, arrays with a common leading axis, with that axis spread over the mesh.
+
+    The axis is padded with zeros to a multiple of the number of devices, so each device has its
+    share of the work, whole matrices, and no communication inside `fn`. `fn` must not mix entries
+    of the leading axis.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in SHARED_AXES if mesh.shape.get(axis, 1) > 1)
+    if not axes:
+        return fn(batch)
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    size = jax.tree.leaves(batch)[0].shape[0]
+
+    # One mesh axis after the other: each move is one all-to-all, where going at once replicates the
+    # array.
+    def spread(x):
+        x = jnp.pad(x, [(0, -size % devices)] + [(0, 0)] * (x.ndim - 1))
+        for n in range(1, len(axes)):
+            x = _place(x, axes[:n], PartitionSpec.UNCONSTRAINED)
+        return _place(x, axes, None)
+
+    def gather(x):
+        x = _place(x, axes, None)
+        for n in range(len(axes) - 1, 0, -1):
+            x = _place(x, axes[:n], PartitionSpec.UNCONSTRAINED)
+        return x[:size]
+
+    return jax.tree.map(gather, fn(jax.tree.map(spread, batch)))
+
+
+def beside(tree, params):
+    """`tree` with every array that belongs to a parameter (path ends alike, same shape) placed like
+    it.""" if not _on_mesh():
+        return tree
+    leaves = jax.tree.leaves_with_path(params)
+
+    def place(path, x):
+        for param_path, param in leaves:
+            ends_alike = path[len(path) - len(param_path) :] == param_path
+            if x.ndim and ends_alike and x.shape == param.shape:
+                return shard_alike(param, x)[1]
+        return x
+
+    return jax.tree.map_with_path(place, tree)
+
+
+def alike(tree, reference):
+    """`tree` with every array placed like its counterpart in `reference`, of the same structure."""
+    if not _on_mesh():
+        return tree
+    return jax.tree.map(lambda x, r: shard_alike(r, x)[1] if x.ndim else x, tree, reference)
+
+
+def with_auto_axes(fn: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` for meshes with explicit axes too: inside, the compiler places arrays.
+
+    `like(*args)` has the structure of the result and lends it its shardings.
+    """
+
+    def run(*args):
+        if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+            return fn(*args)
+        shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, like(*args))
+        return jax.sharding.auto_axes(fn, out_sharding=shardings)(*args)
+
+    return run
+
+
+def _on_mesh() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return AxisType.Explicit not in mesh.axis_types and any(n > 1 for n in mesh.shape.values())
+
+
+def _place(x, axes, others):
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *[others] * (x.ndim - 1)))
