@@ -1,5 +1,4 @@
-"""Optimizers on a mesh: state lies where its parameter lies, matrix work is shared out over
-devices.
+"""Optimizers on a mesh: state lies where its parameter lies, matrix work is shared out.
 
 Everything here acts under `jax.set_mesh` only; without a mesh the program is unchanged.
 """
@@ -13,8 +12,7 @@ import jax.numpy as jnp
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, PartitionSpec
 
-# Mesh axes over which stacks of matrices are shared out. A mesh's other axes (trials) hold other
-# runs.
+# Mesh axes over which stacks of matrices are shared out. Other axes (trials) hold other runs.
 SHARED_AXES = ("data", "model")
 
 
@@ -32,8 +30,7 @@ def shared(fn: Callable[[Any], Any], batch):
     devices = math.prod(mesh.shape[axis] for axis in axes)
     size = jax.tree.leaves(batch)[0].shape[0]
 
-    # One mesh axis after the other: each move is one all-to-all, where going at once replicates the
-    # array.
+    # One mesh axis after the other: each move is an all-to-all; both at once would replicate x.
     def spread(x):
         x = jnp.pad(x, [(0, -size % devices)] + [(0, 0)] * (x.ndim - 1))
         for n in range(1, len(axes)):
@@ -50,8 +47,11 @@ def shared(fn: Callable[[Any], Any], batch):
 
 
 def beside(tree, params):
-    """`tree` with every array that belongs to a parameter (path ends alike, same shape) placed like
-    it.""" if not _on_mesh():
+    """`tree` with every array that belongs to a parameter placed like it.
+
+    An array belongs to a parameter if its path ends with the parameter's and their shapes agree.
+    """
+    if not _on_mesh():
         return tree
     leaves = jax.tree.leaves_with_path(params)
 
