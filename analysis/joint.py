@@ -81,8 +81,9 @@ class JointFit:
     params0: float
     ratio0: float
     weight: np.ndarray = field(repr=False)
-    noise: float  # nats, of one cell
-    rms: float  # residual, nats, with n - p
+    noise: float  # nats, of one run
+    scatter: float  # nats, of a cell beyond its noise: tuning that stopped short, and misfit
+    rms: float  # unweighted residual, nats, with n - p
     df: float
     agreement: float
     converged: bool
@@ -91,12 +92,12 @@ class JointFit:
 
     @property
     def variance(self):
-        """Of a cell of unit weight: the measured noise, or the misfit where that is larger."""
-        return max(self.noise, self.rms if np.isfinite(self.rms) else 0.0) ** 2
+        """Of a cell of unit weight. Weights already carry each cell's own error and the scatter."""
+        return self.noise**2
 
     @property
     def interval_df(self):
-        return self.df if self.rms > self.noise else np.inf
+        return self.df if self.scatter > 0 else np.inf
 
     @property
     def target(self):
@@ -189,7 +190,7 @@ class JointFit:
 
     def _p_value(self, restricted, full, q, df):
         statistic = max(2 * (restricted - full), 0) / self.variance / q
-        if self.rms > self.noise:
+        if self.scatter > 0:
             return float(stats.f.sf(statistic, q, df))
         return float(stats.chi2.sf(statistic * q, q))
 
@@ -240,17 +241,35 @@ def fit_joint(cells: pd.DataFrame, noise: float, *, baseline=BASELINE) -> JointF
     X_nQ = np.column_stack(X) if X else np.zeros((len(cells), 0))
     model = EquivalentData(size_n, 0 * size_n, logr * np.log(2), X_nQ)
     loss = cells.loss.to_numpy(float)
-    weight = np.ones(len(cells)) if "se" not in cells else (noise / cells.se.to_numpy(float)) ** 2
+    se2 = np.full(len(cells), noise**2) if "se" not in cells else cells.se.to_numpy(float) ** 2
     is_base = (cells.optimizer == baseline).to_numpy()
     starts = model.starts(loss, is_base)
-    solution = solver.minimise(model, starts, loss, weight=weight)
-    (theta,), (objective,), (agreement,) = solver.best_of_starts(solution, len(starts))
-    df = len(loss) - len(theta)
+    df, tau2 = len(loss) - starts.shape[1], 0.0
+    for _ in range(4):  # the scatter changes the weights and these the fit: settles at once
+        weight = noise**2 / (se2 + tau2)
+        solution = solver.minimise(model, starts, loss, weight=weight)
+        (theta,), _, (agreement,) = solver.best_of_starts(solution, len(starts))
+        residual = loss - model(theta[None])[0][0]
+        before, tau2 = tau2, _scatter(residual, se2, df)
+        if abs(tau2 - before) <= 0.01 * noise**2:
+            break
     jacobian = model(theta[None])[1][0] * np.sqrt(weight)[:, None]
     norm = np.linalg.norm(jacobian, axis=0)
     return JointFit(
         cells, model, theta, columns, sizes, params0, ratio0, weight, float(noise),
-        float(np.sqrt(2 * objective / df)) if df > 0 else np.nan, float(df), float(agreement),
+        float(np.sqrt(before)), float(np.sqrt((residual**2).sum() / df)) if df > 0 else np.nan,
+        float(df), float(agreement),
         bool(solution.converged[solution.objective.argmin()]),
         float(np.linalg.cond(jacobian / np.maximum(norm, 1e-300)) ** 2), tuple(notes),
     )  # fmt: skip
+
+
+def _scatter(residual, se2, df):
+    """Paule and Mandel's variance between cells: chi-square equals its degrees of freedom."""
+    if df <= 0 or (residual**2 / se2).sum() <= df:
+        return 0.0
+    low, high = 0.0, float((residual**2).sum())
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (residual**2 / (se2 + middle)).sum() > df else (low, middle)
+    return middle

@@ -53,10 +53,10 @@ def joint(fit) -> list[str]:
         if floors[i] >= lowest:
             found.append(f"{size}: floor {floors[i]:.4g} above the lowest loss {lowest:.4g}")
     found += _quality(fit.df, fit.condition, fit.agreement)
-    if np.isfinite(fit.rms) and fit.rms > 2 * fit.noise:
+    if fit.scatter > fit.noise:
         found.append(
-            f"misfit {fit.rms:.2g} nats is {fit.rms / fit.noise:.1f} times the run noise "
-            f"{fit.noise:.2g}: the form or the tuning is off; intervals use the misfit"
+            f"cells scatter by {fit.scatter:.2g} nats beyond the run noise of {fit.noise:.2g}: "
+            "tuning that stopped short, or the form; the intervals carry it"
         )
     p = fit.shared_exponent_test()
     if p is not None and p < 0.01:

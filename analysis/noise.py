@@ -47,6 +47,8 @@ def assumed(sigma: float) -> Noise:
 
 def from_seeds(runs: pd.DataFrame) -> Noise | None:
     """Pools the spread of runs that differ only in `seed`; None where there are none."""
+    if "seed" not in runs or runs.seed.nunique() < 2:
+        return None
     return _pool(runs, [*CELL, *_settings(runs)], "seed", "seeds")
 
 
@@ -62,7 +64,7 @@ def from_null_changes(runs: pd.DataFrame) -> Noise | None:
 
 def measure(runs: pd.DataFrame) -> Noise | None:
     """Seeds where there are enough of them (4 degrees of freedom), else null changes, else None."""
-    seeds = from_seeds(runs) if "seed" in runs else None
+    seeds = from_seeds(runs)
     if seeds is not None and seeds.df >= 4:
         return seeds
     return from_null_changes(runs) or seeds

@@ -56,7 +56,7 @@ def sensitive_sets(runs, best, *, delta=6e-3, settings=PHASE_1) -> dict[str, set
     return out
 
 
-def sensitivity_test(runs, sigma, *, rate=0.05, draws=400, seed=0) -> pd.DataFrame:
+def sensitivity_test(runs, sigma, *, rate=0.05, draws=300, seed=0) -> pd.DataFrame:
     """Which hyper-parameters need retuning, with a threshold that noise alone passes rarely.
 
     The statistic of a hyper-parameter is the loss that the best single value costs in its worst
@@ -95,13 +95,16 @@ def sensitivity_test(runs, sigma, *, rate=0.05, draws=400, seed=0) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def card(cells, noise, optimizer, size, ratio, *, others=None, baseline=BASELINE) -> pd.DataFrame:
+def card(
+    cells, noise, optimizer, size, ratio, *, others=None, joint=None, baseline=BASELINE
+) -> pd.DataFrame:
     """The speed-up of one cell recomputed under every choice that went into it.
 
     Args:
       cells: one loss per cell, with non_embedding_params.
       noise: `noise.Noise`.
       others: name -> another loss table of the same cells (an earlier edition, corrected losses).
+      joint: the `joint.JointFit` of the cells, if it is at hand.
 
     Returns:
       group (fit window, leave one out, loss function, procedure, losses, noise), choice, speedup,
@@ -156,10 +159,10 @@ def card(cells, noise, optimizer, size, ratio, *, others=None, baseline=BASELINE
             noise.groups, noise.source,
         )  # fmt: skip
         few = cells[at | ((cells.optimizer == baseline) & (cells.model_size == size))]
-        answer = robust_cell(few.drop(columns="se", errors="ignore"), scaled).iloc[0]
-        label = f"sigma {scaled.sigma:.2g}" + (" (lower bound)" if answer.bound else "")
-        add("noise", label, answer.speedup, answer.low, answer.high)
-    joint = fit_joint(cells, noise.sigma, baseline=baseline)
+        few = few.drop(columns="se", errors="ignore")
+        answer = robust_cell(few, scaled, baseline=baseline, extrapolate=True).iloc[0]
+        add("noise", f"sigma {scaled.sigma:.2g}", answer.speedup, answer.low, answer.high)
+    joint = joint or fit_joint(cells, noise.sigma, baseline=baseline)
     params = float(cells[at].non_embedding_params.iloc[0])
     if optimizer in joint.columns and size in joint.sizes:
         value, (low, high) = joint.speedup(optimizer, params, ratio)

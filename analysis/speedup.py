@@ -52,7 +52,9 @@ def published_speedup(cells: pd.DataFrame, *, max_ratio=np.inf, baseline=BASELIN
     return pd.DataFrame(rows, columns=[*columns, "note"])
 
 
-def robust_cell(cells: pd.DataFrame, noise, *, baseline=BASELINE, level=0.95) -> pd.DataFrame:
+def robust_cell(
+    cells: pd.DataFrame, noise, *, baseline=BASELINE, level=0.95, extrapolate=False
+) -> pd.DataFrame:
     """Speed-up of every cell by its size's own baseline curve, with profile-likelihood intervals.
 
     The interval carries the noise of the cell and of every baseline run; it does not carry tuning
@@ -62,6 +64,7 @@ def robust_cell(cells: pd.DataFrame, noise, *, baseline=BASELINE, level=0.95) ->
     Args:
       cells: optimizer, model_size, chinchilla_ratio, loss, non_embedding_params, optionally `se`.
       noise: `noise.Noise` of one run.
+      extrapolate: give the law's own value instead of the bound (sensitivity cards only).
 
     Returns:
       optimizer, model_size, chinchilla_ratio, speedup, low, high, bound ("", "lower", "upper"),
@@ -76,7 +79,7 @@ def robust_cell(cells: pd.DataFrame, noise, *, baseline=BASELINE, level=0.95) ->
         others = at_size[at_size.optimizer != baseline]
         for cell in others.itertuples():
             if base.chinchilla_ratio.nunique() >= 3:
-                answer = _profiled(cell, base, noise, level)
+                answer = _profiled(cell, base, noise, level, extrapolate)
             elif len(base):
                 answer = _bracketed(cell, base, noise)
             else:
@@ -94,7 +97,7 @@ def robust_cell(cells: pd.DataFrame, noise, *, baseline=BASELINE, level=0.95) ->
     return pd.DataFrame(rows, columns=columns)
 
 
-def _profiled(cell, base, noise, level):
+def _profiled(cell, base, noise, level, extrapolate):
     r, r_min, r_max = cell.chinchilla_ratio, *base.chinchilla_ratio.agg(["min", "max"])
     loss = np.append(base.loss.to_numpy(float), cell.loss)
     se = np.append(base.se.to_numpy(float), cell.se)
@@ -114,19 +117,21 @@ def _profiled(cell, base, noise, level):
         )
     )  # fmt: skip
     value, largest = float(np.exp(theta[3])), r_max / r
-    if value > largest:
+    if value > largest and not extrapolate:
         return {
             "speedup": largest,
             "low": float(min(low, largest)),
             "high": np.inf,
             "bound": "lower",
-            "note": f"lower bound: {BASELINE} was not run beyond {r_max:g}x",
+            "note": f"lower bound: {base.optimizer.iloc[0]} was not run beyond {r_max:g}x",
         }
     notes = []
     if value * r < r_min:
-        notes.append(f"extrapolates {BASELINE} below {r_min:g}x")
+        notes.append(f"extrapolates {base.optimizer.iloc[0]} below {r_min:g}x")
     if not np.isfinite(high):
         notes.append("no upper end")
+    elif value > largest:
+        notes.append(f"extrapolates {base.optimizer.iloc[0]} beyond {r_max:g}x")
     elif high > largest:
         notes.append(f"upper end extrapolates beyond {r_max:g}x")
     if low <= 1 <= high:
@@ -143,7 +148,9 @@ def _bracketed(cell, base, noise):
     better, worse = ratios[gap > margin], ratios[gap < -margin]
     low = better.max() / r if len(better) else 0.0
     high = worse.min() / r if len(worse) else np.inf
-    note = f"bracket: {len(ratios)} {BASELINE} ratio{'s' * (len(ratios) > 1)} fix no law"
+    note = (
+        f"bracket: {len(ratios)} {base.optimizer.iloc[0]} ratio{'s' * (len(ratios) > 1)} fix no law"
+    )
     if low:
         return {"speedup": low, "low": low, "high": high, "bound": "lower", "note": note}
     if np.isfinite(high):
