@@ -77,5 +77,6 @@ def over_budget(cost: Cost, budget: Mapping[str, float]) -> str | None:
 def lines(label: str, cost: Cost, device: str) -> str:
     return (
         f"{label:<28} {cost.trials:>7,} trials  {cost.programs:>5,} programs  "
-        f"{cost.tokens:>9.3g} tokens  {cost.flops:>9.3g} FLOPs  {cost.hours(device):>9.3g} h on {device}"
+        f"{cost.tokens:>9.3g} tokens  "
+        f"{cost.flops:>9.3g} FLOPs  {cost.hours(device):>9.3g} h on {device}"
     )

@@ -203,7 +203,7 @@ class _Search:
         return self.ask([centre], len(problem.calibration)) + self.ask(first)
 
     def ask(self, points: Iterable[Point], count: int = 1) -> list[Trial]:
-        """Takes up `count` runs of each feasible point; returns the trials that are not there yet."""
+        """Takes up `count` runs of each feasible point; returns those not there yet."""
         missing = []
         for point in points:
             if point in self.refused or len(self.runs.get(point, ())) >= count:

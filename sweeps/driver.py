@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ RETRIES = {"failed": 0, "killed": 1, "timeout": 0, "preempted": 20}  # of one tr
 GIVE_UP = (
     8  # trials in a row that failed with nothing finished: the set-up is broken, not the trials
 )
-HEARTBEAT = 5.0  # seconds between driver.json snapshots
+HEARTBEAT = 5.0  # seconds between signs of life for `sweeps.status`
 
 
 class Refused(Exception):
@@ -79,7 +80,7 @@ class Driver:
         self.attempts: Counter = Counter()
         self.certified: set = set()
         self.failures, self.finished, self.done_flops = [], 0, 0.0
-        self.began, self.beat = time.monotonic(), 0.0
+        self.began, self.stopped = time.monotonic(), threading.Event()
 
     def run(self) -> Plan:
         """Runs the study to its end; returns the final plan.
@@ -88,6 +89,7 @@ class Driver:
           OSError: no space left on the device.
           Refused: nothing can be trained here.
         """
+        threading.Thread(target=self._show_life, daemon=True).start()
         try:
             while True:
                 state = plan(self.race, self.outcomes)
@@ -95,16 +97,15 @@ class Driver:
                 queue = self._queue(state)
                 while queue and self.executor.capacity() > 0:
                     self._start(queue.pop(0))
-                if not self.running:
-                    self._snapshot(state, queue, force=True)
-                    return state
+                self.split = [pack for pack in queue if pack in self.split]
                 self._snapshot(state, queue)
+                if not self.running:
+                    return state
                 while not self._collect(state):
                     time.sleep(0.05)
-                    self._snapshot(state, queue)
         finally:
-            for pack, handle, _ in self.running.values():
-                del pack
+            self.stopped.set()
+            for _, handle, _ in self.running.values():
                 self.executor.cancel(handle)
             self.executor.close()
 
@@ -116,8 +117,7 @@ class Driver:
         fresh = packs(
             trials, self.race.program, self.race.flops, width=self.width, workers=self.workers
         )
-        queue, self.split = [*self.split, *fresh], []
-        return queue
+        return [*self.split, *fresh]
 
     def _start(self, pack: Pack) -> None:
         configs = [self.race.config(trial) for trial in pack.trials]
@@ -214,24 +214,23 @@ class Driver:
         left = sum(self.race.flops(t) for t in state.pending if t not in self.outcomes)
         return elapsed * left / self.done_flops if self.done_flops else None
 
-    def _snapshot(self, state: Plan, queue: list[Pack], force: bool = False) -> None:
-        """What `sweeps.status` shows beyond the results: a convenience, never read back by a
-        driver.
-        """
-        now = time.monotonic()
-        if not force and now - self.beat < HEARTBEAT:
-            return
-        self.beat = now
+    def _show_life(self) -> None:
+        """Keeps the snapshot's time fresh while a pack holds the driver's thread up."""
+        while not self.stopped.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self.workdir / "driver.json")
+
+    def _snapshot(self, state: Plan, queue: list[Pack]) -> None:
+        """What `sweeps.status` shows beyond the results: a convenience, no driver reads it back."""
         count = lambda trials: dict(Counter(str(t.cell) for t in trials))  # noqa: E731
         write_json(
             self.workdir / "driver.json",
             {
                 "process": os.getpid(),
                 "host": socket.gethostname(),
-                "written_at": time.time(),
-                "over": force,
+                "over": not self.running,
                 "running": count(t for p, _, _ in self.running.values() for t in p.trials),
-                "queued": count(t for p in [*queue, *self.split] for t in p.trials),
+                "queued": count(t for p in queue for t in p.trials),
                 "settled": [str(c) for c in state.repeats],
                 "waiting": {str(c): why for c, why in state.waiting.items()},
                 "eta_seconds": self._eta(state),

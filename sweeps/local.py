@@ -43,22 +43,24 @@ def run_pack(name: str, configs: Sequence[dict], folders: Sequence[Path], log=pr
 
 
 class Inline:
-    """One pack at a time in this process: `start` returns when the pack is over."""
+    """One pack at a time in this process: it runs inside `poll`, which returns when it is over."""
 
     def __init__(self, *, trainer: str = TRAINER, log: Callable = print):
-        self.trainer, self.log = trainer, log
+        self.trainer, self.log, self.busy = trainer, log, False
 
     def capacity(self) -> int:
-        return 1
+        return 0 if self.busy else 1
 
-    def start(self, configs: Sequence[dict], folders: Sequence[Path], *, timeout: float) -> Report:
-        return run_pack(self.trainer, configs, folders, log=self.log)
+    def start(self, configs: Sequence[dict], folders: Sequence[Path], *, timeout: float) -> tuple:
+        self.busy = True
+        return configs, folders
 
-    def poll(self, handle: Report) -> Report:
-        return handle
+    def poll(self, handle: tuple) -> Report:
+        self.busy = False
+        return run_pack(self.trainer, *handle, log=self.log)
 
-    def cancel(self, handle: Report) -> None:
-        pass
+    def cancel(self, handle: tuple) -> None:
+        self.busy = False
 
     def close(self) -> None:
         pass

@@ -111,7 +111,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
 
 
 def resolve_data(named: dict, log: Callable) -> dict:
-    """The data section with the fingerprint of its corpus, prepared if it is not yet."""
+    """The data section with the fingerprint of its corpus, prepared if it is not yet.
+
+    A fingerprint that the study names is taken as it is; training checks it.
+    """
+    if named["data"].get("fingerprint"):
+        return named["data"]
     from lm import corpus
 
     lengths = {size["sequence_length"] for size in named["sizes"].values()}

@@ -1,0 +1,69 @@
+"""A trainer that takes no time: losses from a formula, result files like the real ones.
+ BESTIARY_FAKE holds JSON: {"sleep": seconds per trial, "crash" | "hang" | "raise" | "disk": a
+learning rate at which that happens instead}. Every result is also noted in the workdir's `trained`
+file, so that tests can count trainings.
+"""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+from lm.config import canonical, config_hash, what
+
+
+def loss_of(config):
+    """Quadratic in log2 of the learning rate around 8e-3, worse with small beta2, lower with more
+    tokens.
+    """
+    optimizer, train = config["optimizer"], config["train"]
+    octaves = math.log2(optimizer["learning_rate"] / 8e-3)
+    wiggle = int(config_hash(config), 16) % 1000 * 1e-6
+    level = 3.0 - 0.1 * math.log(train["chinchilla_ratio"])
+    return level + 0.02 * octaves**2 + 0.1 * (1 - optimizer["beta2"]) + wiggle
+
+
+def result_of(config):
+    diverged = config["optimizer"]["learning_rate"] > 0.2
+    train, model = config["train"], config["model"]
+    return {
+        "hash": config_hash(config),
+        "status": "diverged" if diverged else "finished",
+        "reason": "loss is not finite" if diverged else None,
+        "diverged_step": 3 if diverged else None,
+        "loss": None if diverged else loss_of(config),
+        "tokens": train["steps"] * train["batch_size"] * model["sequence_length"],
+        "flops": 1e6 * train["steps"],
+        "seconds": 0.01,
+    }
+
+
+def train_pack(configs, folders, *, log=print):
+    behaviour = json.loads(os.environ.get("BESTIARY_FAKE", "{}"))
+    rates = [config["optimizer"]["learning_rate"] for config in configs]
+    if behaviour.get("crash") in rates:
+        os._exit(3)
+    if behaviour.get("hang") in rates:
+        time.sleep(600)
+    if behaviour.get("raise") in rates:
+        raise ValueError("the program cannot be built")
+    results = []
+    for config, folder in zip(configs, map(Path, folders), strict=True):
+        if behaviour.get("disk") == config["optimizer"]["learning_rate"]:
+            raise OSError(28, "No space left on device", str(folder))
+        time.sleep(behaviour.get("sleep", 0))
+        write(folder, config)
+        results.append(result_of(config))
+    return results
+
+
+def write(folder, config):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(canonical(what(config)))
+    (folder / "curve.jsonl").write_text("")
+    scratch = folder / ".result"
+    scratch.write_text(json.dumps(result_of(config)))
+    with open(folder.parent.parent / "trained", "a") as journal:
+        journal.write(folder.name + "\n")
+    os.replace(scratch, folder / "result.json")
