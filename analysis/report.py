@@ -20,11 +20,12 @@ import pandas as pd
 from analysis import findings, page, records, sections, style
 from analysis.figures.panels import short
 from analysis.findings import Findings
+from analysis.numbers import Rows, study_numbers
 from analysis.records import CELL
 
-NUMBERS = [
-    *("table", "procedure", "optimizer", "model_size", "chinchilla_ratio"),
-    *("quantity", "value", "low", "high", "note"),
+_RUN_NUMBERS = [
+    *("hash", "seed", "status", "loss", "tokens", "flops", "seconds", "optimizer_bytes"),
+    "non_embedding_params",
 ]
 
 
@@ -93,73 +94,82 @@ def table(found: Findings) -> pd.DataFrame:
     timeless = ["hash", "trials", "diverged", "complete", "edges", "rerun_loss", "reruns"]
     settings = [name for name in found.best if name.startswith("hp_")]
     best = found.best[[*CELL, "bits_per_byte", *timeless, *settings]]
-    columns = ["gap", "gap_error", "speedup", "low", "high", "verdict", "note"]
-    return found.speedups[[*CELL, "loss", *columns]].merge(best, on=CELL, how="left")
+    return found.speedups.merge(best, on=CELL, how="left")
 
 
 def numbers(found: Findings) -> pd.DataFrame:
-    """Every number of the report in long form; times have tables of their own."""
-    rows = []
-
-    def add(table, procedure, cell, quantity, value, low=np.nan, high=np.nan, note=""):
-        optimizer, size, ratio = cell
-        rows.append((table, procedure, optimizer, size, ratio, quantity, value, low, high, note))
-
-    settings = [f"hp_{name}" for name in found.study.tuned]
+    """Every number of the report in long form (`analysis.numbers`); times have a table of their
+    own."""
+    rows = Rows()
     for row in found.best.to_dict("records"):
-        cell = [row[name] for name in CELL]
-        for name in ("loss", "bits_per_byte", "rerun_loss", "trials", "diverged", *settings):
-            add("best", "sweep", cell, name.removeprefix("hp_"), row[name])
+        at = {name: row[name] for name in CELL}
+        for name in ("loss", "bits_per_byte", "rerun_loss", "trials", "diverged"):
+            rows.put("best", "sweep", name, row[name], **at)
+        for name in found.study.tuned:
+            value = row[f"hp_{name}"]
+            if not isinstance(value, str):
+                rows.put("best", "hyperparameter", name, value, **at)
         for name in ("seconds", "compile_seconds"):
-            add("time", "best", cell, name, row[name])
+            rows.put("time", "best", name, row[name], **at)
     for row in found.law_table.to_dict("records"):
+        at = {"optimizer": findings.BASELINE, "model_size": row["model_size"]}
         for name in ("alpha", "exponent", "floor", "rms"):
-            cell = (findings.BASELINE, row["model_size"], None)
-            add("data_law", "published_formula", cell, name, row[name], note=row["note"])
-    for row in found.speedups.itertuples():
-        cell = (row.optimizer, row.model_size, row.chinchilla_ratio)
-        note = "; ".join(part for part in (row.verdict, row.note) if part)
-        add("speedup", "published_formula", cell, "ratio", row.speedup, row.low, row.high, note)
-        ends = row.gap - row.gap_error, row.gap + row.gap_error
-        add("gap", "noise", cell, "nats", row.gap, *ends, row.verdict)
-    if found.noise:
-        ends = found.noise.low, found.noise.high
-        add("noise", found.noise.source, (None,) * 3, "sigma", found.noise.sigma, *ends)
+            rows.put("data_law", "published_formula", name, row[name], note=row["note"], **at)
+    for row in found.speedups.to_dict("records"):
+        at = {name: row[name] for name in CELL}
+        note = row["published_note"]
+        rows.put("speedup", "published_formula", "ratio", row["published"], note=note, **at)
+        low, high = row["gap"] - row["gap_error"], row["gap"] + row["gap_error"]
+        rows.put("gap", "fair_losses", "nats", row["gap"], low, high, row["verdict"], **at)
     for row in found.early_stop.to_dict("records"):
         for name in ("wrong_winner", "wrong_pairs", "regret"):
-            add("early_stop", f"at {row['fraction']:g}", (None,) * 3, name, row[name])
-    for row in found.crossings.itertuples():
-        cell = (row.optimizer, row.model_size, row.chinchilla_ratio)
-        add("crossing", "winners", cell, "fraction", row.fraction, note=f"{row.leader} leads on")
+            rows.put("early_stop", f"at {row['fraction']:g}", name, row[name])
+    for row in found.crossings.to_dict("records"):
+        at, note = {name: row[name] for name in CELL}, f"{row['leader']} leads on"
+        rows.put("crossing", "winners", "fraction", row["fraction"], note=note, **at)
     for row in found.cost.to_dict("records"):
-        cell = (row["optimizer"], None, None)
         for name in ("trials", "finished", "diverged", "failed", "tokens", "flops"):
-            add("cost", "tuning", cell, name, row[name])
+            rows.put("tuning", "all trials", name, row[name], optimizer=row["optimizer"])
         for name in ("seconds", "compile_seconds"):
-            add("time", "tuning", cell, name, row[name])
-    long = pd.DataFrame(rows, columns=NUMBERS)
-    return long[long["value"].notna()]
+            rows.put("time", "tuning", name, row[name], optimizer=row["optimizer"])
+    if found.noise is None:  # nothing robust can be said
+        return rows.frame()
+    tuned = [f"hp_{name}" for name in found.study.tuned]
+    runs = found.study.runs[[*CELL, *_RUN_NUMBERS, *tuned]]
+    robust = study_numbers(runs, best=found.best, noise=found.noise)
+    timed = robust["quantity"].str.endswith("seconds")
+    robust.loc[timed, "table"] = "time"
+    return pd.concat([rows.frame(), robust], ignore_index=True)
 
 
 def terminal(found: Findings) -> str:
     """The headline numbers as text: one line per cell, best first, then the cost and the doubts."""
     lines = [f"study {found.study.name}: {len(found.study.runs)} trials"]
     lines.append(f"noise: {found.noise or 'not measured'}")
-    row = "{:<10} {:>5}  {:<10} {:>8}  {:>17}  {:>18}  {}".format
-    head = "size ratio optimizer loss|below AdamW|speed-up|verdict"
-    size, ratio, optimizer, loss, *rest = [*head.split("|")[0].split(), *head.split("|")[1:]]
-    lines += ["", row(size, ratio, optimizer, loss, *rest)]
+    row = "{:<10} {:>5}  {:<10} {:>8}  {:>17}  {:>9}  {:>18}  {}".format
+    heads = [
+        "size",
+        "ratio",
+        "optimizer",
+        "loss",
+        "below AdamW",
+        "published",
+        "joint model",
+        "verdict",
+    ]
+    lines += ["", row(*heads)]
     for _, race in found.speedups.groupby(["model_size", "chinchilla_ratio"], sort=False):
         for cell in race.sort_values("loss").itertuples():
-            gap = f"{cell.gap:+.4f}" if np.isfinite(cell.gap) else ""
-            gap += f" ± {cell.gap_error:.4f}" if np.isfinite(cell.gap + cell.gap_error) else ""
-            ratio = f"{cell.speedup:.2f}" if np.isfinite(cell.speedup) else ""
-            ratio += f" ({cell.low:.2f}-{cell.high:.2f})" if np.isfinite(cell.low) else ""
+            cells = [cell.model_size, f"{cell.chinchilla_ratio:g}x", style.label(cell.optimizer)]
+            gap = _number(cell.gap, "+.4f") + (
+                f" ± {_number(cell.gap_error, '.4f')}" if cell.se > 0 else ""
+            )
+            joint = _number(cell.joint, ".2f")
+            joint += f" ({cell.joint_low:.2f}-{cell.joint_high:.2f})" if joint else ""
+            numbers = [gap, _number(cell.published, ".2f"), joint]
             if cell.optimizer == findings.BASELINE:
-                gap = ratio = ""
-            name, budget = style.label(cell.optimizer), f"{cell.chinchilla_ratio:g}x"
-            line = row(cell.model_size, budget, name, f"{cell.loss:.4f}", gap, ratio, cell.verdict)
-            lines.append(line.rstrip())
+                numbers = ["", "", ""]
+            lines.append(row(*cells, f"{cell.loss:.4f}", *numbers, cell.verdict).rstrip())
     row = "{:<10} {:>7} {:>9} {:>8} {:>9}".format
     lines += ["", row("tuning", "trials", "diverged", "tokens", "seconds")]
     for cost in found.cost.itertuples():
@@ -167,7 +177,11 @@ def terminal(found: Findings) -> str:
         name = style.label(cost.optimizer)
         lines.append(row(name, cost.trials, cost.diverged, short(cost.tokens), seconds))
     lines += ["", *sections.verdicts(found)]
-    return "\n".join([*lines, *(f"doubt: {doubt}" for doubt in found.lint)])
+    return "\n".join([*lines, *(f"doubt: {doubt}" for doubt in found.doubts)])
+
+
+def _number(value, spec) -> str:
+    return format(value, spec) if np.isfinite(value) else ""
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ its HTML.
 import numpy as np
 import pandas as pd
 
-from analysis import figures, page, style
+from analysis import figures, page, races, style
 from analysis.figures.panels import short
 from analysis.findings import BASELINE, Findings
+from analysis.races import largest_races
 
 RACE = ["model_size", "chinchilla_ratio"]
 
@@ -49,55 +50,69 @@ def _outcomes(runs) -> str:
 
 def verdict(f: Findings, show) -> str:
     """One sentence per size at its largest budget, and the doubts right below."""
-    return f'<div class="verdict">{page.bullets(verdicts(f))}</div>' + (
-        "<h3>What to doubt</h3>" + page.bullets(f.lint) if f.lint else ""
-    )
+    doubts = "<h3>What to doubt</h3>" + page.bullets(f.doubts) if f.doubts else ""
+    return f'<div class="verdict">{page.bullets(verdicts(f))}</div>{doubts}'
 
 
 def verdicts(f: Findings) -> list[str]:
-    """Who wins at the largest budget of each size, who cannot be told from the winner, by how
-    much."""
+    """Who wins at the largest budget of each size, who cannot be told from it, and the trend."""
     sentences = []
-    for size, at_size in f.speedups.groupby("model_size", sort=False):
-        race = at_size[at_size["chinchilla_ratio"] == at_size["chinchilla_ratio"].max()]
-        sentences.append(f"{size}, {race['chinchilla_ratio'].iloc[0]:g}×: {_who(race)}")
+    for race in largest_races(f.speedups):
+        first = race.iloc[0]
+        name = f"{first['model_size']}, {first['chinchilla_ratio']:g}×: "
+        sentences.append(name + _who_wins(race, f.noise) + _how_much(first))
+    p = f.joint.decline_test() if f.joint and len(f.joint.sizes) > 1 else None
+    if p is not None and len(f.trends):
+        factors = ", ".join(
+            f"{style.label(row.optimizer)} ×{row.factor:.3f} ({row.low:.3f} to {row.high:.3f})"
+            for row in f.trends.itertuples()
+        )
+        change = "changes" if p < 0.05 else "cannot be shown to change"
+        sentences.append(
+            f"The speed-up over AdamW {change} with model size (joint model, p = {p:.2g}); factor"
+            f" per doubling of the parameters: {factors}."
+        )
     return sentences
 
 
-def _who(race: pd.DataFrame) -> str:
-    race = race.sort_values("loss")
+def _who_wins(race: pd.DataFrame, level) -> str:
     first = race.iloc[0]
     name = style.label(first["optimizer"])
     if len(race) == 1:
         return f"only {name} was raced, loss {first['loss']:.4f}."
-    sentence = f"{name} has the lowest loss, {first['loss']:.4f}"
-    error = first["gap_error"]
-    behind = race["loss"] - first["loss"]
-    if not np.isfinite(error):
-        sentence += f", {behind.iloc[1]:.4f} below {style.label(race['optimizer'].iloc[1])}"
-        sentence += "; without repeated runs it cannot be said whether that is noise."
-    else:
-        tied = [
-            style.label(n)
-            for n in race.loc[behind <= error, "optimizer"]
-            if n != first["optimizer"]
-        ]
-        if tied:
-            sentence += f", not resolvable from {', '.join(tied)} (within ±{error:.4f})."
-        else:
-            second = style.label(race["optimizer"].iloc[1])
-            sentence += (
-                f", {behind.iloc[1]:.4f} below {second} (noise of a difference ±{error:.4f})."
-            )
-    if first["optimizer"] != BASELINE and np.isfinite(first["speedup"]):
-        interval = (
-            f" ({first['low']:.2f} to {first['high']:.2f})" if np.isfinite(first["low"]) else ""
-        )
-        if first["verdict"] == "not resolvable":
-            sentence += " Its speed-up over AdamW is not resolvable at this budget."
-        else:
-            sentence += f" AdamW would need {first['speedup']:.2f}{interval} times the tokens."
-    return sentence
+    behind = race["fair_loss"] - first["fair_loss"]
+    second = style.label(race["optimizer"].iloc[1])
+    sentence = f"{name} has the lowest loss, {first['fair_loss']:.4f}"
+    if level is None:
+        sentence += f", {behind.iloc[1]:.4f} below {second}"
+        return sentence + "; without repeated runs nobody can say whether that is noise."
+    error = races.quantile(level) * np.hypot(race["se"], first["se"])
+    tied = race["optimizer"][(behind <= error) & (race["optimizer"] != first["optimizer"])]
+    if len(tied):
+        names = ", ".join(style.label(optimizer) for optimizer in tied)
+        return f"{sentence}, not resolvable from {names} at this budget (±{error.iloc[1]:.4f})."
+    return f"{sentence}, {behind.iloc[1]:.4f} below {second} (±{error.iloc[1]:.4f})."
+
+
+def _how_much(row: pd.Series) -> str:
+    if row["optimizer"] == BASELINE or not np.isfinite(row["speedup"]):
+        return ""
+    if row["verdict"] == "not resolvable":
+        return " Its speed-up over AdamW is not resolvable at this budget."
+    sentence = ""
+    if np.isfinite(row["joint"]):
+        sentence += f" AdamW would need {row['joint']:.2f} times the tokens by the joint model"
+        sentence += f" ({row['joint_low']:.2f} to {row['joint_high']:.2f}"
+        sentence += f"; {row['joint_note']})" if row["joint_note"] else ")"
+        sentence += ","
+    if row["bound"] == "lower":
+        sentence += f" at least {row['robust']:.2f} by its own runs,"
+    elif np.isfinite(row["robust"]):
+        sentence += f" {row['robust']:.2f} ({row['robust_low']:.2f} to {row['robust_high']:.2f})"
+        sentence += " by its own curve,"
+    if np.isfinite(row["published"]):
+        sentence += f" {row['published']:.2f} by the published formula,"
+    return sentence.rstrip(",") + "."
 
 
 def losses(f: Findings, show) -> str:
@@ -138,36 +153,42 @@ def losses(f: Findings, show) -> str:
 
 
 def speed(f: Findings, show) -> str:
-    """AdamW's data law and the speed-ups by the published formula."""
-    laws = page.table(
-        f.law_table,
-        {"model_size": "size", "ratios": "points", "alpha": "α", "exponent": "B", "floor": "β",
-         "freedom": "degrees of freedom", "rms": "rms residual", "note": "note"},
-    )  # fmt: skip
-    table = f.speedups.assign(optimizer=f.speedups["optimizer"].map(style.label))
+    """AdamW's data law and the speed-ups by three procedures."""
+    laws = {"model_size": "size", "ratios": "points", "alpha": "α", "exponent": "B", "floor": "β"}
+    laws |= {"freedom": "degrees of freedom", "rms": "rms residual", "note": "note"}
     columns = {"model_size": "size", "chinchilla_ratio": "ratio", "optimizer": "optimizer"}
-    columns |= {"loss": "loss", "gap": "below AdamW (nats)", "gap_error": "± noise"}
-    columns |= {
-        "speedup": "speed-up",
-        "low": "low",
-        "high": "high",
-        "verdict": "verdict",
-        "note": "note",
-    }
-    decimals = {"loss": 4, "gap": 4, "gap_error": 4, "speedup": 2, "low": 2, "high": 2}
+    columns |= {"fair_loss": "fair loss", "gap": "below AdamW (nats)", "gap_error": "±"}
+    columns |= {"verdict": "verdict", "published": "published formula", "robust": "own curve"}
+    columns |= {"robust_interval": "95 %", "joint": "joint model", "joint_interval": "95 %"}
+    columns |= {"remark": "remark"}
+    table = f.speedups[f.speedups["optimizer"] != BASELINE]
+    table = table.assign(
+        optimizer=table["optimizer"].map(style.label),
+        robust_interval=_ends(table, "robust"),
+        joint_interval=_ends(table, "joint"),
+        remark=table["robust_note"].where(table["robust_note"] != "", table["published_note"]),
+    )
+    decimals = {"fair_loss": 4, "gap": 4, "gap_error": 4, "published": 2, "robust": 2, "joint": 2}
     return (
         page.paragraph(
-            "Speed-up is the data AdamW would need for the same loss, divided by the data used"
-            " (arXiv 2509.02046): AdamW's losses at one size are fitted by L(r) = α r^−B + β,"
-            " and the law is solved for r at the other optimizer's loss. Step time is not in it;"
-            " the cost section has that."
+            "Speed-up is the data AdamW would need for the same loss, divided by the data used. The"
+            " published formula (arXiv 2509.02046) fits AdamW's losses at one size by"
+            " L(r) = α r^−B + β and solves the law for r at the other optimizer's loss:"
         )
-        + laws
+        + page.table(f.law_table, laws)
+        + page.paragraph(
+            "Two robust procedures stand beside it. 'Own curve' uses the same AdamW runs,"
+            " carries the noise of every run, and gives a lower bound instead of extrapolating."
+            " The 'joint model' lets all optimizers share one curve per size, with log speed-up"
+            " linear in log size and log budget. Both use fair losses: the mean of the winner's"
+            " repeats, or the best loss with the luck of being the best taken out. Step time is"
+            " not in a speed-up; see Cost."
+        )
         + show(
             "speedup_against_ratio",
-            "Speed-up over AdamW in tokens against the budget. Bars carry the measured noise of"
-            " every loss through the formula (95 %, first order); they do not contain the error"
-            " of the law's form.",
+            "Speed-up over AdamW in tokens against the budget. Lines and bands: joint model, 95 %."
+            " Markers and bars: own curve, 95 %; an arrow is a lower bound. Dashes: published"
+            " formula.",
             lambda: figures.speedup_against_ratio(f.speedups),
         )
         + show(
@@ -182,11 +203,68 @@ def speed(f: Findings, show) -> str:
             group="chinchilla_ratio",
         )
         + page.paragraph(
-            "Verdicts compare the two losses of a cell with the noise of a difference (95 %); 'not"
-            " resolvable' says that this study cannot tell the two optimizers apart there.",
+            "Verdicts compare the fair losses of a cell with the noise of their difference (95 %);"
+            " 'not resolvable' says that this study cannot tell the two optimizers apart there.",
             "note",
         )
+        + _faster(f)
+        + _cards(f)
     )
+
+
+def _ends(table, name) -> list[str]:
+    """`1.20 to 1.43`; open ends as infinity."""
+    low, high = table[f"{name}_low"], table[f"{name}_high"]
+    return [
+        "" if np.isnan(a) else f"{a:.2f} to {'∞' if np.isinf(b) else format(b, '.2f')}"
+        for a, b in zip(low, high, strict=True)
+    ]
+
+
+def _faster(f: Findings) -> str:
+    """P(row is faster than column) at the largest race the joint model covers."""
+    if f.joint is None or len(f.joint.columns) < 2:
+        return ""
+    race = f.speedups[f.speedups["joint"].notna()].iloc[-1]
+    at = race["non_embedding_params"], race["chinchilla_ratio"]
+    names = style.ordered([BASELINE, *f.joint.columns])
+    rows = [
+        {
+            "than": style.label(a),
+            **{b: f.joint.faster(a, b, *at) if a != b else None for b in names},
+        }
+        for a in names
+    ]
+    columns = {"than": "faster than →"} | {name: style.label(name) for name in names}
+    heading = f"Who is faster at {race['model_size']}, {race['chinchilla_ratio']:g}×"
+    formats = dict.fromkeys(names, page.digits(2))
+    return (
+        f"<h3>{page.text(heading)}</h3>"
+        + page.paragraph(
+            "Probability that the row is faster than the column (joint model).", "note"
+        )
+        + page.table(pd.DataFrame(rows), columns, formats=formats)
+    )
+
+
+def _cards(f: Findings) -> str:
+    """How each headline moves with the choices behind it."""
+    parts = []
+    columns = {"group": "what is varied", "choice": "choice", "speedup": "speed-up"}
+    columns |= {"change": "change", "low": "low", "high": "high"}
+    formats = dict.fromkeys(["speedup", "low", "high"], page.digits(2))
+    formats["change"] = lambda value: f"{value:+.2f}"
+    for (optimizer, size, ratio), card in f.cards.items():
+        heading = f"Sensitivity card: {style.label(optimizer)}, {size}, {ratio:g}×"
+        largest = card["change"].abs().max()
+        parts.append(
+            f"<h3>{page.text(heading)}</h3>"
+            + page.paragraph(
+                f"One changed choice moves this headline by up to {largest:.2f}.", "note"
+            )
+            + page.table(card, columns, formats=formats, group="group")
+        )
+    return "".join(parts)
 
 
 def tuning(f: Findings, show) -> str:
@@ -302,8 +380,8 @@ def noise(f: Findings, show) -> str:
             " winners with two more seeds is enough for a first estimate."
         )
     return page.paragraph(
-        f"{f.noise}. A difference of two runs is real (95 %) from"
-        f" {f.speedups['gap_error'].iloc[0]:.4f} nats on."
+        f"{f.noise}. A difference of two single runs is real (95 %) from"
+        f" {races.quantile(f.noise) * np.sqrt(2) * f.noise.sigma:.4f} nats on."
     ) + show("noise", "Runs that differ only in their seed.", lambda: figures.noise(f.repeats))
 
 

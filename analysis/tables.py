@@ -70,6 +70,14 @@ def _edges(study: Study, row: dict, certificate) -> str:
     )
 
 
+def searched(study: Study) -> pd.DataFrame:
+    """The runs that compete: those of each cell's base seed, in the order of `study.runs`."""
+    cells = study.runs.groupby(CELL)
+    seeds = pd.Series({cell: base_seed(study, cell, runs) for cell, runs in cells})
+    seed = seeds.reindex(pd.MultiIndex.from_frame(study.runs[CELL])).to_numpy()
+    return study.runs[study.runs["seed"] == seed]
+
+
 def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
     """The seed that competes in a cell: the certificate's centre run, else the most frequent
     one."""

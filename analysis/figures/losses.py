@@ -37,10 +37,13 @@ def loss_against_ratio(cells: pd.DataFrame, laws: dict[str, DataLaw] | None = No
 
 @style.styled
 def speedup_against_ratio(speedups: pd.DataFrame) -> Figure:
-    """Speed-up over AdamW in tokens against the ratio, one panel per size, with its interval.
+    """Speed-up over AdamW in tokens against the ratio, one panel per size.
+
+    Lines with bands: the joint model. Points with bars: each cell by its size's own AdamW curve; an
+    arrow is a lower bound. Dashes: the published formula.
 
     Args:
-      speedups: CELL, speedup, low, high (NaN where there is no interval).
+      speedups: see `races.speedups`.
     """
     others = speedups[speedups["optimizer"] != "adamw"]
     fig, axes = panels(others, style.size_order(speedups), source=speedups)
@@ -58,15 +61,13 @@ def speedup_against_ratio(speedups: pd.DataFrame) -> Figure:
 def speedup_against_size(speedups: pd.DataFrame) -> Figure:
     """Speed-up over AdamW in tokens against non-embedding parameters, one panel per ratio.
 
-    Args:
-      speedups: CELL, non_embedding_params, speedup, low, high.
+    As `speedup_against_ratio`, with the sizes side by side: does the advantage shrink with scale?
     """
     others = speedups[speedups["optimizer"] != "adamw"]
     ratios = sorted(others["chinchilla_ratio"].unique())
     fig, axes = panels(others, ratios, source=speedups, title="ratio {:g}")
     for ratio, axis in axes.items():
-        at_ratio = others[others["chinchilla_ratio"] == ratio]
-        _speedup_lines(axis, at_ratio, "non_embedding_params")
+        _speedup_lines(axis, others[others["chinchilla_ratio"] == ratio], "non_embedding_params")
         size_axis(axis, others)
     next(iter(axes.values())).set_ylabel("speed-up over AdamW\n(tokens for the same loss)")
     shared_legend(fig, axes.values())
@@ -76,22 +77,37 @@ def speedup_against_size(speedups: pd.DataFrame) -> Figure:
 def _speedup_lines(axis, table, x):
     axis.axhline(1.0, color="black", linewidth=1.0)
     names = style.ordered(table["optimizer"])
+    top = table[["published", "joint", "joint_high"]].replace(np.inf, np.nan).max().max()
     for number, optimizer in enumerate(names):
+        look = style.of(optimizer)
+        colour = look["color"]
         line = table[table["optimizer"] == optimizer].sort_values(x)
-        # bars of neighbours side by side instead of on top of each other
-        shift = 1.0 + 0.025 * (number - (len(names) - 1) / 2)
-        axis.plot(line[x] * shift, line["speedup"], **style.of(optimizer))
-        known = line.dropna(subset=["low", "high"])
-        if len(known):
-            colour = style.of(optimizer)["color"]
-            axis.vlines(
-                known[x] * shift,
-                known["low"],
-                known["high"],
-                color=colour,
-                linewidth=2.5,
-                alpha=0.35,
-            )
+        joint = line.dropna(subset=["joint"])
+        axis.fill_between(
+            joint[x], joint["joint_low"], joint["joint_high"], color=colour, alpha=0.13, linewidth=0
+        )
+        axis.plot(
+            joint[x], joint["joint"], color=colour, linestyle=look["linestyle"], linewidth=1.2
+        )
+        # points of neighbours side by side instead of on top of each other
+        line = line.assign(x=line[x] * 2 ** (0.09 * (number - (len(names) - 1) / 2)))
+        axis.scatter(line["x"], line["published"], marker="_", color=colour, s=45, linewidth=1.3)
+        _robust_points(axis, line.dropna(subset=["robust"]), look, top)
+        axis.plot([], [], **look)  # the legend shows line and marker together
+
+
+def _robust_points(axis, line, look, top):
+    colour, bounded = look["color"], line["bound"] == ""
+    marker = {key: look[key] for key in ("marker", "markerfacecolor", "markeredgecolor")}
+    axis.plot(line["x"], line["robust"], linestyle="none", color=colour, **marker)
+    known = line[bounded]
+    ends = known["robust_low"].clip(lower=0), known["robust_high"].clip(upper=2 * top)
+    axis.vlines(known["x"], *ends, color=colour, linewidth=2, alpha=0.45)
+    for row in line[line["bound"] == "lower"].itertuples():
+        axis.annotate(
+            "", (row.x, row.robust), (0, 17), textcoords="offset points",
+            arrowprops={"arrowstyle": "<-", "color": colour, "linewidth": 1.4, "shrinkB": 0},
+        )  # fmt: skip
 
 
 @style.styled
