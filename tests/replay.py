@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-LAYERS, HEADS, HEAD_DIM, D, F, V = 2, 2, 3, 6, 10, 14
+LAYERS, HEADS, HEAD_DIM, D, F, V = 2, 2, 3, 6, 12, 14
 SHAPES = {
     "embed/embedding": (V, D),
     "blocks/attention/query/kernel": (LAYERS, D, HEADS, HEAD_DIM),
@@ -35,9 +35,14 @@ def decayed_in_study(name: str) -> bool:
     return kind(name) in ("matrix", "head")
 
 
+def _float32(x):
+    """Rounded, so that both dtypes start from the same numbers."""
+    return x.astype(np.float32).astype(np.float64)
+
+
 def random_tree(seed: int, scale=1.0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {name: scale * rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    return {name: _float32(scale * rng.standard_normal(shape)) for name, shape in SHAPES.items()}
 
 
 def gradients(steps: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
@@ -48,7 +53,7 @@ def gradients(steps: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
         noise = random_tree(seed + 3 + t)
         rows.append(
             {
-                k: 0.3 * np.exp(0.5 * scale[k]) * (mean[k] + t / steps * turn[k] + noise[k])
+                k: _float32(np.exp(0.5 * scale[k]) * (mean[k] + t / steps * turn[k] + noise[k]))
                 for k in SHAPES
             }
         )
@@ -107,8 +112,11 @@ def from_torch(flat) -> dict[str, np.ndarray]:
     return from_study(stacked)
 
 
-def run(tx, grads, params, dtype, probes=None, grad_fn=None, on_state=None):
-    """Parameters after each step of a jitted optimizer, as float64; `probes` is one tree a step."""
+def run(tx, grads, params, dtype, probes=None, grad_fn=None, between=None):
+    """Parameters after each step of a jitted optimizer, as float64.
+
+    `probes` is one tree a step; `between(t, state)` replaces the state after step t.
+    """
 
     def cast(tree):
         return {k: jnp.asarray(x, dtype) for k, x in tree.items()}
@@ -116,8 +124,6 @@ def run(tx, grads, params, dtype, probes=None, grad_fn=None, on_state=None):
     with precision(dtype):
         w = cast(params)
         state = tx.init(w)
-        if on_state:
-            state = on_state(state)
 
         @jax.jit
         def step(w, state, g, z):
@@ -128,6 +134,7 @@ def run(tx, grads, params, dtype, probes=None, grad_fn=None, on_state=None):
         rows = []
         for t, g in enumerate(grads):
             w, state = step(w, state, cast(g), cast(probes[t]) if probes else None)
+            state = between(t + 1, state) if between else state
             rows.append({k: np.asarray(x, np.float64) for k, x in w.items()})
     return rows
 
