@@ -76,7 +76,7 @@ def clip_by_norm(
         if not any(jax.tree.leaves(chosen)):
             return updates, state
         picked = jax.tree.map(lambda g, c: g if c else jnp.zeros((), g.dtype), updates, chosen)
-        norm = optax.global_norm(picked)
+        norm = optax.tree.norm(picked)
         keep = (norm < max_norm) | (max_norm == 0)
 
         def clip(g, is_chosen):

@@ -30,9 +30,14 @@ def scale_by_scion(momentum=0.9, epsilon=1e-7, radius=1.0, *, scale: Scale = "ra
 
 
 def scale_by_signum(
-    beta1=0.9, radius=1.0, *, roles: Roles = None, norm: OuterNorm = "sign"
+    beta1=0.9,
+    radius=1.0,
+    gain_radius=1.0,
+    *,
+    roles: Roles = None,
+    norm: OuterNorm = "sign",
 ) -> optax.GradientTransformationExtraArgs:
-    """The sign of a mean gradient, times `radius`; for embedding, head and gains.
+    """The sign of a mean gradient, times `radius` or `gain_radius`; for embedding, head and gains.
 
     norm (static): "sign" for every leaf; "sign_per_feature" divides embedding and head by their
     number of features, and takes m / rms(m) for gains, as the authors' Sign(normalized) and BiasRMS
@@ -41,10 +46,10 @@ def scale_by_signum(
 
     def direction(m, role: Role):
         if norm == "sign":
-            return radius * jnp.sign(m)
+            return (gain_radius if role.kind == "gain" else radius) * jnp.sign(m)
         if role.kind == "gain":
             mean_square = jnp.mean(m * m, axis=role.outputs or None, keepdims=True)
-            return radius * m / (jnp.sqrt(mean_square) + 1e-8)
+            return gain_radius * m / (jnp.sqrt(mean_square) + 1e-8)
         _, fan_in, fan_out = stack_shape(m, role)
         return radius / (fan_out if role.kind == "embedding" else fan_in) * jnp.sign(m)
 
@@ -118,7 +123,7 @@ def scion(
         precision=ns_precision,
         scale=scale,
     )
-    outer_rule = scale_by_signum(beta1, sign_radius, roles=roles, norm=outer_norm)
+    outer_rule = scale_by_signum(beta1, sign_radius, spectral_radius, roles=roles, norm=outer_norm)
     return finish(
         by_kind(matrix_rule, outer_rule, roles),
         learning_rate,
