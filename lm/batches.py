@@ -27,6 +27,7 @@ def permute(index, size: int, key: np.ndarray) -> np.ndarray:
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     out = np.asarray(index, np.uint64).copy()
+    assert (out < size).all(), "an index outside the range may never come back into it"
     key = np.broadcast_to(np.asarray(key, np.uint64), out.shape)
     walking = np.ones(out.shape, bool)
     while walking.any():
