@@ -92,12 +92,18 @@ class JointFit:
 
     @property
     def variance(self):
-        """Of a cell of unit weight. Weights already carry each cell's own error and the scatter."""
-        return self.noise**2
+        """Of a cell of unit weight: weights carry each cell's own error and the scatter.
+
+        With 30 degrees of freedom the residuals themselves say how large it is.
+        """
+        measured = (
+            float((self.weight * self.residuals**2).sum() / self.df) if self.df >= 30 else 0.0
+        )
+        return measured or self.noise**2
 
     @property
     def interval_df(self):
-        return self.df if self.scatter > 0 else np.inf
+        return self.df if self.scatter > 0 or self.df >= 30 else np.inf
 
     @property
     def target(self):
@@ -190,7 +196,7 @@ class JointFit:
 
     def _p_value(self, restricted, full, q, df):
         statistic = max(2 * (restricted - full), 0) / self.variance / q
-        if self.scatter > 0:
+        if np.isfinite(self.interval_df):
             return float(stats.f.sf(statistic, q, df))
         return float(stats.chi2.sf(statistic * q, q))
 

@@ -3,13 +3,16 @@
     L = floor + sum_k amplitude_k (x_k / centre_k)^-exponent_k
 
 with one x (data at fixed size, or size at fixed ratio) or two (Chinchilla's parameters and tokens).
-The study's own form and procedure come first; `fit_law` is the robust one.
+The study's own form and procedure come first; `fit_law` is the robust one. Any table of runs:
+
+    python -m analysis.laws FILE.csv --columns=params,tokens,loss [--out=numbers.csv]
 """
 
 import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from analysis import solver
@@ -149,6 +152,11 @@ class LawFit:
         return prediction[0] if theta is None else prediction
 
     @property
+    def degrees(self) -> int:
+        """Degrees of freedom left."""
+        return len(self.target) - len(self.theta)
+
+    @property
     def residuals(self) -> np.ndarray:
         return self.target - self.form(self.theta[None])[0][0]
 
@@ -197,3 +205,140 @@ def fit_law(
         bool(solution.converged[at]), float(np.linalg.cond(scaled) ** 2),
         float((np.abs(residual) > delta).mean()), target, theta0[at],
     )  # fmt: skip
+
+
+def leave_out(fit: LawFit, groups) -> pd.DataFrame:
+    """Refits without each group and predicts it: one row per distinct value of `groups`.
+
+    Returns:
+      group, n, mean_error (of the predictions, in the fit's own units: nats or log loss),
+      mean_abs_error, and the parameters without the group.
+    """
+    groups = np.asarray(groups)
+    names = list(dict.fromkeys(groups))
+    weight = (groups[None] != np.array(names)[:, None]).astype(float)
+    start = np.tile(fit.theta, (len(names), 1))
+    solution = solver.minimise(fit.form, start, fit.target, weight=weight, delta=fit.delta)
+    error = fit.form(solution.theta)[0] - fit.target
+    rows = []
+    for i, name in enumerate(names):
+        out = error[i][groups == name]
+        row = {"group": name, "n": len(out), "mean_error": out.mean()}
+        row["mean_abs_error"] = np.abs(out).mean()
+        rows.append(row | fit.parameters(solution.theta[i]) | {"ok": solution.converged[i]})
+    return pd.DataFrame(rows)
+
+
+def law_numbers(table, columns, *, delta=1e-3, replicates=1000, seed=0) -> pd.DataFrame:
+    """Fits a table of runs by Huber on log loss and by squares, as rows of numbers.csv.
+
+    Args:
+      table: one row per run; the last of `columns` is the loss, the others are the law's x.
+      delta: Huber's threshold on log loss; 1e-3 is Hoffmann et al.'s.
+
+    Returns:
+      parameters with bootstrap intervals (whole runs drawn with replacement, every replicate
+      refitted from several starts) and with profile-likelihood intervals, fit diagnostics, the
+      error of predicting the top tenth in each x, the most influential points, and lint.
+    """
+    from analysis import intervals, lint
+    from analysis.numbers import Rows
+
+    *names, loss_name = columns
+    missing = [c for c in columns if c not in table]
+    if missing or not names:
+        raise ValueError(f"columns: {missing or columns} not usable; the table has {list(table)}")
+    rows, rng = Rows(), np.random.default_rng(seed)
+    usable = table[list(columns)].apply(pd.to_numeric, errors="coerce")
+    good = (np.isfinite(usable) & (usable > 0)).all(axis=1)
+    for count, note in (
+        ((~good).sum(), "rows left out: not positive and finite"),
+        (usable[good].duplicated().sum(), "repeated rows counted once"),
+    ):
+        if count:
+            rows.put("input", "", "rows", count, note=note)
+    usable = usable[good].drop_duplicates()
+    x, loss = usable[names].to_numpy(float), usable[loss_name].to_numpy(float)
+    form = "chinchilla" if len(names) == 2 else "power_law"
+    for procedure, logarithmic, huber in (("huber", True, delta), ("squared", False, np.inf)):
+        fit = fit_law(x, loss, columns=names, logarithmic=logarithmic, delta=huber)
+        label = f"{form}_{procedure}"
+        starts = fit.form.starts(loss, exponents=(0.2, 0.6))
+        weight = intervals.cell_weights(np.arange(len(loss)), replicates, rng)
+        theta, dropped = intervals.bootstrap(
+            fit.form, fit.theta, target=fit.target, starts=starts, weight=weight, delta=huber
+        )
+        replicated = fit.parameters(theta)
+        note = f"{len(theta)} bootstraps, {dropped} did not converge"
+        for name, value in fit.parameters().items():
+            low, high = intervals.percentile(replicated[name])
+            rows.put("law", label, name, value, low, high, note)
+        if len(names) == 2:
+            a, b = (f"exponent_{name}" for name in names)
+            share = replicated[b] / (replicated[a] + replicated[b])
+            value = fit.parameters()[b] / (fit.parameters()[a] + fit.parameters()[b])
+            note = f"{names[0]} should grow as FLOPs to this power"
+            rows.put("law", label, "optimal_share", value, *intervals.percentile(share), note)
+        _profiles(rows, fit, label, intervals)
+        for quantity in ("objective", "agreement", "condition", "share_linear"):
+            rows.put("fit", label, quantity, getattr(fit, quantity))
+        rows.put("fit", label, "points", len(loss))
+        for name, values in zip(names, x.T, strict=True):
+            top = values >= np.quantile(values, 0.9)
+            held = leave_out(fit, np.where(top, "top", "rest")).query("group == 'top'").iloc[0]
+            note = f"predicting the top tenth in {name} ({held.n:g} points) from the rest"
+            rows.put("holdout", label, f"mean_error_{name}", held.mean_error, note=note)
+            rows.put("holdout", label, f"mean_abs_error_{name}", held.mean_abs_error, note=note)
+        moved = leave_out(fit, np.arange(len(loss)))
+        for name in fit.names[2::2]:
+            change = moved[name] - fit.parameters()[name]
+            i = int(change.abs().idxmax())
+            note = f"without the run at {', '.join(f'{v:.3g}' for v in x[i])}"
+            rows.put("influence", label, name, change[i], note=note)
+        for sentence in lint.law(fit):
+            rows.put("lint", label, "finding", 1, note=sentence)
+    return rows.frame()
+
+
+def _profiles(rows, fit, label, intervals):
+    """Profile intervals of the quantities that are coordinates of theta: floor and exponents."""
+    variance = intervals.scale(fit.residuals, len(fit.theta), fit.delta)
+    if not np.isfinite(variance):
+        return
+    for j, name in enumerate(fit.names):
+        if name.startswith("amplitude"):
+            continue  # at x = 1, far outside the data: the bootstrap says how little is known
+        ends = intervals.profile(
+            fit.form, fit.theta, np.eye(len(fit.theta))[j], target=fit.target,
+            variance=variance, df=fit.degrees, delta=fit.delta,
+        )  # fmt: skip
+        low, high = np.exp(ends) if name == "floor" else ends
+        rows.put("law", f"{label}_profile", name, fit.parameters()[name], low, high)
+
+
+def main(argv=None):
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Fit a loss law to a table of runs.")
+    parser.add_argument("file", help="CSV with a header; lines that start with # are skipped")
+    parser.add_argument("--columns", default="params,tokens,loss", help="x columns, then the loss")
+    parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold on log loss")
+    parser.add_argument("--bootstraps", type=int, default=1000)
+    parser.add_argument("--out", help="write the rows here as CSV")
+    arguments = parser.parse_args(argv)
+    columns = arguments.columns.split(",")
+    try:
+        table = pd.read_csv(arguments.file, comment="#")
+        numbers = law_numbers(
+            table, columns, delta=arguments.delta, replicates=arguments.bootstraps
+        )
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{arguments.file}: {error}\n")
+    if arguments.out:
+        numbers.to_csv(arguments.out, index=False, lineterminator="\n")
+    shown = ["table", "procedure", "quantity", "value", "low", "high", "note"]
+    print(numbers[shown].to_string(index=False, na_rep="", float_format="{:.6g}".format))
+
+
+if __name__ == "__main__":
+    main()

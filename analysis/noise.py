@@ -82,22 +82,33 @@ def _pool(runs, by, distinct, source):
     for _, group in runs.groupby(by, dropna=False, sort=False):
         if distinct is not None:
             group = group.drop_duplicates(distinct)
-        # bit-identical losses are one run seen twice: the change never reached the arithmetic
-        loss = np.unique(group.loss)
-        if len(loss) > 1:
-            groups.append((loss - loss.mean()) * np.sqrt(len(loss) / (len(loss) - 1)))
-    if not groups:
+        groups.append(group.loss.to_numpy(float))
+    return from_groups(groups, source)
+
+
+def from_groups(groups: list[np.ndarray], source: str) -> Noise | None:
+    """Noise from groups of losses that should agree; None if no group has two distinct ones.
+
+    Bit-identical losses count once: there the change never reached the arithmetic.
+    """
+    groups = [np.unique(group) for group in groups]
+    deviations = [
+        (loss - loss.mean()) * np.sqrt(len(loss) / (len(loss) - 1))
+        for loss in groups
+        if len(loss) > 1
+    ]
+    if not deviations:
         return None
-    sigma = _robust_sigma(groups)
+    sigma = _robust_sigma(deviations)
     rng = np.random.default_rng(0)
-    if len(groups) < 5:  # too few groups to resample: chi-square with the pooled df
-        df = float(sum(len(group) - 1 for group in groups))
+    if len(deviations) < 5:  # too few groups to resample: chi-square with the pooled df
+        df = float(sum(len(group) - 1 for group in deviations))
     else:
-        draws = rng.integers(len(groups), size=(200, len(groups)))
-        logs = np.log([_robust_sigma([groups[i] for i in draw]) for draw in draws])
+        draws = rng.integers(len(deviations), size=(200, len(deviations)))
+        logs = np.log([_robust_sigma([deviations[i] for i in draw]) for draw in draws])
         df = float(1 / (2 * max(logs.var(), 1e-6)))
     low, high = sigma * np.sqrt(df / stats.chi2.ppf([0.975, 0.025], df))
-    return Noise(float(sigma), float(low), float(high), df, len(groups), source)
+    return Noise(float(sigma), float(low), float(high), df, len(deviations), source)
 
 
 def _robust_sigma(groups):

@@ -1,9 +1,9 @@
 """Every number of a study in one long table: `numbers.csv`.
 
 Columns: table, procedure, optimizer, model_size, chinchilla_ratio, quantity, value, low, high,
-note. `value` is always finite. An empty end of an interval is open; the note says what the number cannot
-carry. Procedures: the study's editions (`editions`), `robust_cell` (each size by its own baseline
-curve) and `robust_joint` (one law for all, `joint`).
+note. `value` is always finite. An empty end of an interval is open; the note says what the number
+cannot carry. Procedures: the study's editions (`editions`), `robust_cell` (each size by its own
+baseline curve) and `robust_joint` (one law for all, `joint`).
 """
 
 import itertools
@@ -17,7 +17,7 @@ from analysis import cells as cells_
 from analysis import noise as noise_
 from analysis.joint import BASELINE, fit_joint
 from analysis.laws import fit_data_law
-from analysis.speedup import robust_cell, unresolved
+from analysis.speedup import own_curve_scatter, robust_cell, unresolved
 
 COLUMNS = ["table", "procedure", "optimizer", "model_size", "chinchilla_ratio"]
 COLUMNS += ["quantity", "value", "low", "high", "note"]
@@ -109,6 +109,10 @@ def _losses(rows, cells, noise):
 
 
 def _cell_speedups(rows, cells, noise, baseline):
+    scatter = own_curve_scatter(cells)
+    if scatter is not None:
+        note = f"of cells about their own curves, beyond noise; {scatter.curves} curves"
+        rows.put("noise", "own curves", "scatter", scatter.tau, note=note)
     answers = robust_cell(cells, noise, baseline=baseline)
     for answer in answers.itertuples():
         rows.put(

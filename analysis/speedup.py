@@ -1,7 +1,10 @@
 """Speed-up: the data AdamW needs for the same loss, divided by the data used."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis import intervals, solver
 from analysis.joint import BASELINE, EquivalentData
@@ -53,18 +56,27 @@ def published_speedup(cells: pd.DataFrame, *, max_ratio=np.inf, baseline=BASELIN
 
 
 def robust_cell(
-    cells: pd.DataFrame, noise, *, baseline=BASELINE, level=0.95, extrapolate=False
+    cells: pd.DataFrame,
+    noise,
+    *,
+    baseline=BASELINE,
+    level=0.95,
+    extrapolate=False,
+    only=None,
 ) -> pd.DataFrame:
     """Speed-up of every cell by its size's own baseline curve, with profile-likelihood intervals.
 
-    The interval carries the noise of the cell and of every baseline run; it does not carry tuning
-    that stopped short. Beyond the baseline's largest budget the answer is a lower bound, never an
-    extrapolation, and with fewer than three baseline ratios a bracket between measured losses.
+    The interval carries the error of the cell and of every baseline cell: run noise, and how much
+    cells scatter about their own smooth curves (tuning that stopped short, `own_curve_scatter`;
+    left out where there are too few curves to tell). Beyond the baseline's largest budget the
+    answer is a lower bound, never an extrapolation, and with fewer than three baseline ratios a
+    bracket between measured losses.
 
     Args:
       cells: optimizer, model_size, chinchilla_ratio, loss, non_embedding_params, optionally `se`.
       noise: `noise.Noise` of one run.
       extrapolate: give the law's own value instead of the bound (sensitivity cards only).
+      only: index labels of the cells to answer for; all by default.
 
     Returns:
       optimizer, model_size, chinchilla_ratio, speedup, low, high, bound ("", "lower", "upper"),
@@ -73,15 +85,20 @@ def robust_cell(
     cells = cells[np.isfinite(cells.loss.astype(float))]
     if "se" not in cells:
         cells = cells.assign(se=noise.sigma)
+    scatter, df = own_curve_scatter(cells), noise.df
+    if scatter is not None and scatter.tau > 0:
+        cells = cells.assign(se=np.hypot(cells.se, scatter.tau))
+        df = min(df, scatter.curves)
     rows = []
     for size, at_size in cells.groupby("model_size", sort=False):
         base = at_size[at_size.optimizer == baseline].sort_values("chinchilla_ratio")
         others = at_size[at_size.optimizer != baseline]
+        others = others if only is None else others[others.index.isin(only)]
         for cell in others.itertuples():
             if base.chinchilla_ratio.nunique() >= 3:
-                answer = _profiled(cell, base, noise, level, extrapolate)
+                answer = _profiled(cell, base, noise.sigma, df, level, extrapolate)
             elif len(base):
-                answer = _bracketed(cell, base, noise)
+                answer = _bracketed(cell, base)
             else:
                 continue  # nothing to compare with at this size
             rows.append(
@@ -97,7 +114,39 @@ def robust_cell(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _profiled(cell, base, noise, level, extrapolate):
+class Scatter(NamedTuple):
+    """tau: nats, of cells about their own curves beyond their standard errors; from how many."""
+
+    tau: float
+    curves: int
+
+
+def own_curve_scatter(cells: pd.DataFrame, *, enough=8) -> Scatter | None:
+    """How far cells lie off smooth curves, whoever they belong to.
+
+    Every optimizer at every size with four or more ratios gets a power law with a floor of its own;
+    what remains is noise plus tuning that stopped short. The median over curves, so that a few bad
+    cells do not speak for all. None with fewer than `enough` curves.
+    """
+    found = []
+    for _, curve in cells.groupby(["optimizer", "model_size"], sort=False):
+        n = len(curve)
+        if curve.chinchilla_ratio.nunique() < 4:
+            continue
+        zero, loss = np.zeros(n, int), curve.loss.to_numpy(float)
+        logr = np.log(curve.chinchilla_ratio.to_numpy(float))
+        model = EquivalentData(zero, zero, logr - logr.mean(), np.zeros((n, 0)))
+        starts = model.starts(loss, np.ones(n, bool), exponents=(0.2, 0.6))
+        rest = 2 * solver.minimise(model, starts, loss).objective.min()
+        # squared residual in units of the median of chi-square with these degrees of freedom
+        found.append((rest / stats.chi2.median(n - 3), (curve.se**2).mean()))
+    if len(found) < enough:
+        return None
+    squared, expected = np.array(found).T
+    return Scatter(float(np.sqrt(max(np.median(squared) - np.median(expected), 0))), len(found))
+
+
+def _profiled(cell, base, sigma, df, level, extrapolate):
     r, r_min, r_max = cell.chinchilla_ratio, *base.chinchilla_ratio.agg(["min", "max"])
     loss = np.append(base.loss.to_numpy(float), cell.loss)
     se = np.append(base.se.to_numpy(float), cell.se)
@@ -106,13 +155,13 @@ def _profiled(cell, base, noise, level, extrapolate):
     zero = np.zeros(len(loss), int)
     logr = np.log(ratio) - np.log(ratio).mean()
     model = EquivalentData(zero, zero, logr, 1.0 - is_base[:, None])
-    weight = (noise.sigma / se) ** 2
+    weight = (sigma / se) ** 2
     starts = model.starts(loss, is_base)
     solution = solver.minimise(model, starts, loss, weight=weight)
     theta = solution.theta[solution.objective.argmin()]
     low, high = np.exp(
         intervals.profile(
-            model, theta, [0, 0, 0, 1], target=loss, variance=noise.sigma**2, df=noise.df,
+            model, theta, [0, 0, 0, 1], target=loss, variance=sigma**2, df=df,
             weight=weight, level=level,
         )
     )  # fmt: skip
@@ -139,7 +188,7 @@ def _profiled(cell, base, noise, level, extrapolate):
     return {"speedup": value, "low": low, "high": high, "bound": "", "note": "; ".join(notes)}
 
 
-def _bracketed(cell, base, noise):
+def _bracketed(cell, base):
     """Between which measured baseline losses does this one lie? No law is needed for that."""
     r = cell.chinchilla_ratio
     margin = 1.645 * np.hypot(base.se.to_numpy(float), cell.se)

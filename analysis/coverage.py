@@ -1,0 +1,136 @@
+"""Do the 95 % intervals contain the truth 95 % of the time? Measured on synthetic studies.
+
+    python -m analysis.coverage --studies=1000 --out=docs/coverage.csv
+
+Every study draws its own noise (5e-4 to 3e-3 nats, log-uniform), speed-ups, exponent and tuning
+error, and is analysed from the measured noise and the best of k trials, as a real one is.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+
+from analysis import published, sensitivity, simulate
+from analysis.joint import BASELINE, fit_joint
+from analysis.speedup import robust_cell
+
+BINS = ((5e-4, 1e-3), (1e-3, 1.8e-3), (1.8e-3, 3e-3))
+SIGMA = (5e-4, 3e-3)
+
+
+def one_study(seed, *, tuning=5e-4, some=24, bootstrap=False) -> list[dict]:
+    """Draws one study and checks its intervals.
+
+    Args:
+      some: how many of the cells (chosen at random) get the slower intervals checked.
+      bootstrap: also check both bootstraps of one speed-up (200 replicates).
+
+    Returns:
+      one record per checked interval: quantity, sigma, covered, low, high, truth.
+    """
+    rng = np.random.default_rng(seed)
+    sigma = float(np.exp(rng.uniform(*np.log(SIGMA))))
+    truth = simulate.draw_truth(rng, sigma=sigma, tuning=tuning)
+    noise = simulate.draw_noise(rng, truth)
+    cells = simulate.draw_cells(rng, truth, noise)
+    records = []
+
+    def check(quantity, true, low, high):
+        records.append(
+            {
+                "quantity": quantity,
+                "study": seed,
+                "sigma": sigma,
+                "covered": bool(low <= true <= high),
+                "width": float(np.log(high / low)) if low > 0 and np.isfinite(high) else np.nan,
+            }
+        )
+
+    check("noise", sigma, noise.low, noise.high)
+    others = cells[cells.optimizer != BASELINE]
+    keep = others.sample(some, random_state=int(rng.integers(2**31)))
+    for answer in robust_cell(cells, noise, only=keep.index).itertuples():
+        params = published.PARAMS[answer.model_size]
+        true = truth.speedup(answer.optimizer, params, answer.chinchilla_ratio)
+        kind = "speedup, robust_cell" + (" (lower bounds)" if answer.bound else "")
+        check(kind, true, answer.low, answer.high)
+    fit = fit_joint(cells, noise.sigma)
+    check("joint fit converged", True, fit.converged, True)
+    for cell in keep.iloc[: some // 2].itertuples():
+        params = published.PARAMS[cell.model_size]
+        _, (low, high) = fit.speedup(cell.optimizer, params, cell.chinchilla_ratio)
+        true = truth.speedup(cell.optimizer, params, cell.chinchilla_ratio)
+        check("speedup, robust_joint", true, low, high)
+        _, (low, high) = fit.speedup(cell.optimizer, params, fit.ratio0)
+        true = truth.speedup(cell.optimizer, params, fit.ratio0)
+        check("speedup at a size, robust_joint", true, low, high)
+    for name in list(fit.columns)[:: max(1, len(fit.columns) // 4)]:
+        _, (low, high), _ = fit.decline(name)
+        check("decline per doubling, robust_joint", np.exp(truth.log_rho[name][1]), low, high)
+    at = np.eye(len(fit.theta))[2 * len(fit.sizes)]
+    _, (low, high) = fit.interval(at)
+    check("exponent, robust_joint", truth.exponent, low, high)
+    if bootstrap:
+        params = published.PARAMS["520m"]
+        true = truth.speedup("muon", params, fit.ratio0)
+        three = sensitivity.bootstrap_check(fit, "muon", params, fit.ratio0, replicates=200)
+        for row in three[three.interval != "profile"].itertuples():
+            check(f"speedup at a size, {row.interval}", true, row.low, row.high)
+    return records
+
+
+def coverage(studies, *, tuning=5e-4, first=0, bootstrap_every=10) -> pd.DataFrame:
+    """Share of intervals that contain the truth, by quantity and noise bin.
+
+    Returns:
+      quantity, sigma_low, sigma_high, coverage, error (standard error over studies), intervals,
+      median_width (of the log), tuning, studies.
+    """
+    records = []
+    for seed in range(first, first + studies):
+        bootstrap = bool(bootstrap_every) and seed % bootstrap_every == 0
+        records += one_study(seed, tuning=tuning, bootstrap=bootstrap)
+    table = pd.DataFrame(records)
+    rows = []
+    for quantity, group in table.groupby("quantity", sort=False):
+        for low, high in ((SIGMA), *BINS):
+            inside = group[(group.sigma >= low) & (group.sigma < high)]
+            if not len(inside):
+                continue
+            per_study = inside.groupby("study").covered.agg(["mean", "size"])
+            share = float(inside.covered.mean())
+            spread = np.sqrt((per_study["size"] ** 2 * (per_study["mean"] - share) ** 2).sum())
+            rows.append(
+                {
+                    "quantity": quantity,
+                    "sigma_low": low,
+                    "sigma_high": high,
+                    "coverage": share,
+                    "error": float(spread / len(inside)),
+                    "intervals": len(inside),
+                    "median_width": float(inside.width.median()),
+                    "tuning": tuning,
+                    "studies": len(per_study),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--tuning", type=float, default=5e-4, help="mean tuning error, nats")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first study")
+    parser.add_argument("--out", default="docs/coverage.csv")
+    arguments = parser.parse_args(argv)
+    began = time.time()
+    table = coverage(arguments.studies, tuning=arguments.tuning, first=arguments.first)
+    table.to_csv(arguments.out, index=False, float_format="%.6g", lineterminator="\n")
+    print(table.to_string(index=False))
+    print(f"{arguments.studies} studies in {time.time() - began:.0f} s -> {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

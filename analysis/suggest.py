@@ -1,0 +1,167 @@
+"""A starting point for a new run, with intervals, from the recorded study and one's own results.
+
+    python -m analysis.suggest --optimizer=muon --params=350e6 --tokens=14e9 [--results=WORKDIR]
+
+Numeric hyper-parameters that were swept over three values in three or more cells follow a law over
+(N, r) and come with a 95 % prediction interval and the loss expected to be lost; the others keep the value that was
+best most often in the cells nearest to the new one.
+"""
+
+import argparse
+import difflib
+
+import numpy as np
+import pandas as pd
+
+from analysis import cells as cells_
+from analysis import noise as noise_
+from analysis import published, transfer
+from analysis.numbers import STUDY_NOISE
+
+NEAREST = 4  # cells consulted for a hyper-parameter without a law
+NO_LAW = tuple(key.removeprefix("hp_") for key in noise_.NULL_KEYS)  # any small value will do
+AT_MOST = {"decay": 1.0}
+
+
+def recorded_runs() -> pd.DataFrame:
+    """The recorded runs with parameter counts."""
+    runs = published.runs()
+    runs = runs[runs.status == "finished"]
+    return runs.assign(non_embedding_params=runs.model_size.map(published.PARAMS).astype(float))
+
+
+def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.DataFrame:
+    """Suggested value of every hyper-parameter of one optimizer.
+
+    Args:
+      runs: finished runs: CELL, loss, non_embedding_params, `hp_*`.
+      params: non-embedding parameters; tokens: of the planned run.
+      sigma: noise of one run (nats); measured from `runs` where it is None.
+
+    Returns:
+      hyperparameter, value, low, high (blank without a law), rounded (to the x2 grid of the runs),
+      regret (nats expected to be lost by `rounded`), source, note.
+
+    Raises:
+      ValueError: an optimizer without runs (with the nearest name), or a count not positive.
+    """
+    for name, value in (("params", params), ("tokens", tokens)):
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name}: must be positive and finite, got {value}")
+    optimizer = cells_.canonical(optimizer)
+    known = sorted(set(runs.optimizer))
+    if optimizer not in known:
+        near = difflib.get_close_matches(optimizer, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(
+            f"optimizer: no runs of {optimizer!r}{hint} (there are {', '.join(known)})"
+        )
+    if sigma is None:
+        measured = noise_.measure(runs)
+        sigma = measured.sigma if measured else STUDY_NOISE
+    ratio = tokens / params / published.TOKENS_PER_PARAM
+    runs = runs[(runs.optimizer == optimizer) & np.isfinite(runs.loss.astype(float))]
+    runs = runs.dropna(axis=1, how="all")
+    found = transfer.optima(runs, sigma)
+    sizes = runs.groupby("model_size").non_embedding_params.first()
+    winners = runs.loc[runs.groupby(transfer.CELL).loss.idxmin()]
+    steps = np.hypot(
+        np.log2(winners.non_embedding_params / params), np.log2(winners.chinchilla_ratio / ratio)
+    )
+    winners = winners.assign(distance=steps).sort_values("distance", kind="stable")
+    rows = []
+    for column in (c for c in runs if c.startswith("hp_")):
+        name = column.removeprefix("hp_")
+        mine = found[found.hyperparameter == name] if len(found) else found
+        law = None
+        if len(mine) and (mine.points >= 3).sum() >= 3 and name not in NO_LAW:
+            law = transfer.fit_transfer(
+                name, mine.x, mine.x_low, mine.x_high, mine.model_size.map(sizes),
+                mine.chinchilla_ratio, mine.curvature,
+            )  # fmt: skip
+        common = winners[column].dropna().head(NEAREST)
+        if law is None:
+            if len(common):
+                rows.append(_kept(name, common, runs[column]))
+            continue
+        value, low, high, _ = law.predict(params, ratio)
+        value, high = (min(v, AT_MOST.get(name, np.inf)) for v in (value, high))
+        low = max(low, 0.0)
+        tried = pd.to_numeric(runs[column], errors="coerce").dropna().unique()
+        rounded = _on_grid(name, value, tried)
+        note = law.extrapolates(params, ratio)
+        if high / max(low, 1e-300) > 16 and name not in transfer.MEMORY:
+            note = "; ".join(filter(None, [note, "wide: sweep it"]))
+        rows.append(
+            {
+                "hyperparameter": name,
+                "value": value,
+                "low": low,
+                "high": high,
+                "rounded": rounded,
+                "regret": law.regret(rounded, params, ratio),
+                "source": f"law over {len(mine)} cells",
+                "note": note,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _kept(name, common, column):
+    """The value that was best most often nearby; ties go to the nearest cell."""
+    counts = common.value_counts(sort=False)
+    best = next(v for v in common if counts[v] == counts.max())
+    swept = column.nunique() > 1
+    return {
+        "hyperparameter": name,
+        "value": best,
+        "low": np.nan,
+        "high": np.nan,
+        "rounded": best,
+        "regret": np.nan,
+        "source": f"best in {counts.max()} of the {len(common)} nearest cells",
+        "note": "" if swept else "never varied",
+    }
+
+
+def _on_grid(name, value, tried):
+    """The nearest point of the x2 grid the runs are on, in the hyper-parameter's own coordinate."""
+    usable = tried[tried > 0]
+    x, grid = transfer.to_log2(name, value), transfer.to_log2(name, usable)
+    anchor = grid[np.abs(grid - x).argmin()]
+    if name in transfer.MEMORY:
+        return float(transfer.from_log2(name, anchor))
+    return float(transfer.from_log2(name, anchor + np.round(x - anchor)))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--optimizer", required=True)
+    parser.add_argument("--params", required=True, type=float, help="non-embedding parameters")
+    parser.add_argument("--tokens", required=True, type=float)
+    parser.add_argument("--results", help="a results folder whose runs are used as well")
+    parser.add_argument("--only", choices=("recorded", "own"), help="use one source only")
+    arguments = parser.parse_args(argv)
+    tables = [] if arguments.only == "own" else [recorded_runs()]
+    try:
+        if arguments.results:
+            from analysis import records
+
+            tables.append(cells_.clean(records.load(arguments.results).runs)[0])
+        if not tables:
+            raise ValueError("--only=own needs --results")
+        runs = pd.concat(tables, ignore_index=True)
+        table = suggest(runs, arguments.optimizer, arguments.params, arguments.tokens)
+    except Exception as error:  # one line for a user, whatever the folder held
+        parser.exit(2, f"{error}\n")
+    ratio = arguments.tokens / arguments.params / published.TOKENS_PER_PARAM
+    print(f"{arguments.optimizer}: {arguments.params:.3g} parameters, {ratio:.3g}x Chinchilla")
+    print(table.to_string(index=False, na_rep="", float_format="{:.4g}".format))
+    print(
+        "low-high: 95 % prediction interval of the best value; regret: nats expected to be lost.\n"
+        "A law from another tokenizer, data set or code base carries over as a starting point only."
+    )
+
+
+if __name__ == "__main__":
+    main()
