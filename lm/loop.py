@@ -53,7 +53,8 @@ class Loop:
             if step in self.eval_steps:
                 self.receive(*pending)
                 pending = None
-                sums = self.program.fetch(self.program.evaluate(state, self.evaluation.tokens_EBT))
+                sums = self.program.evaluate(state, self.evaluation.tokens_EBT, self.active)
+                sums = self.program.fetch(sums)
                 self.evaluated(step, sums)
         if pending is not None:
             self.receive(*pending)

@@ -35,6 +35,7 @@ class Report(NamedTuple):
     watched: dict[str, Array]
 
 
+CPU_CAPACITY = 16  # places of a pack on CPU
 STEPS_PER_CALL = 16  # a buffer's length; the number of steps in a call is traced and at most this
 
 
@@ -46,9 +47,11 @@ class Packed:
             raise ValueError("the runs of a pack must share a program and a number of steps")
         self.size = len(configs)
         self.steps_per_call = configs[0]["program"]["steps_per_call"] or STEPS_PER_CALL
-        devices = list(devices or pack_devices())[: self.size]
-        width = -(-self.size // len(devices))
-        width = 1 << (width - 1).bit_length()  # few widths, few compilations
+        devices = list(devices or pack_devices())
+        # On CPU an idle place costs nothing, so all packs of a program share one capacity and one
+        # compilation; vmapped members cost the same idle or not.
+        places = max(self.size, CPU_CAPACITY) if _on_cpu(devices) else self.size
+        width = -(-places // len(devices))
         self.capacity = width * len(devices)
         # Neighbouring members go to different devices, so that a half-full pack still uses all of
         # them.
@@ -83,9 +86,12 @@ class Packed:
         put = functools.partial(jax.device_put, device=self.sharding)
         return self.functions.advance(state, self.hparams, put(block), put(steps))
 
-    def evaluate(self, state, tokens_EBT: np.ndarray) -> Array:
-        """Sums over the E batches, (capacity, 2): nats and predicted tokens."""
-        return self.functions.evaluate(state.params, tokens_EBT)
+    def evaluate(self, state, tokens_EBT: np.ndarray, active: np.ndarray) -> Array:
+        """Sums over the batches, (capacity, 2): nats and predicted tokens; 0 where inactive."""
+        batches = np.zeros(self.capacity, np.int32)
+        batches[self.slots] = np.where(active, len(tokens_EBT), 0)
+        batches = jax.device_put(batches, self.sharding)
+        return self.functions.evaluate(state.params, tokens_EBT, batches)
 
     def optimizer_bytes(self, state) -> int:
         """Bytes of one member's optimizer state."""
@@ -106,12 +112,16 @@ def _number(value) -> np.generic:
     return np.int32(value) if isinstance(value, int) else np.float32(value)
 
 
+def _on_cpu(devices) -> bool:
+    return devices[0].platform == "cpu"
+
+
 def pack_devices() -> list:
     """Devices to spread a pack over: all accelerators, or as many CPU devices as this process has
     cores.
     """
     devices = jax.local_devices()
-    if devices[0].platform == "cpu":
+    if _on_cpu(devices):
         return devices[: len(os.sched_getaffinity(0))]
     return devices
 
@@ -140,7 +150,7 @@ def _compiled(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
 
 def _build(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
     run = step_lib.build(config)
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    on_cpu = _on_cpu(mesh.devices.flat)
 
     def walk(member, pack):
         return jax.lax.map(member, pack) if on_cpu else jax.vmap(member)(pack)
@@ -169,18 +179,20 @@ def _build(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
     def advance(state, hparams, block, steps):
         return walk(member, (state, hparams, block, steps))
 
-    def evaluate(params, tokens_EBT):
-        def one(params):
-            def body(total, tokens_BT):
-                return total + run.evaluate(params, tokens_BT.astype(jnp.int32)), None
+    def evaluate(params, tokens_EBT, batches):
+        def one(args):
+            params, count = args
 
-            return jax.lax.scan(body, jnp.zeros(2, jnp.float32), tokens_EBT)[0]
+            def body(i, total):
+                return total + run.evaluate(params, tokens_EBT[i].astype(jnp.int32))
 
-        return walk(one, params)
+            return jax.lax.fori_loop(0, count, body, jnp.zeros(2, jnp.float32))
+
+        return walk(one, (params, batches))
 
     trial = P("trial")
     return _Functions(
         jax.jit(over_trials(init, trial, trial)),
         jax.jit(over_trials(advance, trial, trial, trial, trial), donate_argnums=0),
-        jax.jit(over_trials(evaluate, trial, P())),
+        jax.jit(over_trials(evaluate, trial, P(), trial)),
     )
