@@ -3,8 +3,8 @@
     python -m analysis.suggest --optimizer=muon --params=350e6 --tokens=14e9 [--results=WORKDIR]
 
 Numeric hyper-parameters that were swept over three values in three or more cells follow a law over
-(N, r) and come with a 95 % prediction interval and the loss expected to be lost; the others keep the value that was
-best most often in the cells nearest to the new one.
+(N, r) and come with a 95 % prediction interval and the loss expected to be lost; the others keep
+the value that was best most often in the cells nearest to the new one.
 """
 
 import argparse
@@ -19,8 +19,10 @@ from analysis import published, transfer
 from analysis.numbers import STUDY_NOISE
 
 NEAREST = 4  # cells consulted for a hyper-parameter without a law
-NO_LAW = tuple(key.removeprefix("hp_") for key in noise_.NULL_KEYS)  # any small value will do
+# An epsilon may be anything small, and a block size is chosen for speed.
+NO_LAW = (*(key.removeprefix("hp_") for key in noise_.NULL_KEYS), "block_size")
 AT_MOST = {"decay": 1.0}
+HOPELESS = 64  # a prediction interval wider than this factor says less than the nearest cells do
 
 
 def recorded_runs() -> pd.DataFrame:
@@ -80,18 +82,18 @@ def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.
                 mine.chinchilla_ratio, mine.curvature,
             )  # fmt: skip
         common = winners[column].dropna().head(NEAREST)
-        if law is None:
+        value, low, high, _ = law.predict(params, ratio) if law else (np.nan,) * 4
+        wide = name not in transfer.MEMORY and high > HOPELESS * low
+        wide = wide or (name in transfer.MEMORY and low < 0)
+        if law is None or wide:
             if len(common):
-                rows.append(_kept(name, common, runs[column]))
+                note = "its law is too wide to use here" if wide else ""
+                rows.append(_kept(name, common, runs[column], note))
             continue
-        value, low, high, _ = law.predict(params, ratio)
         value, high = (min(v, AT_MOST.get(name, np.inf)) for v in (value, high))
-        low = max(low, 0.0)
         tried = pd.to_numeric(runs[column], errors="coerce").dropna().unique()
-        rounded = _on_grid(name, value, tried)
+        rounded = min(_on_grid(name, value, tried), AT_MOST.get(name, np.inf))
         note = law.extrapolates(params, ratio)
-        if high / max(low, 1e-300) > 16 and name not in transfer.MEMORY:
-            note = "; ".join(filter(None, [note, "wide: sweep it"]))
         rows.append(
             {
                 "hyperparameter": name,
@@ -107,7 +109,7 @@ def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.
     return pd.DataFrame(rows)
 
 
-def _kept(name, common, column):
+def _kept(name, common, column, note):
     """The value that was best most often nearby; ties go to the nearest cell."""
     counts = common.value_counts(sort=False)
     best = next(v for v in common if counts[v] == counts.max())
@@ -120,7 +122,7 @@ def _kept(name, common, column):
         "rounded": best,
         "regret": np.nan,
         "source": f"best in {counts.max()} of the {len(common)} nearest cells",
-        "note": "" if swept else "never varied",
+        "note": note if swept else "never varied",
     }
 
 
