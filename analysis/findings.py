@@ -4,7 +4,7 @@ import dataclasses
 
 import pandas as pd
 
-from analysis import lint, noise, races, tables, transfer
+from analysis import lint, noise, races, style, tables, transfer
 from analysis.joint import JointFit
 from analysis.laws import DataLaw
 from analysis.noise import Noise
@@ -39,17 +39,24 @@ class Findings:
     doubts: tuple[str, ...]
 
 
-def analyse(study: Study) -> Findings:
-    """All tables of a study with at least one finished trial."""
+def analyse(study: Study, *, best=None, deviations=None, known_doubts=()) -> Findings:
+    """All tables of a study with at least one finished trial.
+
+    Args:
+      best, deviations: tables to use instead of `tables.best` and `tables.deviations`, for recorded
+        studies whose winners are not all among the recorded runs.
+      known_doubts: sentences to put before those found.
+    """
     level = noise.measure(study.runs)
-    best = races.fair_losses(tables.best(study), study.runs, level)
+    best = tables.best(study) if best is None else best
+    best = races.fair_losses(best, study.runs, level)
     laws, law_table = races.data_laws(best)
     joint = races.joint_fit(best, level)
     curves = tables.winner_curves(study, best)
     return Findings(
         study=study,
         best=best,
-        deviations=tables.deviations(study),
+        deviations=tables.deviations(study) if deviations is None else deviations,
         repeats=tables.repeats(study),
         optima=_optima(study, level),
         noise=level,
@@ -63,7 +70,7 @@ def analyse(study: Study) -> Findings:
         crossings=tables.crossings(curves),
         early_stop=tables.early_stop(curves),
         cost=tables.cost(study),
-        doubts=tuple(doubts(study, best, law_table, level, joint)),
+        doubts=(*known_doubts, *doubts(study, best, law_table, level, joint)),
     )
 
 
@@ -96,7 +103,7 @@ def doubts(study, best, laws, level, joint) -> list[str]:
     if best["model_size"].nunique() == 1:
         found.append("One model size only: nothing can be said about a trend with size.")
     found += [
-        f"{BASELINE}'s law at {row.model_size}: {row.note}."
+        f"{style.label(BASELINE)}'s law at {row.model_size}: {row.note}."
         for row in laws.itertuples()
         if row.note
     ]
@@ -108,13 +115,16 @@ def doubts(study, best, laws, level, joint) -> list[str]:
         found += [f"Joint model: {sentence}." for sentence in lint.joint(joint)]
     at_edge = best[best["edges"] != ""]
     if len(at_edge):
-        names = " ".join(at_edge["edges"]).split()
-        counts = ", ".join(f"{name} {names.count(name)}" for name in sorted(set(names)))
+        names = pd.Series(" ".join(at_edge["edges"]).split()).value_counts().head(4)
+        counts = ", ".join(f"{name} {count}" for name, count in names.items())
         found.append(
-            f"{len(at_edge)} of {len(best)} winners lie at the edge of a grid ({counts}):"
-            " their optimum may lie outside."
+            f"{len(at_edge)} of {len(best)} winners lie at the edge of a grid (most often"
+            f" {counts}): their optimum may lie outside."
         )
-    found += [f"{sentence}." for sentence in lint.effort(best)]
+    uneven = lint.effort(best)
+    if uneven:
+        more = f"; and {len(uneven) - 1} more races" if len(uneven) > 1 else ""
+        found.append(f"{uneven[0]}{more}.")
     for column, what in (("fingerprint", "corpora"), ("device", "kinds of device")):
         values = sorted(study.runs[column].dropna().unique())
         if len(values) > 1:

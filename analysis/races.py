@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import cells, joint, sensitivity
+from analysis import cells, joint, sensitivity, style
 from analysis.joint import JointFit
 from analysis.laws import DataLaw, fit_data_law
 from analysis.noise import Noise
@@ -156,7 +156,7 @@ def _joint(fair, fit):
             )
             largest = fit.cells.loc[at_size, "chinchilla_ratio"].max()
             beyond = value * cell.chinchilla_ratio > 1.01 * largest
-            note = f"extrapolates {BASELINE} beyond {largest:g}x" if beyond else ""
+            note = f"extrapolates {style.label(BASELINE)} beyond {largest:g}x" if beyond else ""
             name = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
             rows.append((*name, value, *ends, note))
     return pd.DataFrame(rows, columns=[*CELL, "joint", "joint_low", "joint_high", "joint_note"])
@@ -206,11 +206,13 @@ def trends(fit: JointFit | None) -> pd.DataFrame:
 
 
 def largest_races(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each size at its largest budget, best fair loss first: where headlines come
-    from."""
+    """Where headlines come from: at each size the largest budget that at least half as many
+    optimizers ran as any budget of that size; best fair loss first."""
     races = []
     for _, at_size in table.groupby("model_size", sort=False):
-        race = at_size[at_size["chinchilla_ratio"] == at_size["chinchilla_ratio"].max()]
+        count = at_size.groupby("chinchilla_ratio")["optimizer"].nunique()
+        ratio = count.index[count >= count.max() / 2].max()
+        race = at_size[at_size["chinchilla_ratio"] == ratio]
         races.append(race.sort_values("fair_loss", kind="stable"))
     return races
 

@@ -28,7 +28,7 @@ _NUMBERS = [
     *("diverged_step", "loss", "bits_per_byte", "train_loss", "steps", "tokens", "flops"),
     *("non_embedding_params", "total_params", "optimizer_bytes", "seconds", "compile_seconds"),
 ]
-_RUN_COLUMNS = ["hash", *CELL, "seed", "batch_size", "corpus", "fingerprint", *_RESULT_COLUMNS]
+RUN_COLUMNS = ["hash", *CELL, "seed", "batch_size", "corpus", "fingerprint", *_RESULT_COLUMNS]
 _CURVE_COLUMNS = [
     *("hash", "step", "tokens", "train_loss", "validation_loss", "bits_per_byte"),
     *("learning_rate", "grad_norm", "param_norm"),
@@ -99,7 +99,7 @@ def load(workdir) -> Study:
             continue
         curves += _read_curve(folder, problems)
 
-    runs = pd.DataFrame(runs, columns=None if runs else _RUN_COLUMNS)
+    runs = pd.DataFrame(runs, columns=None if runs else RUN_COLUMNS)
     if not (runs["status"] == "finished").any():
         ended = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items())
         raise NothingToReport(
@@ -207,7 +207,7 @@ def _order(runs: pd.DataFrame) -> pd.DataFrame:
     """Fixed column order, and rows by hash: two studies with the same results read the same."""
     hyperparameters = sorted(column for column in runs if column.startswith("hp_"))
     runs = runs.assign(**{name: pd.to_numeric(runs[name]) for name in _NUMBERS})  # None is NaN
-    return runs[[*_RUN_COLUMNS, *hyperparameters]].sort_values("hash", ignore_index=True)
+    return runs[[*RUN_COLUMNS, *hyperparameters]].sort_values("hash", ignore_index=True)
 
 
 def _with_fraction(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import findings, page, records, sections, style
+from analysis import findings, page, recorded, records, sections, style
+from analysis.editions import EDITIONS, edition
 from analysis.figures.panels import short
 from analysis.findings import Findings
 from analysis.numbers import Rows, study_numbers
@@ -32,13 +33,13 @@ _RUN_NUMBERS = [
 def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        study = records.load(arguments.source)
+        found = _analyse(arguments.source)
     except records.NothingToReport as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    found = findings.analyse(study)
     out = Path(arguments.out or Path(arguments.source) / "report")
-    write(found, out)
+    against = _analyse("published") if arguments.against else None
+    write(found, out, against)
     print(terminal(found))
     print(f"\nreport: {out / 'index.html'}")
     return 0
@@ -48,7 +49,7 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
         description="Write the report of a results folder: one HTML page, figures and CSVs.",
-        epilog=__doc__.split("\n\n")[1],
+        epilog="examples:\n" + __doc__.split("\n\n")[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="WORKDIR", help="a results folder, or `published`")
@@ -59,16 +60,30 @@ def _parser():
     return parser
 
 
-def write(found: Findings, out: Path) -> None:
+def _analyse(source: str) -> Findings:
+    if source != "published":
+        return findings.analyse(records.load(source))
+    return findings.analyse(
+        recorded.study(),
+        best=recorded.best(),
+        deviations=recorded.deviations(),
+        known_doubts=recorded.DOUBTS,
+    )
+
+
+def write(found: Findings, out: Path, against: Findings | None = None) -> None:
     """Write the page, the tables and the figures of one study into `out`."""
-    gallery = Gallery()
-    body = [(heading, section(found, gallery.show)) for heading, section in sections.STUDY]
+    gallery, is_recorded = Gallery(), found.study.name == recorded.NAME
+    chosen = sections.RECORDED if is_recorded else sections.STUDY
+    body = [(heading, section(found, gallery.show)) for heading, section in chosen]
+    if against is not None:
+        comparison = sections.comparison(found, against, gallery.show)
+        body.insert(4, ("Against the recorded study", comparison))
     subtitle = f"study {found.study.name}: {len(found.study.runs)} trials"
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(
-        page.page("A race of optimizers", subtitle, body), encoding="utf-8"
-    )
-    numbers(found).to_csv(out / "numbers.csv", index=False, lineterminator="\n")
+    html = page.page("A race of optimizers", subtitle, body)
+    (out / "index.html").write_text(html, encoding="utf-8")
+    numbers(found, is_recorded).to_csv(out / "numbers.csv", index=False, lineterminator="\n")
     table(found).to_csv(out / "table.csv", index=False, lineterminator="\n")
     for name, figure in gallery.figures.items():
         style.save(figure, out / "figures" / name)
@@ -97,7 +112,7 @@ def table(found: Findings) -> pd.DataFrame:
     return found.speedups.merge(best, on=CELL, how="left")
 
 
-def numbers(found: Findings) -> pd.DataFrame:
+def numbers(found: Findings, is_recorded: bool = False) -> pd.DataFrame:
     """Every number of the report in long form (`analysis.numbers`); times have a table of their
     own."""
     rows = Rows()
@@ -117,10 +132,15 @@ def numbers(found: Findings) -> pd.DataFrame:
             rows.put("data_law", "published_formula", name, row[name], note=row["note"], **at)
     for row in found.speedups.to_dict("records"):
         at = {name: row[name] for name in CELL}
-        note = row["published_note"]
-        rows.put("speedup", "published_formula", "ratio", row["published"], note=note, **at)
+        if not is_recorded:
+            note = row["published_note"]
+            rows.put("speedup", "published_formula", "ratio", row["published"], note=note, **at)
         low, high = row["gap"] - row["gap_error"], row["gap"] + row["gap_error"]
         rows.put("gap", "fair_losses", "nats", row["gap"], low, high, row["verdict"], **at)
+    for name in EDITIONS if is_recorded else ():
+        for row in edition(name).to_dict("records"):
+            at = {name: row[name] for name in CELL}
+            rows.put("speedup", name, "ratio", row["speedup"], note=row["note"], **at)
     for row in found.early_stop.to_dict("records"):
         for name in ("wrong_winner", "wrong_pairs", "regret"):
             rows.put("early_stop", f"at {row['fraction']:g}", name, row[name])

@@ -106,9 +106,9 @@ def deviations(study: Study) -> pd.DataFrame:
         same = (runs[names] == centre[names]) | (runs[names].isna() & centre[names].isna())
         for index in runs.index[(~same).sum(axis=1) == 1]:
             name = same.columns[~same.loc[index]][0]
-            rows.append(_deviation(cell, name, runs.loc[index], centre))
+            rows.append(deviation(cell, name, runs.loc[index], centre))
         swept = {row["hyperparameter"] for row in rows if tuple(row[key] for key in CELL) == cell}
-        rows += [_deviation(cell, f"hp_{name}", centre, centre) for name in sorted(swept)]
+        rows += [deviation(cell, f"hp_{name}", centre, centre) for name in sorted(swept)]
     columns = [*CELL, "non_embedding_params", "hyperparameter", "value", "loss", "status"]
     columns += ["centre_value", "centre_loss", "delta"]
     table = pd.DataFrame(rows, columns=columns)
@@ -124,7 +124,8 @@ def _centre(study, cell, runs):
     return finished.iloc[0] if len(finished) else None
 
 
-def _deviation(cell, name, run, centre) -> dict:
+def deviation(cell, name, run, centre) -> dict:
+    """One row of `deviations`: what changing `name` (a `hp_` column) from the centre did."""
     return dict(zip(CELL, cell, strict=True)) | {
         "non_embedding_params": centre["non_embedding_params"],
         "hyperparameter": name.removeprefix("hp_"),
