@@ -98,7 +98,7 @@ def overturn(state: Settled) -> dict[str, Any] | None:
         return None
     rule, nearest = state.problem.rule, None
     for point, runs in state.runs.items():
-        if point == state.centre or not finite(mean(runs)):
+        if point == state.centre or not finite(state.losses[point]):
             continue
         margin = rule.threshold
         if rule.mode == "noise":

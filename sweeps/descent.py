@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ class Problem:
     rule: Rule
     seed: int = 0
     fresh_seeds: tuple[int, ...] = ()  # for the winner only, never used to choose it
-    prior: noise.Noise = noise.UNKNOWN  # what is known of the noise before this cell's runs
+    prior: noise.Noise | None = None  # the noise known before this cell's runs; None: the rule's
 
     @property
     def groups(self) -> list[tuple[str, ...]]:
@@ -107,19 +108,25 @@ class Settled:
     converged: bool = True  # False: stopped by max_moves
     ties: list[Point] = field(default_factory=list)
 
-    @property
+    @cached_property
+    def losses(self) -> dict[Point, float]:
+        """Mean loss of every point that was run."""
+        return {point: mean(runs) for point, runs in self.runs.items()}
+
+    @cached_property
     def best(self) -> Point | None:
-        """The winner: the lowest single run by the study's rule, the tested centre by the noise
-        rule.
-        """
-        if self.problem.rule.mode == "noise":
-            return self.centre if finite(mean(self.runs.get(self.centre, ()))) else None
-        point = min(self.runs, key=lambda p: mean(self.runs[p]))
-        return point if finite(mean(self.runs[point])) else None
+        """The winner: the lowest run by the study's rule, the tested centre by the noise rule."""
+        noisy = self.problem.rule.mode == "noise"
+        point = self.centre if noisy else min(self.losses, key=self.losses.__getitem__)
+        return point if finite(self.losses.get(point, math.inf)) else None
 
 
 def mean(runs: Sequence[Outcome]) -> float:
     """Mean loss of the finished runs of a point, infinite if any did not finish."""
+    if len(runs) == 1:
+        return runs[0].loss
+    if len(runs) == 1:
+        return runs[0].loss
     return math.fsum(run.loss for run in runs) / len(runs) if runs else math.inf
 
 
@@ -271,7 +278,8 @@ class _Search:
                 return Pending(missing)
 
     def noise(self) -> noise.Noise:
-        rule, prior = self.problem.rule, self.problem.prior
+        rule = self.problem.rule
+        prior = self.problem.prior or noise.Noise(rule.prior_sd, rule.prior_df)
         seeds = [[r.loss for r in runs if finite(r.loss)] for runs in self.runs.values()]
         first = {p: runs[0].loss for p, runs in self.runs.items() if finite(runs[0].loss)}
         nulls = noise.null_groups(first, rule.null_below)

@@ -7,13 +7,14 @@ settings by laws fitted to I and II. Cells of all optimizers that are ready go o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from sweeps import laws, noise
-from sweeps.descent import Pending, Problem, Rule, Settled, descend, mean, opening
+from sweeps.descent import Pending, Problem, Rule, Settled, descend, opening
 from sweeps.trial import Cell, Outcome, Race, Trial, finite
 
 ALWAYS_MOVE = ("learning_rate", "batch_size")  # swept in Phase II whether or not found sensitive
@@ -128,20 +129,20 @@ def sensitive(cells: Sequence[Settled]) -> list[str]:
     The study's set rule; what counts as near-best (a fixed threshold, or not significantly worse at
     an error rate shared out over the cells) is the cells' own rule.
     """
-    if not cells:
-        return []
-    sets = [near_best(cell, share=len(cells)) for cell in cells]
-    found = []
-    for name in cells[0].problem.grids:
-        values = [{dict(point)[name] for point in near} for near in sets if near]
-        if values and not set.intersection(*values):
-            found.append(name)
-    return found
+    near = [[dict(point) for point in near_best(cell, share=len(cells))] for cell in cells]
+    return moving(near, cells[0].problem.grids if cells else ())
+
+
+def moving(near: Sequence[Sequence[Mapping[str, Any]]], names: Iterable[str]) -> list[str]:
+    """The names whose values have nothing in common over all cells' near-best points."""
+    near = [points for points in near if points]
+    values = {name: [{point.get(name) for point in points} for points in near] for name in names}
+    return [name for name, sets in values.items() if sets and not set.intersection(*sets)]
 
 
 def near_best(cell: Settled, share: int = 1) -> list[tuple]:
     """The points of a settled cell that cannot be told from its best."""
-    losses = {p: mean(runs) for p, runs in cell.runs.items() if finite(mean(runs))}
+    losses = {p: loss for p, loss in cell.losses.items() if finite(loss)}
     if not losses:
         return []
     rule, best = cell.problem.rule, min(losses, key=losses.__getitem__)
@@ -182,13 +183,12 @@ def second(race: Race, out: Plan, cell: Cell, first: Sequence[Settled]) -> Probl
 
 def _nearest(race: Race, cell: Cell, states: Sequence[Settled]) -> Settled | None:
     """The settled cell closest in size, then the smallest ratio."""
-    size = race.params(cell.size)
-    gap = lambda n: max(n, size) / min(n, size)  # noqa: E731
-    return min(
-        states,
-        key=lambda s: (gap(race.params(s.problem.cell.size)), s.problem.cell.ratio),
-        default=None,
-    )
+
+    def distance(state: Settled) -> tuple[float, float]:
+        other = state.problem.cell
+        return abs(math.log(race.params(other.size) / race.params(cell.size))), other.ratio
+
+    return min(states, key=distance, default=None)
 
 
 def fit(race: Race, names: Sequence[str], cells: Sequence[Settled]) -> dict[str, laws.Law]:
