@@ -22,7 +22,7 @@ RECORD_TOKENS = 4096
 FOLDER = "tokens/1.0.0"  # where TFDS puts dataset `tokens`
 
 
-class Tokens(tfds.core.GeneratorBasedBuilder):
+class Tokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """One dataset of token streams; `streams`: split -> function that returns its arrays."""
 
     name = "tokens"

@@ -58,7 +58,7 @@ def prepare(data, *, sequence_length: int, cache: str | None = None, log=print) 
       CorpusError: one line that names what is wrong.
     """
     cache = pathlib.Path(cache or store.default_cache())
-    which = data.get("corpus", "")
+    which = str(data.get("corpus") or "")
     if which.startswith("tfds:"):
         corpus = _open_tfds(which, data, sequence_length)
     elif "=" in which:

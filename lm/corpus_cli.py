@@ -54,6 +54,8 @@ def train_tokenizer(args):
 def input_documents(args) -> documents.Documents:
     """The input files of the command line."""
     files = {"train": documents.expand(args.train)}
+    if not files["train"]:
+        raise CorpusError("no training text: give --train FILES")
     for item in args.validation:
         name, _, pattern = item.partition("=")
         if not re.fullmatch(r"\w+", name) or not pattern or name == "train":
