@@ -1,6 +1,7 @@
 """Bad input to the corpus: one clear error each, exit code 2, nothing half-written."""
 
 import gzip
+import io
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import sys
 
 import pytest
 from corpora import TEXTS, command, make_dataset, texts_of, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lm import files, store, tokenizer
 from lm.corpus import CorpusError, prepare
@@ -49,6 +52,46 @@ def test_bad_files_give_one_line(tmp_path, cache, capsys, name, content, message
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert message in captured.err
     assert [p.name for p in cache.iterdir() if p.name[0] != "."] == []
+
+
+VALID = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:8]).encode()
+
+
+def packed(suffix):
+    """A valid file of that suffix."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    out = io.BytesIO()
+    if suffix == ".parquet":
+        parquet.write_table(arrow.table({"text": TEXTS[:8]}), out)
+        return out.getvalue()
+    if suffix == ".jsonl.zst":
+        return arrow.compress(VALID, "zstd", asbytes=True)
+    return gzip.compress(VALID, mtime=0) if suffix == ".jsonl.gz" else VALID
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_damaged_files_raise_nothing_else(tmp_path_factory, suffix):
+    """Any bytes at all, and a valid file with some bytes changed or its end missing."""
+    path, valid = tmp_path_factory.mktemp("fuzz") / f"a{suffix}", packed(suffix)
+    places = st.integers(0, len(valid) - 1)
+    changes = st.lists(st.tuples(places, st.integers(0, 255)), max_size=3)
+
+    def changed(changes, end):
+        out = bytearray(valid)
+        for place, value in changes:
+            out[place] = value
+        return bytes(out[:end])
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.binary() | st.builds(changed, changes, places))
+    def read(content):
+        path.write_bytes(content)
+        try:
+            assert all(text and isinstance(text, str) for _, text in texts_of(str(path)))
+        except CorpusError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+    read()
 
 
 def test_cut_zstandard_is_noticed(tmp_path, cache):
