@@ -40,8 +40,8 @@ def covariance(model, theta, *, target, variance, weight=None, delta=np.inf) -> 
     residual = prediction[0] - target
     weight = np.ones(len(target)) if weight is None else weight
     inside = weight * (np.abs(residual) <= delta)
-    if inside.sum() < len(theta):  # too few quadratic points: majorise
-        inside = weight * np.clip(residual, -delta, delta) / np.where(residual == 0, 1, residual)
+    if np.count_nonzero(inside) < len(theta):  # too few quadratic points: majorise
+        inside = weight * np.minimum(1, delta / np.maximum(np.abs(residual), 1e-300))
     hessian = (jacobian[0].T * inside) @ jacobian[0]
     root = np.sqrt(np.maximum(np.diag(hessian), 1e-300))
     inverse = np.linalg.pinv(hessian / np.outer(root, root), rcond=1e-13)

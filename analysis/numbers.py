@@ -16,7 +16,7 @@ from analysis import advice, lint, sensitivity, transfer
 from analysis import cells as cells_
 from analysis import noise as noise_
 from analysis.joint import BASELINE, fit_joint
-from analysis.laws import fit_data_law
+from analysis.laws import fit_data_law, fit_law, leave_out
 from analysis.speedup import own_curve_scatter, robust_cell, unresolved
 
 COLUMNS = ["table", "procedure", "optimizer", "model_size", "chinchilla_ratio"]
@@ -80,7 +80,7 @@ def study_numbers(
     _hyperparameters(rows, usable, noise)
     if cards:
         _cards(rows, cells, noise, joint, baseline)
-    _lint(rows, cells, joint, baseline)
+    _lint(rows, cells, noise, joint, baseline)
     return rows.frame()
 
 
@@ -113,6 +113,9 @@ def _cell_speedups(rows, cells, noise, baseline):
     if scatter is not None:
         note = f"of cells about their own curves, beyond noise; {scatter.curves} curves"
         rows.put("noise", "own curves", "scatter", scatter.tau, note=note)
+    elif len(cells):
+        note = "fewer than 8 curves of 4 ratios: robust_cell carries run noise, not tuning error"
+        rows.put("input", "robust_cell", "no_scatter", 1, note=note)
     answers = robust_cell(cells, noise, baseline=baseline)
     for answer in answers.itertuples():
         rows.put(
@@ -126,7 +129,7 @@ def _cell_speedups(rows, cells, noise, baseline):
             note = f"no {baseline} run at {size}: no speed-up can be stated there"
             rows.put("input", "", "no_baseline", 1, note=note, model_size=size)
         elif base.chinchilla_ratio.nunique() < 3:
-            note = f"{base.chinchilla_ratio.nunique()} {baseline} ratios: brackets instead of a law"
+            note = f"fewer than 3 {baseline} ratios: brackets instead of a law"
             rows.put("input", "", "few_ratios", len(base), note=note, **at)
 
 
@@ -299,7 +302,29 @@ def _cards(rows, cells, noise, joint, baseline):
         rows.put("card", "summary", "largest_change", abs(widest.change), note=note, **at)
 
 
-def _lint(rows, cells, joint, baseline):
+def _holdout(rows, cells, noise, baseline):
+    """The additive law in N and D, asked for the largest size and the largest ratio unseen."""
+    base = cells[cells.optimizer == baseline]
+    N, r = base.non_embedding_params.to_numpy(float), base.chinchilla_ratio.to_numpy(float)
+    if len(np.unique(N)) < 4 or len(np.unique(r)) < 4:
+        return
+    fit = fit_law(
+        np.column_stack([N, r * N]), base.loss.to_numpy(float), columns=("params", "tokens")
+    )
+    rms = float(np.sqrt((fit.residuals**2).sum() / fit.degrees))
+    note = f"run noise is {noise.sigma:.2g}"
+    note += ": the additive form is misspecified" if rms > 3 * noise.sigma else ""
+    rows.put("holdout", "additive_law", "rms", rms, note=note, optimizer=baseline)
+    for what, values in (("largest size", N), ("largest ratio", r)):
+        held = leave_out(fit, np.where(values == values.max(), "out", "in")).set_index("group")
+        note = f"{held.n['out']} cells predicted from the rest"
+        rows.put(
+            "holdout", "additive_law", f"mean_abs_error, {what}", held.mean_abs_error["out"],
+            note=note, optimizer=baseline,
+        )  # fmt: skip
+
+
+def _lint(rows, cells, noise, joint, baseline):
     for size in cells.model_size.unique():
         base = cells[(cells.optimizer == baseline) & (cells.model_size == size)]
         if base.chinchilla_ratio.nunique() < 3:
@@ -309,6 +334,7 @@ def _lint(rows, cells, joint, baseline):
         note = f"n - p = {len(base) - 3}"
         for quantity in ("alpha", "exponent", "floor"):
             rows.put("data_law", "least_squares", quantity, getattr(law, quantity), note=note, **at)
+    _holdout(rows, cells, noise, baseline)
     if joint is not None:
         for sentence in lint.joint(joint):
             rows.put("lint", "robust_joint", "finding", 1, note=sentence)

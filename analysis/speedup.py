@@ -197,13 +197,26 @@ def _bracketed(cell, base):
     better, worse = ratios[gap > margin], ratios[gap < -margin]
     low = better.max() / r if len(better) else 0.0
     high = worse.min() / r if len(worse) else np.inf
+    name = base.optimizer.iloc[0]
     note = (
-        f"bracket: {len(ratios)} {base.optimizer.iloc[0]} ratio{'s' * (len(ratios) > 1)} fix no law"
+        f"between measured losses: {len(ratios)} {name} ratio{'s' * (len(ratios) > 1)} fix no law"
     )
     if low:
-        return {"speedup": low, "low": low, "high": high, "bound": "lower", "note": note}
+        return {
+            "speedup": low,
+            "low": low,
+            "high": high,
+            "bound": "lower",
+            "note": f"lower bound {note}",
+        }
     if np.isfinite(high):
-        return {"speedup": high, "low": low, "high": high, "bound": "upper", "note": note}
+        return {
+            "speedup": high,
+            "low": low,
+            "high": high,
+            "bound": "upper",
+            "note": f"upper bound {note}",
+        }
     note += f"; not resolvable at this budget: within {margin.min():.2g} nats of every one"
     return {"speedup": 1.0, "low": 0.0, "high": np.inf, "bound": "none", "note": note}
 
@@ -214,7 +227,7 @@ def unresolved(value, low, high) -> str:
     Half-widths shrink as one over the square root of the seeds of every cell involved.
     """
     effect = np.log(value)
-    half = np.log(high / value) if effect < 0 else np.log(value / low)
+    half = np.log(high / value) if effect < 0 else np.log(value / max(low, 1e-12))
     if not np.isfinite(half) or abs(effect) * 10 < half:
         return "not resolvable at this budget: more than 100 seeds per cell"
     seeds = int(np.ceil((half / abs(effect)) ** 2))
