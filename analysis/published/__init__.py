@@ -66,3 +66,8 @@ def quoted_speedups() -> pd.DataFrame:
 def quoted_predictions() -> pd.DataFrame:
     """The study's own predicted 1.2b settings: what `transfer.published_law` must reproduce."""
     return _read("quoted_predictions.csv").copy()
+
+
+def quoted_sensitive() -> pd.DataFrame:
+    """The study's committed sets of scaling-sensitive hyper-parameters, one row per member."""
+    return _read("quoted_sensitive.csv").copy()
