@@ -9,6 +9,7 @@ from optim import catalogue as catalogue
 from optim import lapack
 from optim import schedules as schedules
 from optim.build import build as build
+from optim.describe import describe as describe
 from optim.matrices import Role as Role
 
 lapack.use_one_thread_per_call()

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from optim.chain import finish
+from optim.matrices import Role
 
 PRESETS = ("study", "authors")
 
@@ -47,12 +48,14 @@ class Entry:
     defaults. schedule the default learning-rate schedule of both presets: "cosine", "linear", "wsd"
     or "constant".
     bounds   {name: (low, high)} for numbers whose range is not the one of BOUNDS or [0, inf).
+    flops    (role, leaf, values) -> FLOPs of the leaf's matrix work per step, if there is any.
     """
 
     alias: Callable
     study: Mapping[str, Any]
     schedule: str = "cosine"
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    flops: Callable[[Role, Any, Mapping[str, Any]], float] | None = None
 
     @cached_property
     def hyperparameters(self) -> dict[str, float]:

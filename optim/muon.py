@@ -11,7 +11,7 @@ from optim.batching import map_matrices
 from optim.chain import finish, of_kinds
 from optim.entry import Entry
 from optim.matrices import Kind, Role, Roles, find_roles, stack_shape
-from optim.orthogonalize import Polynomial, newton_schulz
+from optim.orthogonalize import Polynomial, newton_schulz, newton_schulz_flops
 
 Scale = Literal["spectral", "ratio", "rms", "none"]
 FALLBACK: tuple[Kind, ...] = ("embedding", "head", "gain")
@@ -73,7 +73,7 @@ def scale_factor(leaf: jax.Array, role: Role, scale: Scale) -> float:
     "spectral": sqrt(max(1, out / in)), Jordan's; "ratio": sqrt(out / in), Scion's; "rms": 0.2
     sqrt(max(in, out)), to match the size of AdamW's updates (arXiv 2502.16982); "none": 1.
     """
-    _, fan_in, fan_out = stack_shape(leaf, role)
+    fan_in, fan_out = (max(size, 1) for size in stack_shape(leaf, role)[1:])
     factors = {
         "spectral": math.sqrt(max(1, fan_out / fan_in)),
         "ratio": math.sqrt(fan_out / fan_in),
@@ -81,6 +81,13 @@ def scale_factor(leaf: jax.Array, role: Role, scale: Scale) -> float:
         "none": 1.0,
     }
     return factors[scale]
+
+
+def matrix_flops(role: Role, leaf, values) -> float:
+    """FLOPs of the Newton-Schulz iteration, for hidden matrices."""
+    if role.kind != "matrix":
+        return 0.0
+    return newton_schulz_flops(stack_shape(leaf, role), values["ns_steps"])
 
 
 def by_kind(
@@ -178,6 +185,7 @@ def muon(
 ENTRY = Entry(
     muon,
     schedule="wsd",
+    flops=matrix_flops,
     study=dict(
         learning_rate=16e-3,
         momentum=0.98,

@@ -75,7 +75,10 @@ def newton_schulz(
         return turned.mT
     result_dtype, x = x.dtype, x.astype(dtype or x.dtype)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    norm = jnp.sqrt(jnp.sum(wide * wide, axis=(-2, -1), keepdims=True))
+    # Squares of 1e30 and 1e-30 leave float32, so the norm is taken of x over its largest entry.
+    largest = jnp.max(jnp.abs(wide), axis=(-2, -1), keepdims=True, initial=0.0)
+    unit = jnp.where(largest > 0, largest, 1)
+    norm = unit * jnp.sqrt(jnp.sum(jnp.square(wide / unit), axis=(-2, -1), keepdims=True))
     x = (wide / jnp.where(norm > 0, norm + epsilon, 1)).astype(x.dtype)
 
     def step(x, abc):
@@ -88,3 +91,10 @@ def newton_schulz(
     for abc in coefficients(polynomial, steps):
         x = step(x, abc)
     return x.astype(result_dtype)
+
+
+def newton_schulz_flops(shape: tuple[int, int, int], steps: int) -> float:
+    """FLOPs of `newton_schulz` on a (stack, m, n) array: three products a step."""
+    stack, *sides = shape
+    m, n = min(sides), max(sides)
+    return stack * steps * (4.0 * m * m * n + 2.0 * m**3)

@@ -9,7 +9,7 @@ import optax
 from optim.chain import finish
 from optim.entry import Entry
 from optim.matrices import Kind, Role, Roles, find_roles, stack_shape
-from optim.muon import FALLBACK, Scale, by_kind, scale_by_muon
+from optim.muon import FALLBACK, Scale, by_kind, matrix_flops, scale_by_muon
 from optim.orthogonalize import Polynomial
 
 OuterNorm = Literal["sign", "sign_per_feature"]
@@ -51,7 +51,8 @@ def scale_by_signum(
             mean_square = jnp.mean(m * m, axis=role.outputs or None, keepdims=True)
             return gain_radius * m / (jnp.sqrt(mean_square) + 1e-8)
         _, fan_in, fan_out = stack_shape(m, role)
-        return radius / (fan_out if role.kind == "embedding" else fan_in) * jnp.sign(m)
+        features = fan_out if role.kind == "embedding" else fan_in
+        return radius / max(features, 1) * jnp.sign(m)
 
     def init(params):
         return SignumState(jax.tree.map(jnp.zeros_like, params))
@@ -139,6 +140,7 @@ def scion(
 ENTRY = Entry(
     scion,
     schedule="wsd",
+    flops=matrix_flops,
     study=dict(
         learning_rate=16e-3,
         momentum=0.98,

@@ -1,0 +1,90 @@
+"""What an optimizer will do to these parameters, before it runs."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+
+from optim import catalogue
+from optim.build import build
+from optim.dtypes import state_kind
+from optim.matrices import Role, Roles, find_roles, path_name
+
+ELEMENTWISE_FLOPS = 15  # per parameter and step, about: two moments, a root, a division, decay
+
+
+@dataclass(frozen=True)
+class Description:
+    """Roles and shapes by path, state bytes by kind of state (`optim.dtypes.STATE_KINDS` and
+    "other"), the number of parameters, and the FLOPs of one update over all devices.
+    """
+
+    name: str
+    roles: dict[str, Role]
+    shapes: dict[str, tuple[int, ...]]
+    state_bytes: dict[str, int]
+    parameters: int
+    flops: float
+
+    def __str__(self):
+        width = max(map(len, self.roles), default=0)
+        lines = [
+            f"{path:{width}}  {role.kind:9}  {_axes(role, self.shapes[path])}"
+            for path, role in self.roles.items()
+        ]
+        total = sum(self.state_bytes.values())
+        kinds = ", ".join(f"{kind} {size:,}" for kind, size in self.state_bytes.items())
+        per = total / max(self.parameters, 1)
+        lines.append(f"{self.name}: {self.parameters:,} parameters")
+        lines.append(f"state {total:,} bytes, {per:.2f} per parameter ({kinds})")
+        lines.append(f"update {self.flops:.4g} FLOPs")
+        return "\n".join(lines)
+
+
+def describe(
+    name: str, params, *, preset: str = "study", roles: Roles = None, **options
+) -> Description:
+    """Role of every leaf, state bytes by kind and FLOPs of one update.
+
+    Args:
+      name, preset, roles, **options: as for `optim.build`.
+      params: arrays, or shapes and dtypes (`jax.eval_shape`): nothing is allocated.
+
+    FLOPs are analytic: matrix products of the rule (a multiply and an add are two), refreshes
+    spread over the steps between them, plus about 15 elementwise operations per parameter. Print
+    it for a table.
+    """
+    entry = catalogue.get(name)
+    tx = build(name, {"learning_rate": 1.0}, preset=preset, roles=roles, **options)
+    state = jax.tree.leaves_with_path(jax.eval_shape(tx.init, params))
+    state_bytes: dict[str, int] = {}
+    for key_path, x in state:
+        kind = state_kind(key_path)
+        state_bytes[kind] = state_bytes.get(kind, 0) + x.size * x.dtype.itemsize
+    leaves = jax.tree.leaves_with_path(params)
+    found = jax.tree.leaves(find_roles(params, roles), is_leaf=lambda x: isinstance(x, Role))
+    values = entry.defaults(preset) | options
+    flops = sum(ELEMENTWISE_FLOPS * x.size for _, x in leaves)
+    if entry.flops:
+        flops += sum(
+            entry.flops(role, x, values) for (_, x), role in zip(leaves, found, strict=True)
+        )
+    paths = [path_name(key_path) for key_path, _ in leaves]
+    return Description(
+        name,
+        dict(zip(paths, found, strict=True)),
+        {path: x.shape for path, (_, x) in zip(paths, leaves, strict=True)},
+        state_bytes,
+        sum(math.prod(x.shape) for _, x in leaves),
+        float(flops),
+    )
+
+
+def _axes(role: Role, shape) -> str:
+    """'32 x (512 -> 2048)' for a stack of matrices, '32 x 512' for a gain."""
+    sizes = [
+        tuple(shape[axis] for axis in axes) for axes in (role.batch, role.inputs, role.outputs)
+    ]
+    batch, inputs, outputs = (" ".join(map(str, size)) for size in sizes)
+    matrix = f"({inputs} -> {outputs})" if inputs else f"({outputs})"
+    return f"{batch} x {matrix}" if batch else matrix
