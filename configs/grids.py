@@ -1,13 +1,18 @@
-"""Starting points and one-dimensional grids of the study (arXiv 2509.02046, its sweep_grids and
-baseline_config files).
- GRIDS are those of 130M at ratio 1. START is the published starting point there; STARTS are the
+"""Starting points and one-dimensional grids of the study (arXiv 2509.02046), and how they shrink.
+
+GRIDS are those of 130M at ratio 1. START is the published starting point there; STARTS are the
 changes to it at the other Phase I settings. Batch sizes count sequences of 4096 tokens, warm-ups
 count steps of batch 128.
- `recentred` carries them to other sizes and budgets. What has no scale stays as published: betas,
-momenta, weight decay, epsilons, clip norms, learning-rate ratios, learning rates (their drift with
-size is what the race is to find, and grids grow at their edges). What counts steps keeps its share
-of the shortest training; what counts sequences keeps its steps on the doubling ladder from the base
-batch; what counts matrix entries keeps its share of the width.
+
+`recentred` carries them to the CPU ladder by rules that are the same for every optimizer:
+
+- the start is the study's at 130M and ratio 2, which its own first descent had already improved;
+- learning rates are LEARNING_RATE_FACTOR times the published, on a grid of doublings with the start
+  in the middle and as many values as the study had;
+- what counts steps (warm-up, Kron's flat start) keeps its share of the shortest training;
+- batch sizes keep their doublings from the base batch; block sizes their share of the width;
+- what has no scale (betas, momenta, weight decay, decay, epsilons, clip norms) stays as it is;
+- grids longer than six keep every third value, counted from the start.
 """
 
 from __future__ import annotations
@@ -267,9 +272,9 @@ STARTS: dict[str, dict[str, dict]] = {
 # Values Phase II does not search, whatever Phase I found.
 PHASE_TWO: dict[str, dict] = {"soap": {"precondition_frequency": 10}}
 
-# Starting learning rates of the CPU ladder: the best of the published grid, or a step of two beyond
-# it, at nano-s and ratio 1 (docs/LOG.md); where nothing is named, the published start is kept.
-RECENTRED: dict[str, dict] = {}
+# The best learning rates of nine optimizers at nano-xs and nano-s are 2 to 8 times their published
+# ones, 4 in the middle (docs/LOG.md). One factor for all, so that none is tuned by hand.
+LEARNING_RATE_FACTOR = 4
 
 # How far a grid may grow at its edges. What is not named here is flagged at an edge instead.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -312,22 +317,28 @@ def recentred(
             return value * batch_size // PUBLISHED_BATCH
         if name == "block_size":
             return max(8, value * width // PUBLISHED_WIDTH)
-        return value
+        return value * LEARNING_RATE_FACTOR if name == "learning_rate" else value
 
-    start = {name: carry(name, value) for name, value in entry["start"].items()}
-    start |= RECENTRED.get(optimizer, {})
+    settled = entry["start"] | entry["starts"]["130m,2x"]
+    start = {name: carry(name, value) for name, value in settled.items()}
     grids = {
         name: _thin(sorted({carry(name, value) for value in values}), start[name])
         for name, values in entry["grids"].items()
-        if not only or name in only
     }
-    bounds = {name: value for name, value in entry["bounds"].items() if name in grids}
+    count = len(grids["learning_rate"])
+    middle = start["learning_rate"]
+    grids["learning_rate"] = [middle * 2.0 ** (k - count // 2) for k in range(count)]
+    grids = {
+        name: values
+        for name, values in grids.items()
+        if len(values) > 1 and (not only or name in only)
+    }
     return {
         "preset": "study",
         "start": start,
-        "grids": {name: values for name, values in grids.items() if len(values) > 1},
-        "bounds": bounds,
-        "phase_two": {n: v for n, v in entry["phase_two"].items() if n in start},
+        "grids": grids,
+        "bounds": {name: value for name, value in entry["bounds"].items() if name in grids},
+        "phase_two": {n: v for n, v in entry["phase_two"].items() if n in grids},
     }
 
 
