@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from optim import adam_mini, adamw, cautious, lion, mars, muon, nadamw, scion, soap, sophia
+from optim import adam_mini, adamw, cautious, kron, lion, mars, muon, nadamw, scion, soap, sophia
 from optim.entry import Entry, nearest
 
 CATALOGUE: dict[str, Entry] = {
@@ -15,6 +15,7 @@ CATALOGUE: dict[str, Entry] = {
     "adam_mini": adam_mini.ENTRY,
     "muon": muon.ENTRY,
     "scion": scion.ENTRY,
+    "kron": kron.ENTRY,
     "soap": soap.ENTRY,
     "sophia": sophia.ENTRY,
 }
