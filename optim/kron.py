@@ -1,6 +1,7 @@
 """Kron: PSGD with Kronecker-factored triangular preconditioners (Li 2018, arXiv 1809.10232)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import optax
 
 from optim import triangular
 from optim.batching import map_grouped
-from optim.blocks import plan_tree
+from optim.blocks import plan, plan_tree
 from optim.chain import finish
 from optim.entry import Entry
 from optim.matrices import Kind, Role, Roles, find_roles
@@ -179,6 +180,19 @@ def scale_by_kron(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
+    """FLOPs of a step's matrix products, with fits as rare as they get."""
+    options = {name: values[name] for name in ("block_size", "merge_toward")}
+    cut = plan(leaf, role, largest=values["max_size_triangular"], vectors=False, **options)
+    total = 0.0
+    for number, height, width in cut.block_shapes():
+        for side, full in ((height, cut.inputs), (width, cut.outputs)):
+            fit = 7 * height * width * side + 2 * side**3  # a, b, two outer products; times Q
+            fit *= values["preconditioner_update_probability"]
+            total += number * (4 * height * width * side + fit) * full
+    return total
+
+
 def clip_update_rms(
     max_rms, *, roles: Roles = None, statistics: Statistics = "matrix"
 ) -> optax.GradientTransformation:
@@ -277,6 +291,7 @@ def kron(
 
 ENTRY = Entry(
     kron,
+    flops=matrix_flops,
     bounds={
         "preconditioner_update_probability": (0.0, 1.0),
         "update_prob_flat_start": (-math.inf, math.inf),

@@ -9,11 +9,11 @@ import optax
 
 from optim import eigenbasis
 from optim.batching import map_grouped
-from optim.blocks import plan_tree
+from optim.blocks import plan, plan_tree
 from optim.chain import finish, of_kinds
 from optim.entry import Entry
 from optim.lockstep import same_for_all
-from optim.matrices import KINDS, Kind, Roles, path_name
+from optim.matrices import KINDS, Kind, Role, Roles, path_name
 
 
 class ScaleBySoapState(NamedTuple):
@@ -173,6 +173,19 @@ def scale_by_soap(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
+    """FLOPs of a step's matrix products and, spread over the steps between, of a refresh."""
+    options = {name: values[name] for name in ("block_size", "merge_toward")}
+    options |= dict(largest=values["max_precond_dim"], vectors=values["precondition_1d"])
+    cut, total = plan(leaf, role, **options), 0.0
+    for number, height, width in cut.block_shapes():
+        for side, full in ((height, cut.inputs), (width, cut.outputs)):
+            products = 8 * height * width * side  # g and m forth, u back, the factor
+            refresh = (2 + 8 / 3) * side**3  # one product, QR
+            total += number * (products + refresh / values["precondition_frequency"]) * full
+    return total
+
+
 def decay_after_step(
     learning_rate, weight_decay, *, roles: Roles = None, decayed: tuple[Kind, ...] = KINDS
 ) -> optax.GradientTransformation:
@@ -283,6 +296,7 @@ def soap(
 
 ENTRY = Entry(
     soap,
+    flops=matrix_flops,
     study=dict(
         learning_rate=8e-3,
         beta1=0.95,
