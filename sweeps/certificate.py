@@ -63,6 +63,7 @@ def certificate(
             for seed, run in repeats
         ],
         "moves": len(state.moves),
+        "refined": state.refined,
         "converged": state.converged,
         "trials": len(cost),
         "tokens": math.fsum(run.tokens for run in cost),

@@ -51,6 +51,7 @@ class Rule:
     extend: tuple[str, ...] = (
         "I",
     )  # phases whose grids grow at their edges; elsewhere edges are flagged
+    equal_effort: float = 0.0  # runs of all optimizers in a cell equal within this share; 0: off
     verify: bool = False  # Phase III runs the star of its prediction too
 
 
@@ -107,6 +108,8 @@ class Settled:
     noise: noise.Noise | None
     converged: bool = True  # False: stopped by max_moves
     ties: list[Point] = field(default_factory=list)
+    refined: int = 0  # points run beyond the search, for equal effort
+    proven: Point | None = None  # one of them that the noise rule prefers to the centre
 
     @cached_property
     def losses(self) -> dict[Point, float]:
@@ -117,7 +120,9 @@ class Settled:
     def best(self) -> Point | None:
         """The winner: the lowest run by the study's rule, the tested centre by the noise rule."""
         noisy = self.problem.rule.mode == "noise"
-        point = self.centre if noisy else min(self.losses, key=self.losses.__getitem__)
+        point = (
+            (self.proven or self.centre) if noisy else min(self.losses, key=self.losses.__getitem__)
+        )
         return point if finite(self.losses.get(point, math.inf)) else None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from sweeps import laws, noise
+from sweeps import effort, laws, noise
 from sweeps.descent import Pending, Problem, Rule, Settled, descend, opening
 from sweeps.trial import Cell, Outcome, Race, Trial, finite
 
@@ -52,21 +52,22 @@ def plan(race: Race, results: Mapping[Trial, Outcome]) -> Plan:
             out.waiting |= later | {this.cell: "waits for the noise calibration" for this in full}
             continue
         full = [replace(this, prior=prior) for this in full]
-        _search(race, results, out, full)
+        _search(results, out, full)
         first = [out.settled.get(cell) for cell in phases["I"]]
         if None in first:
             out.waiting |= later
             continue
         out.sensitive[optimizer] = sensitive(first)
         cut = [second(race, out, cell, first) for cell in phases["II"]]
-        _search(race, results, out, [replace(this, prior=prior) for this in cut])
+        _search(results, out, [replace(this, prior=prior) for this in cut])
         known = [out.settled.get(cell) for cell in phases["I"] + phases["II"]]
         if phases["III"] and None in known:
             out.waiting |= dict.fromkeys(phases["III"], "waits for Phase II")
         elif phases["III"]:
             out.laws[optimizer] = fit(race, out.sensitive[optimizer], known)
             ahead = [third(race, out, cell, known) for cell in phases["III"]]
-            _search(race, results, out, [replace(this, prior=prior) for this in ahead])
+            _search(results, out, [replace(this, prior=prior) for this in ahead])
+    _finish(race, results, out)
     out.pending = list(dict.fromkeys(out.pending))
     return out
 
@@ -89,22 +90,39 @@ def calibrate(problems: Sequence[Problem], results: Mapping[Trial, Outcome]) -> 
     return found._replace(df=min(found.df, PRIOR_DF))
 
 
-def _search(race: Race, results: Mapping, out: Plan, problems: Iterable[Problem]) -> None:
-    """Advances each cell's search and, where it is over, the repeats of its winner."""
+def _search(results: Mapping, out: Plan, problems: Iterable[Problem]) -> None:
+    """Advances each cell's search."""
     for this in problems:
         state = descend(this, results)
         if isinstance(state, Pending):
             out.pending += state.trials
+        else:
+            out.settled[this.cell] = state
+
+
+def _finish(race: Race, results: Mapping, out: Plan) -> None:
+    """Where a search is over: equal effort among the optimizers, then the winner's repeats."""
+    slack = Rule(**race.study["rule"]).equal_effort
+    final = dict(out.settled)
+    for size, ratio in dict.fromkeys(cell[1:] for cell in race.cells) if slack else ():
+        cells = [cell for cell in race.cells if cell[1:] == (size, ratio)]
+        if not all(cell in final for cell in cells):
+            final = {cell: state for cell, state in final.items() if cell not in cells}
             continue
-        out.settled[this.cell] = state
-        if state.best is None:
-            out.repeats[this.cell] = []
-            continue
-        trials = [Trial(this.cell, state.best, seed) for seed in this.fresh_seeds]
+        states = effort.equalise([final[cell] for cell in cells], results, slack)
+        for cell, state in zip(cells, states, strict=True):
+            if isinstance(state, Pending):
+                out.pending += state.trials
+                del final[cell]
+            else:
+                out.settled[cell] = final[cell] = state
+    for cell, state in final.items():
+        seeds = state.problem.fresh_seeds if state.best else ()
+        trials = [Trial(cell, state.best, seed) for seed in seeds]
         outcomes = [results.get(trial) for trial in trials]
         out.pending += [t for t, o in zip(trials, outcomes, strict=True) if o is None]
         if None not in outcomes:
-            out.repeats[this.cell] = list(zip(this.fresh_seeds, outcomes, strict=True))
+            out.repeats[cell] = list(zip(seeds, outcomes, strict=True))
 
 
 def problem(race: Race, cell: Cell) -> Problem:
@@ -242,4 +260,7 @@ def upper_bound(race: Race) -> dict[Cell, int]:
         per_round = star + looks * (1 + rule.contenders) if star else 0
         rounds = 1 + (rule.max_moves if star else 0)
         bound[cell] = 1 + looks + rounds * per_round + fresh
+    if rule.equal_effort:
+        most = {cell[1:]: max(bound[c] for c in bound if c[1:] == cell[1:]) for cell in bound}
+        return {cell: most[cell[1:]] for cell in bound}
     return bound
