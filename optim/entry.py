@@ -57,6 +57,9 @@ class Entry:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     flops: Callable[[Role, Any, Mapping[str, Any]], float] | None = None
 
+    def __post_init__(self):
+        self.alias.__signature__ = _spelled_out(self.alias)
+
     @cached_property
     def hyperparameters(self) -> dict[str, float]:
         """Names and defaults (authors) of the numbers, the schedule's too; None is not set."""
@@ -67,10 +70,9 @@ class Entry:
     @cached_property
     def options(self) -> dict[str, Any]:
         """Names and defaults (authors) of the static options."""
-        own = _parameters(self.alias, inspect.Parameter.KEYWORD_ONLY)
-        shared = _parameters(finish, inspect.Parameter.KEYWORD_ONLY)
-        rows = {p.name: p.default for p in [*shared, *own] if p.name != "roles"}
-        return rows | {"schedule": self.schedule}
+        rows = _parameters(self.alias, inspect.Parameter.KEYWORD_ONLY)
+        given = {p.name: p.default for p in rows if p.name != "roles"}
+        return given | {"schedule": self.schedule}
 
     @cached_property
     def types(self) -> dict[str, Any]:
@@ -121,6 +123,18 @@ def interval(low: float, high: float) -> str:
 
 def _parameters(function, kind) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(function).parameters.values() if p.kind == kind]
+
+
+def _spelled_out(alias: Callable) -> inspect.Signature:
+    """The signature of `alias` with the options of `finish` in place of its `**common`.
+
+    For `help`, for the catalogue, and for `optax.inject_hyperparams`, which cannot pass `**common`.
+    """
+    signature = inspect.signature(alias)
+    own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+    shared = _parameters(finish, inspect.Parameter.KEYWORD_ONLY)
+    missing = [p for p in shared if p.name not in signature.parameters]
+    return signature.replace(parameters=[*own, *missing])
 
 
 def _check_array(name, value, none):
