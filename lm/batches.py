@@ -17,35 +17,37 @@ def permute(index, size: int, key: np.ndarray) -> np.ndarray:
     arithmetic only: the same on every machine and release, unlike a library's shuffle.
 
     Args:
-      index: integers in [0, size), any shape.
+      index: (n,) integers in [0, size).
       size: at most 2^62.
-      key: uint64, the shape of `index` (or one that broadcasts against it).
+      key: uint64, (n,) or one for all.
 
     Returns:
-      int64, the shape of `index`.
+      (n,) int64.
     """
+    out = np.array(index, np.uint64)
+    assert (out < size).all(), "an index outside the range may never come back into it"
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
-    out = np.asarray(index, np.uint64).copy()
-    assert (out < size).all(), "an index outside the range may never come back into it"
     key = np.broadcast_to(np.asarray(key, np.uint64), out.shape)
-    walking = np.ones(out.shape, bool)
-    while walking.any():
+    round_keys = [_mix(key + np.uint64(round_number)) for round_number in range(ROUNDS)]
+    walking = np.arange(out.size)
+    while walking.size:
         left, right = out[walking] >> half, out[walking] & mask
-        for round_number in range(ROUNDS):
-            noise = _mix(right ^ _mix(key[walking] + np.uint64(round_number)))
-            left, right = right, left ^ (noise & mask)
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix(right ^ round_key[walking]) & mask)
         out[walking] = (left << half) | right
-        walking[walking] = out[walking] >= size
+        walking = walking[out[walking] >= size]
     return out.astype(np.int64)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """Scrambles 64 bits; the output function of SplitMix64 (Steele, Lea & Flood 2014)."""
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    """Scrambles 64 bits; the output function of SplitMix64 (Steele, Lea & Flood 2014).
+
+    Of an array, because numpy warns where a scalar wraps around, as is meant here.
+    """
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
@@ -152,7 +154,9 @@ class Batches:
         for k, size in enumerate(self._mixture.sizes):
             mine = which == k
             epoch, index = np.divmod(local[mine], size)
-            key = _mix(_mix(_mix(np.uint64(self.seed)) ^ np.uint64(k)) ^ epoch.astype(np.uint64))
+            key = _mix(np.array([self.seed], np.uint64))
+            for part in (np.uint64(k), epoch.astype(np.uint64)):
+                key = _mix(key ^ part)
             ids[mine] = start + permute(index, size, key)
             start += size
         return ids

@@ -1,6 +1,7 @@
 """Text to tokens to rows: the same tokens whatever the way, and one clear error for bad input."""
 
 import gzip
+import json
 import pathlib
 import signal
 import subprocess
@@ -144,6 +145,51 @@ def test_trained_bpe_spells_the_text(tmp_path, cache):
             assert mine.token_bytes[ids].sum() == len(text.encode())
             found.append(text)
     assert len(found) >= len(texts) - 2 and set(found) <= set(texts)
+
+
+def test_first_token_and_separator_come_once(tmp_path):
+    """As Llama 3 has it: the tokenizer's own template adds the first token, we the last; a
+    tokenizer that adds both is left alone."""
+    tokenizers = pytest.importorskip("tokenizers")
+    for template in ("<bos> $A", "<bos> $A </s>"):
+        words = tokenizers.Tokenizer(tokenizers.models.BPE())
+        words.add_special_tokens(["<bos>", "</s>"])
+        words.add_tokens(["x"])
+        words.post_processor = tokenizers.processors.TemplateProcessing(
+            single=template, special_tokens=[("<bos>", 0), ("</s>", 1)]
+        )
+        words.save(str(tmp_path / "words.json"))
+        tokens = tokenizer.load(str(tmp_path / "words.json"))
+        assert [ids.tolist() for ids in tokens.encode(["xx", "x"])] == [[0, 2, 2, 1], [0, 2, 1]]
+        assert tokens.token_bytes.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("prepend, exact", [("never", True), ("always", False)])
+def test_bytes_of_sentencepiece_like_tokens(tmp_path, cache, prepend, exact):
+    tokenizers = pytest.importorskip("tokenizers")
+    pieces = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>"))
+    metaspace = tokenizers.pre_tokenizers.Metaspace(prepend_scheme=prepend)
+    pieces.pre_tokenizer = metaspace
+    special = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, show_progress=False
+    )
+    pieces.train_from_iterator([text.replace("😀", "") for text in TEXTS], trainer)
+    definition = json.loads(pieces.to_str())
+    definition["added_tokens"] = [
+        token | {"special": not token["content"].startswith("<0x")}
+        for token in definition["added_tokens"]
+    ]
+    (tmp_path / "pieces.json").write_text(json.dumps(definition))
+    texts = texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS))
+    tokens = tokenizer.load(str(tmp_path / "pieces.json"))
+    folder = store.build("pieces", texts, tokens, cache)
+    counts = store.read_meta(folder)["splits"]["train"]
+    # A space that the tokenizer puts before each text counts as a byte too many.
+    extra = 0 if exact else counts["documents"]
+    assert counts["spelled"] == counts["bytes"] + extra
+    table = prepare({"corpus": "pieces"}, sequence_length=8, cache=cache).token_bytes
+    assert (table is not None) == exact
 
 
 def test_large_vocabularies_take_32_bits(tmp_path, cache):

@@ -1,0 +1,96 @@
+"""How fast batches are read: ours, and grain's MapDataset on the same prepared records.
+
+    python -m benchmarks.data [TOKENS]
+
+Rounds are interleaved, so that a busy machine slows both alike; printed are tokens per second
+(median and range over rounds) and the median ratio. Random tokens of a 128,256-word vocabulary are
+written to a temporary folder, 4 bytes each.
+"""
+
+import pathlib
+import sys
+import tempfile
+import time
+
+import grain
+import numpy as np
+
+from lm import builder, rows
+from lm.batches import Batches
+
+VOCAB_SIZE, ROUNDS = 128_256, 9
+# Rows of a batch, tokens of a row, batches at once, calls a round.
+CASES = ((128, 4096, 1, 4), (16, 128, 1, 16), (16, 128, 64, 1))
+
+
+def ours(folder, tokens, batch_size, sequence_length, block, in_memory):
+    source = builder.open_rows(
+        str(folder / builder.FOLDER),
+        {"train": tokens},
+        where="benchmark",
+        record_tokens=builder.RECORD_TOKENS,
+        vocab_size=VOCAB_SIZE,
+        sequence_length=sequence_length,
+    )["train"]
+    batches = Batches(source, batch_size, seed=0)
+
+    def read(call):
+        rows.IN_MEMORY_TOKENS = 2**40 if in_memory else 0
+        return batches.block(call * block, block)
+
+    return read
+
+
+def grains(folder, batch_size):
+    """grain on whole records: it has no rows shorter than a record."""
+    source = builder.open_dataset(str(folder / builder.FOLDER)).as_data_source("train")
+    dataset = grain.MapDataset.source(source).shuffle(seed=0).repeat().batch(batch_size)
+    return lambda call: dataset[call]["tokens"]
+
+
+def rates(readers, tokens_per_call, calls):
+    """Tokens per second, reader -> one number a round; the readers take turns."""
+    found = {name: [] for name in readers}
+    for read in readers.values():
+        read(0)
+    for round_number in range(ROUNDS):
+        for name, read in readers.items():
+            start = time.perf_counter()
+            for call in range(round_number * calls, (round_number + 1) * calls):
+                read(call)
+            found[name].append(calls * tokens_per_call / (time.perf_counter() - start))
+    return {name: np.array(rate) for name, rate in found.items()}
+
+
+def main(tokens: int):
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        tokens -= tokens % builder.RECORD_TOKENS
+        stream = np.random.default_rng(0).integers(0, VOCAB_SIZE, tokens).astype(np.uint32)
+        start = time.perf_counter()
+        builder.write(folder, {"train": lambda: iter([stream])}, np.uint32)
+        print(
+            f"written and verified: {tokens / (time.perf_counter() - start) / 1e6:.0f} M tokens/s"
+        )
+        for batch_size, length, block, calls in (
+            (128, 4096, 1, 4),
+            (16, 128, 1, 16),
+            (16, 128, 64, 1),
+        ):
+            readers = {
+                "from disk": ours(folder, tokens, batch_size, length, block, in_memory=False),
+                "in memory": ours(folder, tokens, batch_size, length, block, in_memory=True),
+            }
+            if length == builder.RECORD_TOKENS:
+                readers["grain"] = grains(folder, batch_size)
+            found = rates(readers, block * batch_size * length, calls)
+            for name, rate in found.items():
+                print(
+                    f"{block} batches of {batch_size} x {length}, {name}: {np.median(rate) / 1e6:.1f} M tokens/s"
+                    f" ({rate.min() / 1e6:.1f} to {rate.max() / 1e6:.1f}), "
+                    f"{np.median(rate / found['from disk']):.2f} x from disk"
+                )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 50_000_000)
