@@ -143,7 +143,7 @@ def optimum(x, loss, sigma, *, window=2.1, level=0.95) -> Optimum | None:
     edge = "low" if best == 0 else "high" if best == len(x) - 1 else ""
     near = np.abs(x - x[best]) <= window
     x, loss = x[near], loss[near]
-    at = np.linspace(x.min() - 3, x.max() + 3, 601)
+    at = np.linspace(x.min() - 3, x.max() + 3, 1501)
     square = (x[None] - at[:, None]) ** 2
     mean = square.mean(1, keepdims=True)
     spread = ((square - mean) ** 2).sum(1)
@@ -154,8 +154,9 @@ def optimum(x, loss, sigma, *, window=2.1, level=0.95) -> Optimum | None:
     if len(x) == 2:  # two points fit any vertex: only their order is known
         i = int(np.abs(at - x[loss.argmin()]).argmin())
     inside = at[chi2 <= chi2.min() + stats.chi2.ppf(level, 1)]
-    low = inside.min() if inside.min() > at[0] else -np.inf
-    high = inside.max() if inside.max() < at[-1] else np.inf
+    step = at[1] - at[0]  # the ends lie up to one step beyond the last grid point inside
+    low = inside.min() - step if inside.min() > at[0] else -np.inf
+    high = inside.max() + step if inside.max() < at[-1] else np.inf
     if len(x) == 2:
         return Optimum(at[i], low, high, np.nan, edge, np.nan, 2)
     posterior = np.exp(-(chi2 - chi2.min()) / 2)
