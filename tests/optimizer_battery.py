@@ -42,14 +42,18 @@ def random_params(seed=0, dtype=jnp.float32):
     return treedef.unflatten([x.astype(dtype) for x in leaves])
 
 
+@functools.cache
+def targets():
+    """Where `quadratic` has its minimum, and its curvatures: fixed NumPy arrays."""
+    with jax.ensure_compile_time_eval():
+        centre = jax.tree.map(np.asarray, random_params(seed=7))
+    curve = lambda t: np.linspace(0.1, 1.0, t.size, dtype=np.float32).reshape(t.shape)  # noqa: E731
+    return centre, jax.tree.map(curve, centre)
+
+
 def quadratic(params):
     """Distance to fixed targets, curvatures from 0.1 to 1."""
-    target = random_params(seed=7)
-    terms = jax.tree.map(
-        lambda p, t: jnp.sum(jnp.linspace(0.1, 1.0, p.size).reshape(p.shape) * (p - t) ** 2),
-        params,
-        target,
-    )
+    terms = jax.tree.map(lambda p, t, c: jnp.sum(c * (p - t) ** 2), params, *targets())
     return sum(jax.tree.leaves(terms))
 
 
@@ -172,10 +176,13 @@ def vmap_equals_solo(b):
 
     def run(learning_rate):
         tx = optax.with_extra_args_support(b.make(learning_rate))
-        carry = (b.params, tx.init(b.params))
-        for _ in range(3):
-            carry = update(tx, *carry, jax.grad(quadratic)(carry[0]), jax.grad(quadratic))
-        return carry[0]
+
+        def step(carry, _):
+            grad_fn = jax.grad(quadratic)
+            return update(tx, *carry, grad_fn(carry[0]), grad_fn), None
+
+        (params, _), _ = jax.lax.scan(step, (b.params, tx.init(b.params)), length=3)
+        return params
 
     rates = jnp.array([b.learning_rate, jnp.nan, 0.5 * b.learning_rate])
     packed = jax.jit(jax.vmap(run))(rates)
