@@ -2,28 +2,37 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 
 from analysis import lint, noise, races, style, tables, transfer
 from analysis.joint import JointFit
 from analysis.laws import DataLaw
 from analysis.noise import Noise
+from analysis.numbers import COLUMNS, study_numbers
 from analysis.records import CELL, Study
 from analysis.speedup import BASELINE
+
+_RUN_COLUMNS = [
+    *("hash", "seed", "status", "loss", "tokens", "flops", "seconds", "optimizer_bytes"),
+    "non_embedding_params",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
     """Tables of one study in reading order; their columns are in the functions that make them.
 
-    `laws` holds the baseline's data law of every size that has one, `cards` the sensitivity card of
-    every headline, `doubts` what a reader should know before believing any of it.
+    `numbers` holds the robust numbers in long form (`analysis.numbers`; empty while the noise is
+    unknown), `laws` the baseline's data law of every size that has one, `doubts` what a reader
+    should know before believing any of it.
     """
 
     study: Study
     best: pd.DataFrame
     deviations: pd.DataFrame
     repeats: pd.DataFrame
+    numbers: pd.DataFrame
     optima: pd.DataFrame
     noise: Noise | None
     laws: dict[str, DataLaw]
@@ -31,7 +40,6 @@ class Findings:
     joint: JointFit | None
     speedups: pd.DataFrame
     trends: pd.DataFrame
-    cards: dict[tuple, pd.DataFrame]
     curves: pd.DataFrame
     crossings: pd.DataFrame
     early_stop: pd.DataFrame
@@ -39,11 +47,11 @@ class Findings:
     doubts: tuple[str, ...]
 
 
-def analyse(study: Study, *, best=None, deviations=None, known_doubts=()) -> Findings:
+def analyse(study: Study, *, best=None, deviations=None, numbers=None, known_doubts=()) -> Findings:
     """All tables of a study with at least one finished trial.
 
     Args:
-      best, deviations: tables to use instead of `tables.best` and `tables.deviations`, for recorded
+      best, deviations, numbers: tables to use instead of those made from the runs, for recorded
         studies whose winners are not all among the recorded runs.
       known_doubts: sentences to put before those found.
     """
@@ -52,20 +60,21 @@ def analyse(study: Study, *, best=None, deviations=None, known_doubts=()) -> Fin
     best = races.fair_losses(best, study.runs, level)
     laws, law_table = races.data_laws(best)
     joint = races.joint_fit(best, level)
+    numbers = robust_numbers(study, best, level) if numbers is None else numbers
     curves = tables.winner_curves(study, best)
     return Findings(
         study=study,
         best=best,
         deviations=tables.deviations(study) if deviations is None else deviations,
         repeats=tables.repeats(study),
-        optima=_optima(study, level),
+        numbers=numbers,
+        optima=_optima(numbers, best),
         noise=level,
         laws=laws,
         law_table=law_table,
         joint=joint,
         speedups=races.speedups(best, laws, level, joint),
         trends=races.trends(joint),
-        cards=races.cards(best, level),
         curves=curves,
         crossings=tables.crossings(curves),
         early_stop=tables.early_stop(curves),
@@ -74,17 +83,37 @@ def analyse(study: Study, *, best=None, deviations=None, known_doubts=()) -> Fin
     )
 
 
-def _optima(study, level):
+def robust_numbers(study: Study, best: pd.DataFrame, level: Noise | None) -> pd.DataFrame:
+    """`numbers.study_numbers` of a study; no rows while the noise is unknown."""
     if level is None:
-        return pd.DataFrame(
-            columns=[*CELL, "hyperparameter", "value", "low", "high", "best", "edge"]
+        return pd.DataFrame(columns=COLUMNS)
+    columns = [*CELL, *_RUN_COLUMNS, *(f"hp_{name}" for name in study.tuned)]
+    return study_numbers(study.runs[columns], best=best, noise=level)
+
+
+def _optima(numbers, best):
+    """The optima among the numbers, with the parameters and tokens of their cells."""
+    table = numbers[numbers["table"] == "optimum"].rename(columns={"quantity": "hyperparameter"})
+    table = table[[*CELL, "hyperparameter", "value", "low", "high", "note"]]
+    table["chinchilla_ratio"] = table["chinchilla_ratio"].astype(float)
+    cells = best[[*CELL, "non_embedding_params", "tokens"]].astype({"chinchilla_ratio": float})
+    return tables.reading_order(table.merge(cells, on=CELL), then=["hyperparameter"])
+
+
+def transfer_laws(optima: pd.DataFrame, hyperparameter: str) -> dict[str, transfer.TransferLaw]:
+    """The law of one hyper-parameter's optimum over size and budget, per optimizer that has one."""
+    laws = {}
+    swept = optima[optima["hyperparameter"] == hyperparameter]
+    for optimizer, cells in swept.groupby("optimizer", sort=False):
+        x, low, high = (
+            transfer.to_log2(hyperparameter, cells[name].fillna(np.nan))
+            for name in ("value", "low", "high")
         )
-    runs = tables.searched(study)
-    kept = [name for name in runs if not name.startswith("hp_")]
-    return tables.reading_order(
-        transfer.optima(runs[[*kept, *(f"hp_{n}" for n in study.tuned)]], level.sigma),
-        then=["hyperparameter"],
-    )
+        scale = cells["non_embedding_params"], cells["chinchilla_ratio"]
+        law = transfer.fit_transfer(hyperparameter, x, low, high, *scale, np.full(len(x), np.nan))
+        if law is not None:
+            laws[optimizer] = law
+    return laws
 
 
 def doubts(study, best, laws, level, joint) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import cells, joint, sensitivity, style
+from analysis import cells, joint, style
 from analysis.joint import JointFit
 from analysis.laws import DataLaw, fit_data_law
 from analysis.noise import Noise
@@ -215,20 +215,3 @@ def largest_races(table: pd.DataFrame) -> list[pd.DataFrame]:
         race = at_size[at_size["chinchilla_ratio"] == ratio]
         races.append(race.sort_values("fair_loss", kind="stable"))
     return races
-
-
-def cards(fair: pd.DataFrame, level: Noise | None) -> dict[tuple, pd.DataFrame]:
-    """The sensitivity card of every headline, by (optimizer, size, ratio): `sensitivity.card`."""
-    found, others = {}, {"as observed, selection not undone": fair}
-    for race in largest_races(fair) if level else ():
-        first = race[race["optimizer"] != BASELINE]
-        if first.empty:
-            continue
-        cell = tuple(first.iloc[0][CELL])
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found[cell] = sensitivity.card(_fair_cells(fair), level, *cell, others=others)
-        except (ValueError, RuntimeError):  # fewer than three budgets, or no law through them
-            continue
-    return found

@@ -17,17 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import findings, page, recorded, records, sections, style
-from analysis.editions import EDITIONS, edition
+from analysis import comparison, findings, page, recorded, records, sections, style, verdicts
+from analysis.editions import published_numbers
 from analysis.figures.panels import short
 from analysis.findings import Findings
-from analysis.numbers import Rows, study_numbers
+from analysis.numbers import Rows
 from analysis.records import CELL
-
-_RUN_NUMBERS = [
-    *("hash", "seed", "status", "loss", "tokens", "flops", "seconds", "optimizer_bytes"),
-    "non_embedding_params",
-]
 
 
 def main(argv=None) -> int:
@@ -67,6 +62,7 @@ def _analyse(source: str) -> Findings:
         recorded.study(),
         best=recorded.best(),
         deviations=recorded.deviations(),
+        numbers=published_numbers(),
         known_doubts=recorded.DOUBTS,
     )
 
@@ -77,8 +73,8 @@ def write(found: Findings, out: Path, against: Findings | None = None) -> None:
     chosen = sections.RECORDED if is_recorded else sections.STUDY
     body = [(heading, section(found, gallery.show)) for heading, section in chosen]
     if against is not None:
-        comparison = sections.comparison(found, against, gallery.show)
-        body.insert(4, ("Against the recorded study", comparison))
+        beside = comparison.comparison(found, against, gallery.show)
+        body.insert(4, ("Against the recorded study", beside))
     subtitle = f"study {found.study.name}: {len(found.study.runs)} trials"
     (out / "figures").mkdir(parents=True, exist_ok=True)
     html = page.page("A race of optimizers", subtitle, body)
@@ -137,12 +133,8 @@ def numbers(found: Findings, is_recorded: bool = False) -> pd.DataFrame:
             rows.put("speedup", "published_formula", "ratio", row["published"], note=note, **at)
         low, high = row["gap"] - row["gap_error"], row["gap"] + row["gap_error"]
         rows.put("gap", "fair_losses", "nats", row["gap"], low, high, row["verdict"], **at)
-    for name in EDITIONS if is_recorded else ():
-        for row in edition(name).to_dict("records"):
-            at = {name: row[name] for name in CELL}
-            rows.put("speedup", name, "ratio", row["speedup"], note=row["note"], **at)
     for row in found.early_stop.to_dict("records"):
-        for name in ("wrong_winner", "wrong_pairs", "regret"):
+        for name in ("wrong_winner", "costly", "wrong_pairs", "regret"):
             rows.put("early_stop", f"at {row['fraction']:g}", name, row[name])
     for row in found.crossings.to_dict("records"):
         at, note = {name: row[name] for name in CELL}, f"{row['leader']} leads on"
@@ -152,14 +144,9 @@ def numbers(found: Findings, is_recorded: bool = False) -> pd.DataFrame:
             rows.put("tuning", "all trials", name, row[name], optimizer=row["optimizer"])
         for name in ("seconds", "compile_seconds"):
             rows.put("time", "tuning", name, row[name], optimizer=row["optimizer"])
-    if found.noise is None:  # nothing robust can be said
-        return rows.frame()
-    tuned = [f"hp_{name}" for name in found.study.tuned]
-    runs = found.study.runs[[*CELL, *_RUN_NUMBERS, *tuned]]
-    robust = study_numbers(runs, best=found.best, noise=found.noise)
-    timed = robust["quantity"].str.endswith("seconds")
-    robust.loc[timed, "table"] = "time"
-    return pd.concat([rows.frame(), robust], ignore_index=True)
+    robust = found.numbers.copy()
+    robust.loc[robust["quantity"].str.endswith("seconds"), "table"] = "time"
+    return pd.concat([part for part in (rows.frame(), robust) if len(part)], ignore_index=True)
 
 
 def terminal(found: Findings) -> str:
@@ -196,7 +183,7 @@ def terminal(found: Findings) -> str:
         seconds = "" if np.isnan(cost.seconds) else f"{cost.seconds:.0f}"
         name = style.label(cost.optimizer)
         lines.append(row(name, cost.trials, cost.diverged, short(cost.tokens), seconds))
-    lines += ["", *sections.verdicts(found)]
+    lines += ["", *verdicts.verdicts(found)]
     return "\n".join([*lines, *(f"doubt: {doubt}" for doubt in found.doubts)])
 
 

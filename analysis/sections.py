@@ -4,15 +4,11 @@
 its HTML.
 """
 
-import numpy as np
 import pandas as pd
 
-from analysis import figures, page, races, recorded, style
-from analysis.editions import EDITIONS, edition
+from analysis import comparison, figures, page, races, recorded, style, verdicts
 from analysis.figures.panels import short
-from analysis.findings import BASELINE, Findings
-from analysis.races import largest_races
-from analysis.records import CELL
+from analysis.findings import Findings, transfer_laws
 
 RACE = ["model_size", "chinchilla_ratio"]
 
@@ -53,68 +49,7 @@ def _outcomes(runs) -> str:
 def verdict(f: Findings, show) -> str:
     """One sentence per size at its largest budget, and the doubts right below."""
     doubts = "<h3>What to doubt</h3>" + page.bullets(f.doubts) if f.doubts else ""
-    return f'<div class="verdict">{page.bullets(verdicts(f))}</div>{doubts}'
-
-
-def verdicts(f: Findings) -> list[str]:
-    """Who wins at the largest budget of each size, who cannot be told from it, and the trend."""
-    sentences = []
-    for race in largest_races(f.speedups):
-        first = race.iloc[0]
-        name = f"{first['model_size']}, {first['chinchilla_ratio']:g}×: "
-        sentences.append(name + _who_wins(race, f.noise) + _how_much(first))
-    p = f.joint.decline_test() if f.joint and len(f.joint.sizes) > 1 else None
-    if p is not None and len(f.trends):
-        factors = ", ".join(
-            f"{style.label(row.optimizer)} ×{row.factor:.3f} ({row.low:.3f} to {row.high:.3f})"
-            for row in f.trends.itertuples()
-        )
-        change = "changes" if p < 0.05 else "cannot be shown to change"
-        sentences.append(
-            f"The speed-up over AdamW {change} with model size (joint model, p = {p:.2g}); factor"
-            f" per doubling of the parameters: {factors}."
-        )
-    return sentences
-
-
-def _who_wins(race: pd.DataFrame, level) -> str:
-    first = race.iloc[0]
-    name = style.label(first["optimizer"])
-    if len(race) == 1:
-        return f"only {name} was raced, loss {first['loss']:.4f}."
-    behind = race["fair_loss"] - first["fair_loss"]
-    second = style.label(race["optimizer"].iloc[1])
-    sentence = f"{name} has the lowest loss, {first['fair_loss']:.4f}"
-    if level is None:
-        sentence += f", {behind.iloc[1]:.4f} below {second}"
-        return sentence + "; without repeated runs nobody can say whether that is noise."
-    error = races.quantile(level) * np.hypot(race["se"], first["se"])
-    tied = race["optimizer"][(behind <= error) & (race["optimizer"] != first["optimizer"])]
-    if len(tied):
-        names = ", ".join(style.label(optimizer) for optimizer in tied)
-        return f"{sentence}, not resolvable from {names} at this budget (±{error.iloc[1]:.4f})."
-    return f"{sentence}, {behind.iloc[1]:.4f} below {second} (±{error.iloc[1]:.4f})."
-
-
-def _how_much(row: pd.Series) -> str:
-    if row["optimizer"] == BASELINE or not np.isfinite(row["speedup"]):
-        return ""
-    if row["verdict"] == "not resolvable":
-        return " Its speed-up over AdamW is not resolvable at this budget."
-    sentence = ""
-    if np.isfinite(row["joint"]):
-        sentence += f" AdamW would need {row['joint']:.2f} times the tokens by the joint model"
-        sentence += f" ({row['joint_low']:.2f} to {row['joint_high']:.2f}"
-        sentence += f"; {row['joint_note']})" if row["joint_note"] else ")"
-        sentence += ","
-    if row["bound"] == "lower":
-        sentence += f" at least {row['robust']:.2f} by its own runs,"
-    elif np.isfinite(row["robust"]):
-        sentence += f" {row['robust']:.2f} ({row['robust_low']:.2f} to {row['robust_high']:.2f})"
-        sentence += " by its own curve,"
-    if np.isfinite(row["published"]):
-        sentence += f" {row['published']:.2f} by the published formula,"
-    return sentence.rstrip(",") + "."
+    return f'<div class="verdict">{page.bullets(verdicts.verdicts(f))}</div>{doubts}'
 
 
 def losses(f: Findings, show) -> str:
@@ -152,121 +87,6 @@ def losses(f: Findings, show) -> str:
             group="chinchilla_ratio",
         )
     )
-
-
-def speed(f: Findings, show) -> str:
-    """AdamW's data law and the speed-ups by three procedures."""
-    laws = {"model_size": "size", "ratios": "points", "alpha": "α", "exponent": "B", "floor": "β"}
-    laws |= {"freedom": "degrees of freedom", "rms": "rms residual", "note": "note"}
-    columns = {"model_size": "size", "chinchilla_ratio": "ratio", "optimizer": "optimizer"}
-    columns |= {"fair_loss": "fair loss", "gap": "below AdamW (nats)", "gap_error": "±"}
-    columns |= {"verdict": "verdict", "published": "published formula", "robust": "own curve"}
-    columns |= {"robust_interval": "95 %", "joint": "joint model", "joint_interval": "95 %"}
-    columns |= {"remark": "remark"}
-    table = f.speedups[f.speedups["optimizer"] != BASELINE]
-    table = table.assign(
-        optimizer=table["optimizer"].map(style.label),
-        robust_interval=_ends(table, "robust"),
-        joint_interval=_ends(table, "joint"),
-        remark=table["robust_note"].where(table["robust_note"] != "", table["published_note"]),
-    )
-    decimals = {"fair_loss": 4, "gap": 4, "gap_error": 4, "published": 2, "robust": 2, "joint": 2}
-    return (
-        page.paragraph(
-            "Speed-up is the data AdamW would need for the same loss, divided by the data used. The"
-            " published formula (arXiv 2509.02046) fits AdamW's losses at one size by"
-            " L(r) = α r^−B + β and solves the law for r at the other optimizer's loss:"
-        )
-        + page.table(f.law_table, laws)
-        + page.paragraph(
-            "Two robust procedures stand beside it. 'Own curve' uses the same AdamW runs,"
-            " carries the noise of every run, and gives a lower bound instead of extrapolating."
-            " The 'joint model' lets all optimizers share one curve per size, with log speed-up"
-            " linear in log size and log budget. Both use fair losses: the mean of the winner's"
-            " repeats, or the best loss with the luck of being the best taken out. Step time is"
-            " not in a speed-up; see Cost."
-        )
-        + show(
-            "speedup_against_ratio",
-            "Speed-up over AdamW in tokens against the budget. Lines and bands: joint model, 95 %."
-            " Markers and bars: own curve, 95 %; an arrow is a lower bound. Dashes: published"
-            " formula.",
-            lambda: figures.speedup_against_ratio(f.speedups),
-        )
-        + show(
-            "speedup_against_size",
-            "The same speed-ups against model size.",
-            lambda: figures.speedup_against_size(f.speedups),
-        )
-        + page.table(
-            table,
-            columns,
-            formats={name: page.digits(count) for name, count in decimals.items()},
-            group="chinchilla_ratio",
-        )
-        + page.paragraph(
-            "Verdicts compare the fair losses of a cell with the noise of their difference (95 %);"
-            " 'not resolvable' says that this study cannot tell the two optimizers apart there.",
-            "note",
-        )
-        + _faster(f)
-        + _cards(f)
-    )
-
-
-def _ends(table, name) -> list[str]:
-    """`1.20 to 1.43`; open ends as infinity."""
-    low, high = table[f"{name}_low"], table[f"{name}_high"]
-    return [
-        "" if np.isnan(a) else f"{a:.2f} to {'∞' if np.isinf(b) else format(b, '.2f')}"
-        for a, b in zip(low, high, strict=True)
-    ]
-
-
-def _faster(f: Findings) -> str:
-    """P(row is faster than column) at the largest race the joint model covers."""
-    if f.joint is None or len(f.joint.columns) < 2:
-        return ""
-    race = f.speedups[f.speedups["joint"].notna()].iloc[-1]
-    at = race["non_embedding_params"], race["chinchilla_ratio"]
-    names = style.ordered([BASELINE, *f.joint.columns])
-    rows = [
-        {
-            "than": style.label(a),
-            **{b: f.joint.faster(a, b, *at) if a != b else None for b in names},
-        }
-        for a in names
-    ]
-    columns = {"than": "faster than →"} | {name: style.label(name) for name in names}
-    heading = f"Who is faster at {race['model_size']}, {race['chinchilla_ratio']:g}×"
-    formats = dict.fromkeys(names, page.digits(2))
-    return (
-        f"<h3>{page.text(heading)}</h3>"
-        + page.paragraph(
-            "Probability that the row is faster than the column (joint model).", "note"
-        )
-        + page.table(pd.DataFrame(rows), columns, formats=formats)
-    )
-
-
-def _cards(f: Findings) -> str:
-    """How each headline moves with the choices behind it."""
-    parts = []
-    columns = {"group": "what is varied", "choice": "choice", "speedup": "speed-up"}
-    columns |= {"change": "change", "low": "low", "high": "high"}
-    formats = dict.fromkeys(["speedup", "low", "high"], page.digits(2))
-    formats["change"] = lambda value: f"{value:+.2f}"
-    for (optimizer, size, ratio), card in f.cards.items():
-        heading = f"Sensitivity card: {style.label(optimizer)}, {size}, {ratio:g}×"
-        largest = card["change"].abs().max()
-        parts.append(
-            f"<h3>{page.text(heading)}</h3>"
-            + page.paragraph(
-                f"One changed choice moves this headline by up to {largest:.2f}.", "note"
-            )
-            + page.table(card, columns, formats=formats, group="group")
-        )
-    return "".join(parts)
 
 
 def tuning(f: Findings, show) -> str:
@@ -312,9 +132,12 @@ def tuning(f: Findings, show) -> str:
     parts.append(
         show(
             "optimal_learning_rate",
-            "Tuned learning rate against the budget in tokens. Grids are coarse: one step is a"
-            " factor of two.",
-            lambda: figures.optima_against_scale(f.best, "learning_rate"),
+            "Best learning rate by a local parabola, with its 95 % interval, against the budget;"
+            " lines are a law over size and budget. An open interval means that the grid does"
+            " not bound the optimum.",
+            lambda: figures.optima_against_scale(
+                f.optima, "learning_rate", transfer_laws(f.optima, "learning_rate")
+            ),
         )
     )
     return "".join(parts)
@@ -346,6 +169,12 @@ def training(f: Findings, show) -> str:
             lambda: figures.training_curves(f.curves, f.crossings),
         )
         + show(
+            "lead_over_training",
+            "The same runs as a lead over AdamW at the same point of training: a line through"
+            " zero is a ranking that flips before the end.",
+            lambda: figures.lead_over_training(f.curves),
+        )
+        + show(
             "early_stop",
             "Left: how often the race at a fraction of training has another winner, or a pair"
             " another order, than at the end. Right: the final loss given away by trusting the"
@@ -354,7 +183,8 @@ def training(f: Findings, show) -> str:
         )
         + _wrapped("Early stops", f.early_stop, {
             "fraction": "fraction trained", "races": "races", "wrong_winner": "wrong winner",
-            "wrong_pairs": "pairs in the wrong order", "regret": "final loss given away (nats)",
+            "costly": "by over 0.003 nats", "wrong_pairs": "pairs in the wrong order",
+            "regret": "final loss given away (nats)",
         })
         + _wrapped("Crossings with AdamW", crossings, {
             "model_size": "size", "chinchilla_ratio": "ratio", "optimizer": "optimizer",
@@ -383,7 +213,7 @@ def noise(f: Findings, show) -> str:
         )
     return page.paragraph(
         f"{f.noise}. A difference of two single runs is real (95 %) from"
-        f" {races.quantile(f.noise) * np.sqrt(2) * f.noise.sigma:.4f} nats on."
+        f" {races.quantile(f.noise) * 2**0.5 * f.noise.sigma:.4f} nats on."
     ) + show("noise", "Runs that differ only in their seed.", lambda: figures.noise(f.repeats))
 
 
@@ -437,35 +267,6 @@ def provenance(f: Findings, show) -> str:
     )
 
 
-def editions(f: Findings, show) -> str:
-    """The three published editions of the speed-ups beside the robust procedures."""
-    table = f.speedups[f.speedups["optimizer"] != BASELINE].copy()
-    for name in EDITIONS:
-        values = edition(name)[[*CELL, "speedup"]].rename(columns={"speedup": name})
-        table = table.merge(values, on=CELL, how="left")
-    table["spread"] = table[list(EDITIONS)].max(axis=1) - table[list(EDITIONS)].min(axis=1)
-    table["joint_interval"] = _ends(table, "joint")
-    widest = table.loc[table["spread"].idxmax()]
-    columns = {"model_size": "size", "chinchilla_ratio": "ratio", "optimizer": "optimizer"}
-    columns |= {"published_may_4pt": "May, 1–8×", "published_may_16x": "May, 1–16×"}
-    columns |= {"published_final": "final, 1–16×", "spread": "spread", "joint": "joint model"}
-    columns |= {"joint_interval": "95 %"}
-    formats = dict.fromkeys([*EDITIONS, "spread", "joint"], page.digits(3))
-    cell = f"{widest['model_size']}, {widest['chinchilla_ratio']:g}×"
-    return page.paragraph(
-        "The study's figures exist in three editions: losses of May 2025 with AdamW's law"
-        " fitted on budgets 1–8×, the same losses with 16× added where it was run, and the"
-        " final losses with 16×. Same formula, same optimizers; what differs is one more"
-        " AdamW point in the fit and a few better runs. The largest spread is"
-        f" {widest['spread']:.2f}, for {style.label(widest['optimizer'])} at {cell}."
-    ) + page.table(
-        table.assign(optimizer=table["optimizer"].map(style.label)),
-        columns,
-        formats=formats,
-        group="chinchilla_ratio",
-    )
-
-
 def downstream(f: Findings, show) -> str:
     """Accuracy on ten tasks against loss."""
     return show(
@@ -480,7 +281,7 @@ STUDY = [
     ("The question", question),
     ("The verdict", verdict),
     ("Losses", losses),
-    ("Speed-up over AdamW", speed),
+    ("Speed-up over AdamW", comparison.speed),
     ("Hyper-parameters", tuning),
     ("During training", training),
     ("Noise", noise),
@@ -489,7 +290,7 @@ STUDY = [
 ]
 RECORDED = [
     *STUDY[:4],
-    ("Three editions", editions),
+    ("Three editions", comparison.editions),
     *STUDY[4:7],
     ("Downstream", downstream),
     *STUDY[7:],

@@ -4,6 +4,8 @@ Every function takes the tidy tables of `analysis.records` (or the published one
 columns) and returns a new DataFrame; nothing here fits or draws.
 """
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -169,12 +171,16 @@ def cost(study: Study) -> pd.DataFrame:
         finished=("status", lambda status: int((status == "finished").sum())),
         diverged=("status", lambda status: int((status == "diverged").sum())),
         failed=("status", lambda status: int((status == "failed").sum())),
-        tokens=("tokens", "sum"),
-        flops=("flops", "sum"),
-        seconds=("seconds", "sum"),
-        compile_seconds=("compile_seconds", "sum"),
+        tokens=("tokens", _total),
+        flops=("flops", _total),
+        seconds=("seconds", _total),
+        compile_seconds=("compile_seconds", _total),
     )
     return table.loc[style.ordered(table.index)].reset_index()
+
+
+def _total(values):
+    return values.sum(min_count=1)  # unknown, not zero, where nothing was recorded
 
 
 def winner_curves(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
@@ -203,54 +209,57 @@ def _validation(curves):
     return curves[curves["validation_loss"].notna()].sort_values(["hash", "fraction"])
 
 
-def early_stop(curves: pd.DataFrame, fractions=TENTHS) -> pd.DataFrame:
+def early_stop(curves: pd.DataFrame, fractions=TENTHS, *, threshold: float = 3e-3) -> pd.DataFrame:
     """How often stopping the winners of each (size, ratio) at a fraction picks the wrong optimizer.
 
     Args:
-      curves: one validation curve per cell (see `winner_curves`); ratings compare optimizers.
+      curves: one validation curve per cell (see `winner_curves`); races compare optimizers.
+      threshold: a wrong choice that costs more than this (nats) is `costly`.
 
     Returns:
       fraction, races (that could be judged), wrong_winner (share of races whose leader at that
-      fraction is not the leader at the end), wrong_pairs (share of optimizer pairs in the other
-      order than at the end), regret (mean final loss of the early leader above the true winner's,
-      nats).
+      fraction is not the leader at the end), costly (the same, and by more than the threshold),
+      wrong_pairs (share of optimizer pairs in the other order than at the end), regret (mean final
+      loss of the early leader above the true winner's, nats).
     """
     at = validation_at(curves, [*fractions, 1.0])
     rows = []
     for fraction in fractions:
         races = []
         for _, race in at.groupby(["model_size", "chinchilla_ratio"]):
-            early = (
-                race[np.isclose(race["fraction"], fraction)].groupby("optimizer")["loss"].first()
-            )
-            final = race[race["fraction"] == 1.0].groupby("optimizer")["loss"].first()
+            early = race[np.isclose(race["fraction"], fraction)]
+            final = race[race["fraction"] == 1.0]
+            early, final = (part.groupby("optimizer")["loss"].first() for part in (early, final))
             both = pd.DataFrame({"early": early, "final": final}).dropna()
             if len(both) > 1:
-                races.append(_judge(both))
+                races.append(_judge(both, threshold))
         if races:
-            wrong, pairs, regret = np.mean(races, axis=0)
-            rows.append((round(float(fraction), 6), len(races), wrong, pairs, regret))
-    return pd.DataFrame(
-        rows, columns=["fraction", "races", "wrong_winner", "wrong_pairs", "regret"]
-    )
+            rows.append((round(float(fraction), 6), len(races), *np.mean(races, axis=0)))
+    columns = ["fraction", "races", "wrong_winner", "costly", "wrong_pairs", "regret"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _judge(race: pd.DataFrame) -> tuple[float, float, float]:
+def _judge(race: pd.DataFrame, threshold: float) -> tuple[float, ...]:
     regret = race["final"][race["early"].idxmin()] - race["final"].min()
     upper = np.triu_indices(len(race), k=1)
     early = np.sign(np.subtract.outer(race["early"].values, race["early"].values)[upper])
     final = np.sign(np.subtract.outer(race["final"].values, race["final"].values)[upper])
-    return float(regret > 0), float(np.mean(early != final)), float(regret)
+    return float(regret > 0), float(regret > threshold), float(np.mean(early != final)), regret
 
 
-def crossings(curves: pd.DataFrame, baseline: str = "adamw", after: float = 0.1) -> pd.DataFrame:
-    """Where an optimizer's validation curve crosses the baseline's, after a first part of the run.
+def crossings(
+    curves: pd.DataFrame, baseline: str = "adamw", *, after: float = 0.1, margin: float = 2e-3
+) -> pd.DataFrame:
+    """Where an optimizer's validation curve crosses the baseline's.
 
-    Returns CELL, fraction (of training), leader (who is ahead from there on). The first tenth is
-    left out by default: warm-up crossings say nothing.
+    Args:
+      after: the first part of training is left out; warm-up crossings say nothing.
+      margin: a crossing counts when the lead was, and becomes again, at least this (nats).
+
+    Returns:
+      CELL, fraction (of training), leader (who is ahead from there on).
     """
-    grid = np.linspace(0, 1, 401)
-    at = validation_at(curves, grid)
+    at = validation_at(curves, np.linspace(after, 1, 401))
     rows = []
     for (size, ratio), race in at.groupby(["model_size", "chinchilla_ratio"]):
         losses = race.pivot_table(index="fraction", columns="optimizer", values="loss").dropna(
@@ -259,10 +268,13 @@ def crossings(curves: pd.DataFrame, baseline: str = "adamw", after: float = 0.1)
         if baseline not in losses:
             continue
         for optimizer in style.ordered(set(losses) - {baseline}):
-            gap = (losses[optimizer] - losses[baseline])[losses.index >= after]
-            for i in np.flatnonzero(np.diff(np.sign(gap)) != 0):
-                leader = optimizer if gap.iloc[i + 1] < 0 else baseline
-                rows.append((optimizer, size, ratio, float(gap.index[i + 1]), leader))
+            lead = losses[baseline] - losses[optimizer]
+            clear = np.flatnonzero(lead.abs() >= margin)
+            for before, then in itertools.pairwise(clear):
+                if lead.iloc[before] * lead.iloc[then] < 0:
+                    between = lead.iloc[before : then + 1].abs()
+                    ahead = optimizer if lead.iloc[then] > 0 else baseline
+                    rows.append((optimizer, size, ratio, float(between.idxmin()), ahead))
     return reading_order(
         pd.DataFrame(rows, columns=[*CELL, "fraction", "leader"]), then=["fraction"]
     )

@@ -5,10 +5,11 @@ Each figure carries the hash of its input table in the corner and in the file's 
 """
 
 from analysis.figures.costs import downstream, noise, pareto, tuning_cost
-from analysis.figures.curves import early_stop, norms, training_curves
+from analysis.figures.curves import early_stop, lead_over_training, norms, training_curves
 from analysis.figures.losses import (
     loss_against_ratio,
     matrix_against_scalar,
+    speedup_across_studies,
     speedup_against_ratio,
     speedup_against_size,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "deviation_histogram",
     "downstream",
     "early_stop",
+    "lead_over_training",
     "learning_rate",
     "loss_against_ratio",
     "matrix_against_scalar",
@@ -32,6 +34,7 @@ __all__ = [
     "optima_against_scale",
     "pareto",
     "sensitivity",
+    "speedup_across_studies",
     "speedup_against_ratio",
     "speedup_against_size",
     "training_curves",

@@ -61,7 +61,8 @@ def tuning_cost(cost: pd.DataFrame) -> Figure:
     Args:
       cost: see `tables.cost`.
     """
-    fig, axes = panels(cost, ["trials", "tokens", "seconds"])
+    known = [name for name in ("trials", "tokens", "seconds") if cost[name].notna().any()]
+    fig, axes = panels(cost, known)
     names = style.ordered(cost["optimizer"])
     table = cost.set_index("optimizer").loc[names[::-1]]
     colours = [style.of(name)["color"] for name in table.index]
@@ -69,7 +70,8 @@ def tuning_cost(cost: pd.DataFrame) -> Figure:
         axis.barh([style.label(name) for name in table.index], table[column], color=colours)
         axis.grid(axis="y", visible=False)
         plain_numbers(axis.xaxis)
-    axes["seconds"].set_title("device seconds (without compilation)")
+    if "seconds" in axes:
+        axes["seconds"].set_title("device seconds (without compilation)")
     return fig
 
 

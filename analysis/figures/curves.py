@@ -1,10 +1,12 @@
 """What happens during training: curves, crossings, early stops, norms."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures.panels import panels, plain_numbers, shared_legend
+from analysis.tables import validation_at
 
 
 @style.styled
@@ -24,7 +26,7 @@ def training_curves(
     evaluated = curves[curves["validation_loss"].notna()]
     races = list(evaluated.groupby(["model_size", "chinchilla_ratio"], sort=False).groups)
     races.sort(key=lambda key: (style.size_order(evaluated).index(key[0]), key[1]))
-    fig, axes = panels(evaluated, races, source=curves, per_row=3)
+    fig, axes = panels(evaluated, races, source=curves, per_row=4)
     for (size, ratio), axis in axes.items():
         race = evaluated[
             (evaluated["model_size"] == size) & (evaluated["chinchilla_ratio"] == ratio)
@@ -42,8 +44,9 @@ def training_curves(
         axis.set_title(f"{size}, {ratio:g}×")
         axis.set_xlabel("tokens")
         plain_numbers(axis.xaxis)
-    for axis in list(axes.values())[::3]:
-        axis.set_ylabel("validation loss (nats per token)")
+    for axis in axes.values():
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("validation loss (nats per token)")
     shared_legend(fig, axes.values())
     return fig
 
@@ -66,6 +69,45 @@ def _mark(axis, run, crossings, cell):
 
 
 @style.styled
+def lead_over_training(
+    curves: pd.DataFrame, baseline: str = "adamw", *, limit: float = 0.06
+) -> Figure:
+    """How far each optimizer is ahead of AdamW at the same point of training (nats), per (size,
+    ratio).
+
+    A line that crosses zero is a ranking that flips before the end.
+
+    Args:
+      curves: as in `training_curves`.
+      limit: panels show at most this lead and lag, nats.
+    """
+    at = validation_at(curves, np.linspace(0.1, 1.0, 91))
+    races = {}
+    for key, race in at.groupby(["model_size", "chinchilla_ratio"], sort=False):
+        losses = race.pivot_table(index="fraction", columns="optimizer", values="loss")
+        if baseline in losses and losses.shape[1] > 1:
+            races[key] = losses.sub(losses[baseline], axis=0).mul(-1).drop(columns=baseline)
+    order = style.size_order(curves)
+    keys = sorted(races, key=lambda key: (order.index(key[0]), key[1]))
+    fig, axes = panels(at, keys, source=curves, per_row=4)
+    for (size, ratio), axis in axes.items():
+        leads = races[size, ratio]
+        for optimizer in style.ordered(leads):
+            axis.plot(leads.index, leads[optimizer], **style.line(optimizer))
+        axis.axhline(0.0, color=style.of(baseline)["color"], linewidth=1.2)
+        ends = leads[leads.index >= 0.3].stack()
+        axis.set_ylim(
+            max(-limit, 1.1 * min(ends.min(), -0.005)), min(limit, 1.1 * max(ends.max(), 0.005))
+        )
+        axis.set_title(f"{size}, {ratio:g}×")
+        axis.set_xlabel("fraction of training")
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel(f"loss below {style.label(baseline)} (nats)")
+    shared_legend(fig, axes.values())
+    return fig
+
+
+@style.styled
 def early_stop(table: pd.DataFrame) -> Figure:
     """How often a race stopped at a fraction of training is decided wrongly, and what that costs.
 
@@ -74,6 +116,7 @@ def early_stop(table: pd.DataFrame) -> Figure:
     """
     fig, axes = panels(table, ["errors", "regret"])
     looks = [
+        ("costly", "#000000", "^", ":", "wrong by over 0.003 nats"),
         ("wrong_winner", "#d55e00", "o", "-", "wrong winner"),
         ("wrong_pairs", "#0072b2", "s", "--", "pairs in the wrong order"),
     ]

@@ -5,7 +5,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures.panels import panels, ratio_axis, shared_legend, size_axis, size_title
+from analysis.figures.panels import (
+    log_axis,
+    panels,
+    ratio_axis,
+    shared_legend,
+    size_axis,
+    size_title,
+)
 from analysis.laws import DataLaw
 
 
@@ -74,10 +81,47 @@ def speedup_against_size(speedups: pd.DataFrame) -> Figure:
     return fig
 
 
+@style.styled
+def speedup_across_studies(mine: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
+    """Speed-up against model size in two studies, one panel per ratio of the first one.
+
+    Args:
+      mine, theirs: see `races.speedups`; optimizers in both are drawn.
+    """
+    both = pd.concat([mine.assign(study=0), theirs.assign(study=1)], ignore_index=True)
+    shared = (set(mine["optimizer"]) & set(theirs["optimizer"])) - {"adamw"}
+    drawn = both[both["optimizer"].isin(shared) & both["joint"].notna()]
+    ratios = sorted(set(drawn.loc[drawn["study"] == 0, "chinchilla_ratio"]))
+    fig, axes = panels(drawn, ratios, source=both, title="ratio {:g}")
+    for ratio, axis in axes.items():
+        axis.axhline(1.0, color="black", linewidth=1.0)
+        for (optimizer, _), line in drawn[drawn["chinchilla_ratio"] == ratio].groupby(
+            ["optimizer", "study"]
+        ):
+            line, look = line.sort_values("non_embedding_params"), style.of(optimizer)
+            x = line["non_embedding_params"]
+            axis.fill_between(
+                x,
+                line["joint_low"],
+                line["joint_high"],
+                color=look["color"],
+                alpha=0.12,
+                linewidth=0,
+            )
+            axis.plot(x, line["joint"], **look)
+        log_axis(axis)
+        axis.set_xlabel("non-embedding parameters")
+    next(iter(axes.values())).set_ylabel("speed-up over AdamW\n(tokens for the same loss)")
+    shared_legend(fig, axes.values())
+    return fig
+
+
 def _speedup_lines(axis, table, x):
     axis.axhline(1.0, color="black", linewidth=1.0)
     names = style.ordered(table["optimizer"])
-    top = table[["published", "joint", "joint_high"]].replace(np.inf, np.nan).max().max()
+    seen = table[["published", "robust", "joint", "joint_low", "joint_high"]]
+    seen = seen.where(np.isfinite(seen))
+    bottom, top = min(seen.min().min(), 1.0), max(seen.max().max(), 1.0)
     for number, optimizer in enumerate(names):
         look = style.of(optimizer)
         colour = look["color"]
@@ -92,17 +136,20 @@ def _speedup_lines(axis, table, x):
         # points of neighbours side by side instead of on top of each other
         line = line.assign(x=line[x] * 2 ** (0.09 * (number - (len(names) - 1) / 2)))
         axis.scatter(line["x"], line["published"], marker="_", color=colour, s=45, linewidth=1.3)
-        _robust_points(axis, line.dropna(subset=["robust"]), look, top)
+        _robust_points(axis, line.dropna(subset=["robust"]), look)
         axis.plot([], [], **look)  # the legend shows line and marker together
+    axis.set_ylim(bottom - 0.1 * (top - bottom) - 0.01, top + 0.1 * (top - bottom) + 0.01)
 
 
-def _robust_points(axis, line, look, top):
+def _robust_points(axis, line, look):
     colour, bounded = look["color"], line["bound"] == ""
     marker = {key: look[key] for key in ("marker", "markerfacecolor", "markeredgecolor")}
     axis.plot(line["x"], line["robust"], linestyle="none", color=colour, **marker)
     known = line[bounded]
-    ends = known["robust_low"].clip(lower=0), known["robust_high"].clip(upper=2 * top)
-    axis.vlines(known["x"], *ends, color=colour, linewidth=2, alpha=0.45)
+    ends = known[["robust_low", "robust_high"]].clip(0, 10)  # bars may leave the panel
+    axis.vlines(
+        known["x"], ends["robust_low"], ends["robust_high"], color=colour, linewidth=2, alpha=0.45
+    )
     for row in line[line["bound"] == "lower"].itertuples():
         axis.annotate(
             "", (row.x, row.robust), (0, 17), textcoords="offset points",
@@ -148,7 +195,7 @@ def matrix_against_scalar(cells: pd.DataFrame) -> Figure:
                 )
         ratio_axis(axis, at_size["chinchilla_ratio"])
         axis.set_title(size_title(at_size))
-        axis.margins(y=0.15)
+        axis.margins(x=0.15, y=0.15)
     next(iter(axes.values())).set_ylabel("loss below AdamW (nats per token)")
     shared_legend(fig, axes.values())
     return fig

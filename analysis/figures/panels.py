@@ -14,9 +14,9 @@ def panels(table, keys, *, source=None, title="{}", per_row=4):
     rows = -(-len(keys) // columns)
     width = min(3.4 * columns + 0.6, 12.5) if columns > 1 else 5.6
     fig = style.figure(table if source is None else source, width=width, height=3.3 * rows + 0.5)
-    grid = fig.subplots(rows, columns, squeeze=False).flat
+    grid = list(fig.subplots(rows, columns, squeeze=False).flat)
     axes = dict(zip(keys, grid, strict=False))
-    for axis in list(grid)[len(keys) :]:
+    for axis in grid[len(keys) :]:
         axis.remove()
     for key, axis in axes.items():
         axis.set_title(title.format(key))
@@ -46,15 +46,18 @@ def size_axis(axis, table):
 
 
 def shared_legend(fig, axes):
-    """One legend under the panels, so that it never covers data."""
+    """One legend outside the panels, so that it never covers data: below, or above tall figures."""
     entries = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    if entries:
-        fig.legend(
-            entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 6)
-        )
+    if not entries:
+        return
+    width, height = fig.get_size_inches()
+    letters = max(len(label) for label in entries)
+    columns = max(1, min(len(entries), 6, int(width / (0.65 + 0.075 * letters))))
+    place = "outside upper center" if height > 8 else "outside lower center"
+    fig.legend(entries.values(), entries.keys(), loc=place, ncols=columns)
 
 
 def size_title(at_size) -> str:
@@ -66,10 +69,13 @@ def size_title(at_size) -> str:
 
 
 def log_axis(axes, which="x"):
-    """A logarithmic axis with short plain numbers, few enough not to collide."""
+    """A logarithmic axis with short plain numbers, few enough not to collide; call it after
+    drawing."""
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = sorted(getattr(axes, f"get_{which}lim")())
+    steps = (1.0, 2.0, 5.0) if high < 30 * low else (1.0, 3.0) if high < 300 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps))
     axis.set_minor_locator(NullLocator())
     plain_numbers(axis)
 

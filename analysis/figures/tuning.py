@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from analysis import style
-from analysis.figures.panels import log_axis, panels, shared_legend, size_title
+from analysis.figures.panels import log_axis, panels, shared_legend
+from analysis.transfer import MEMORY
 
 # Hyper-parameters whose grids are geometric; all others are drawn on a linear axis.
 LOGARITHMIC = (
@@ -26,36 +27,36 @@ def sensitivity(deviations: pd.DataFrame, *, limit: float = 0.1) -> Figure:
         runs as a cross on the same line.
     """
     names = _by_spread(deviations)
-    fig, axes = panels(deviations, names, per_row=3)
+    fig, axes = panels(deviations, names, per_row=4 if len(names) > 6 else 3)
     for name, axis in axes.items():
         swept = deviations[deviations["hyperparameter"] == name]
-        positions = positions_of(swept["value"], logarithmic=name in LOGARITHMIC)
+        positions = positions_of(name, swept["value"])
         cap = min(limit, max(1.15 * swept["delta"].max(), 4 * THRESHOLD))
-        for optimizer in style.ordered(swept["optimizer"]):
+        for number, optimizer in enumerate(style.ordered(swept["optimizer"])):
             line = swept[swept["optimizer"] == optimizer]
-            _deviation_line(axis, line, optimizer, positions, cap)
+            _deviation_line(axis, line, optimizer, positions, cap, number)
         _value_axis(axis, positions, name)
         axis.axhline(0.0, color="black", linewidth=0.8)
         axis.set_ylim(top=cap * 1.08)
-    for axis in list(axes.values())[::3]:
-        axis.set_ylabel("loss above the centre (nats)")
+    for axis in axes.values():
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("loss above the centre (nats)")
     shared_legend(fig, axes.values())
     return fig
 
 
-def _deviation_line(axis, line, optimizer, positions, limit):
-    line = line.assign(x=line["value"].map(positions)).sort_values("x")
-    look = style.of(optimizer)
+def _deviation_line(axis, line, optimizer, positions, cap, number):
+    """The best run at each value; what lies above the panel is stacked along its upper edge."""
+    line = line.assign(x=line["value"].map(positions)).sort_values(["x", "delta"])
+    line = line.drop_duplicates("x")
+    look, edge = style.of(optimizer), cap * (1 - 0.03 * number)
     finished = line[line["delta"].notna()]
-    axis.plot(finished["x"], finished["delta"].clip(upper=limit), **look)
-    beyond = finished[finished["delta"] > limit]
-    axis.scatter(
-        beyond["x"], [limit] * len(beyond), marker="^", color=look["color"], s=60, zorder=3
-    )
+    axis.plot(finished["x"], finished["delta"].where(finished["delta"] <= cap), **look)
+    colour = {"color": look["color"], "zorder": 3}
+    beyond = finished[finished["delta"] > cap]
+    axis.scatter(beyond["x"], [edge] * len(beyond), marker="^", s=40, **colour)
     diverged = line[line["status"] == "diverged"]
-    axis.scatter(
-        diverged["x"], [limit] * len(diverged), marker="x", color=look["color"], s=45, zorder=3
-    )
+    axis.scatter(diverged["x"], [edge] * len(diverged), marker="x", s=35, **colour)
 
 
 def _by_spread(deviations):
@@ -86,7 +87,7 @@ def learning_rate(deviations: pd.DataFrame, laws: dict, optimizer: str = "adamw"
     shades = np.linspace(0.15, 0.85, max(len(cells), 2))
     colours = _palette(shades)
     for ((size, ratio), line), colour in zip(cells, colours, strict=False):
-        line = line.sort_values("value")
+        line = line.sort_values(["value", "loss"]).drop_duplicates("value")
         look = {"color": colour, "marker": "o", "label": f"{size} {ratio:g}×"}
         axes["loss"].plot(line["value"], line["loss"], **look)
         if size in laws:
@@ -114,27 +115,33 @@ def _palette(shades):
 
 
 @style.styled
-def weight_decay(deviations: pd.DataFrame) -> Figure:
-    """Final loss against weight decay, one panel per (size, ratio), one line per optimizer."""
+def weight_decay(deviations: pd.DataFrame, *, limit: float = 0.12) -> Figure:
+    """Final loss against weight decay, one panel per (size, ratio) with three values or more.
+
+    Panels show at most `limit` nats above the lowest loss."""
     swept = deviations[
         (deviations["hyperparameter"] == "weight_decay") & deviations["delta"].notna()
     ]
     races = [
         key
         for key, race in swept.groupby(["model_size", "chinchilla_ratio"], sort=False)
-        if race["value"].nunique() > 1
+        if race["value"].nunique() > 2
     ]
-    fig, axes = panels(swept, races, source=deviations, per_row=3)
+    fig, axes = panels(swept, races, source=deviations, per_row=4)
     for (size, ratio), axis in axes.items():
         race = swept[(swept["model_size"] == size) & (swept["chinchilla_ratio"] == ratio)]
         for optimizer in style.ordered(race["optimizer"]):
-            line = race[race["optimizer"] == optimizer].sort_values("value")
+            line = race[race["optimizer"] == optimizer].sort_values(["value", "loss"])
+            line = line.drop_duplicates("value")
             if len(line) > 1:
                 axis.plot(line["value"], line["loss"], **style.of(optimizer))
+        bottom, top = race["loss"].min(), min(race["loss"].max(), race["loss"].min() + limit)
+        axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.05 * (top - bottom))
         axis.set_title(f"{size}, {ratio:g}×")
         axis.set_xlabel("weight decay")
-    for axis in list(axes.values())[::3]:
-        axis.set_ylabel("validation loss (nats per token)")
+    for axis in axes.values():
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("validation loss (nats per token)")
     shared_legend(fig, axes.values())
     return fig
 
@@ -169,62 +176,78 @@ def deviation_histogram(deviations: pd.DataFrame, *, threshold: float = THRESHOL
 
 @style.styled
 def optima_against_scale(
-    cells: pd.DataFrame, hyperparameter: str, laws: dict | None = None
+    optima: pd.DataFrame, hyperparameter: str, laws: dict | None = None
 ) -> Figure:
-    """The tuned value of one hyper-parameter against tokens, one panel per size.
+    """The best value of one hyper-parameter against tokens: a panel per optimizer, a shade per
+    size.
 
     Args:
-      cells: CELL, tokens, hp_<hyperparameter>.
-      laws: optional optimizer -> function(size, tokens array) -> value, drawn as a thin line.
+      optima: CELL, hyperparameter, value, low, high (NaN where open), non_embedding_params, tokens.
+      laws: optimizer -> `transfer.TransferLaw`, drawn as a thin line per size.
     """
-    column = f"hp_{hyperparameter}"
-    known = cells[cells[column].notna()]
-    known = known.assign(**{column: known[column].astype(float)})
-    fig, axes = panels(known, style.size_order(known), source=cells)
-    for size, axis in axes.items():
-        at_size = known[known["model_size"] == size]
-        for optimizer in style.ordered(at_size["optimizer"]):
-            line = at_size[at_size["optimizer"] == optimizer].sort_values("tokens")
-            axis.plot(line["tokens"], line[column], **style.of(optimizer))
+    swept = optima[optima["hyperparameter"] == hyperparameter]
+    sizes = style.size_order(swept)
+    shades = dict(zip(sizes, _palette(np.linspace(0.1, 0.85, max(len(sizes), 2))), strict=False))
+    fig, axes = panels(swept, style.ordered(swept["optimizer"]), source=optima)
+    for size, shade in shades.items():  # the legend, in order of size
+        next(iter(axes.values())).plot([], [], "o", color=shade, label=size)
+    for optimizer, axis in axes.items():
+        mine = swept[swept["optimizer"] == optimizer]
+        bottom, top = mine["value"].min() / 2.5, mine["value"].max() * 2.5
+        for size in style.size_order(mine):
+            line = mine[mine["model_size"] == size].sort_values("tokens")
+            look = {"color": shades[size], "marker": "o"}
+            axis.plot(line["tokens"], line["value"], linestyle="none", **look)
+            low, high = line["low"].fillna(bottom / 2), line["high"].fillna(top * 2)
+            axis.vlines(line["tokens"], low, high, color=shades[size], linewidth=1.6, alpha=0.5)
             if laws and optimizer in laws:
-                tokens = np.geomspace(line["tokens"].min(), line["tokens"].max(), 30)
-                axis.plot(
-                    tokens,
-                    laws[optimizer](size, tokens),
-                    color=style.of(optimizer)["color"],
-                    linewidth=0.8,
-                )
-        axis.set_title(size_title(at_size))
+                at = zip(line["non_embedding_params"], line["chinchilla_ratio"], strict=True)
+                values = [laws[optimizer].predict(*cell)[0] for cell in at]
+                axis.plot(line["tokens"], values, color=shades[size], linewidth=0.9)
         log_axis(axis)
+        axis.set_yscale("log", base=2)
+        axis.set_ylim(bottom, top)
+        steps = np.arange(np.ceil(np.log2(bottom / 1e-3)), np.log2(top / 1e-3))
+        axis.set_yticks(1e-3 * 2**steps, [f"{1e-3 * 2**step:.2g}" for step in steps])
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.set_title(style.label(optimizer))
         axis.set_xlabel("tokens")
-        if hyperparameter in LOGARITHMIC and (known[column] > 0).all():
-            axis.set_yscale("log", base=2)
-            values = sorted(known[column].unique())
-            axis.set_yticks(values, [f"{value:g}" for value in values])
-            axis.yaxis.set_minor_formatter(NullFormatter())
-            axis.set_ylim(values[0] / 1.3, values[-1] * 1.3)
-    next(iter(axes.values())).set_ylabel(f"tuned {hyperparameter.replace('_', ' ')}")
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel(f"best {hyperparameter.replace('_', ' ')}")
     shared_legend(fig, axes.values())
     return fig
 
 
-def positions_of(values, *, logarithmic: bool) -> dict:
-    """value -> x. Numbers keep their distances (in powers where `logarithmic`); words are numbered,
-    and a zero on a logarithmic axis takes a place of its own left of the rest."""
-    distinct = sorted({value for value in values}, key=lambda v: (isinstance(v, str), v))
-    try:
-        numbers = [float(value) for value in distinct]
-    except ValueError:
-        return {value: float(i) for i, value in enumerate(map(str, distinct))}
-    positive = [number for number in numbers if number > 0]
-    if not logarithmic or not positive:
+def positions_of(name: str, values) -> dict:
+    """value -> x: powers of two where the grid is geometric, memory 1/(1 - beta) for momenta, words
+    by number. A zero on a logarithmic axis takes a place of its own left of the rest."""
+    distinct = sorted(set(values), key=lambda v: (_number(v) is None, _number(v) or 0.0, str(v)))
+    numbers = [_number(value) for value in distinct]
+    if None in numbers:
+        return {value: float(place) for place, value in enumerate(distinct)}
+    if name in MEMORY:
+        numbers = [1 / (1 - number) if number < 1 else np.inf for number in numbers]
+    positive = [number for number in numbers if 0 < number < np.inf]
+    if name not in (*LOGARITHMIC, *MEMORY) or not positive:
         return dict(zip(distinct, numbers, strict=True))
-    zero = np.log2(min(positive)) - 1
-    return {v: np.log2(n) if n > 0 else zero for v, n in zip(distinct, numbers, strict=True)}
+    logs = [np.log2(n) if 0 < n < np.inf else np.log2(min(positive)) - 1 for n in numbers]
+    return dict(zip(distinct, logs, strict=True))
+
+
+def _number(value) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _value_axis(axis, positions, name):
-    labels = [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in positions]
-    axis.set_xticks(list(positions.values()), labels, rotation=45 if len(labels) > 5 else 0)
+    """A tick at every value, thinned where labels would collide."""
+    spots = sorted((x, _number(value), value) for value, x in positions.items())
+    room, kept = (spots[-1][0] - spots[0][0]) / 9 if len(spots) > 1 else 0, []
+    for x, number, value in spots:
+        if not kept or x - kept[-1][0] >= room:
+            kept.append((x, f"{number:g}" if number is not None else str(value)))
+    axis.set_xticks(*zip(*kept, strict=True), rotation=45 if len(kept) > 5 else 0)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_title(name.replace("_", " "))
