@@ -8,11 +8,12 @@ apart), `moves`, `error_rate`, `converged`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sweeps.descent import Settled, mean, neighbours
-from sweeps.trial import Outcome, Point, Trial, finite, freeze
+from sweeps.phases import Plan
+from sweeps.trial import Outcome, Point, Race, Trial, finite, freeze
 
 
 def certificate(
@@ -30,7 +31,7 @@ def certificate(
     """
     problem, rule, cell = state.problem, state.problem.rule, state.problem.cell
     hashed = lambda point: name(Trial(cell, point, problem.seed))  # noqa: E731
-    centre, best = state.centre, state.best
+    centre, best, start = state.centre, state.best, freeze(problem.start)
     star = [
         _neighbour(state, point, hashed) for point in neighbours(problem, centre, problem.grids)
     ]
@@ -44,8 +45,9 @@ def certificate(
         "threshold": rule.threshold if rule.mode == "published" else None,
         "error_rate": rule.error_rate if rule.mode == "noise" else None,
         "noise": _noise(state, repeats),
-        "start": dict(freeze(problem.start)),
-        "start_loss": _number(mean(state.runs.get(freeze(problem.start), ()))),
+        "start": dict(start),
+        "start_loss": _number(mean(state.runs.get(start, ()))),
+        "start_regret": _regret(state, start),
         "centre": dict(centre),
         "centre_hash": hashed(centre) if centre in state.runs else None,
         "centre_loss": _number(mean(state.runs.get(centre, ()))),
@@ -65,13 +67,36 @@ def certificate(
         "moves": len(state.moves),
         "refined": state.refined,
         "converged": state.converged,
-        "trials": len(cost),
-        "tokens": math.fsum(run.tokens for run in cost),
-        "flops": math.fsum(run.flops for run in cost),
-        "seconds": math.fsum(run.seconds for run in cost),
+        **_effort(cost),
         "complete": state.converged
         and best is not None
         and not any(n["status"] in ("missing", "unrecorded") for n in star),
+    }
+
+
+def summary(race: Race, state: Plan, outcomes: Mapping[Trial, Outcome]) -> dict[str, Any]:
+    """What a race found beyond its cells, by optimizer, ready for JSON.
+
+    `sensitive` hyper-parameters, the Phase III `laws` h = exp(a) (N / n0)^b ratio^c, and the
+    `effort` of every trial that was run for it.
+    """
+    found = {}
+    for optimizer in race.study["optimizers"]:
+        runs = [run for trial, run in outcomes.items() if trial.cell.optimizer == optimizer]
+        found[optimizer] = {
+            "sensitive": state.sensitive.get(optimizer),
+            "laws": {n: law._asdict() for n, law in state.laws.get(optimizer, {}).items()},
+            "effort": _effort(runs),
+        }
+    return found
+
+
+def _effort(runs: Sequence[Outcome]) -> dict[str, float]:
+    return {
+        "trials": len(runs),
+        "tokens": math.fsum(run.tokens for run in runs),
+        "flops": math.fsum(run.flops for run in runs),
+        "seconds": math.fsum(run.seconds for run in runs),
     }
 
 
@@ -157,6 +182,13 @@ def _noise(state: Settled, repeats: Sequence[tuple[int, Outcome]]) -> dict[str, 
         "fresh_sd": spread,
         "fresh_mean": mean_loss,
     }
+
+
+def _regret(state: Settled, start: Point) -> float | None:
+    """What the start lost against the best found; in Phase III, the regret of the prediction."""
+    if state.best is None or not finite(state.losses.get(start, math.inf)):
+        return None
+    return state.losses[start] - state.losses[state.best]
 
 
 def _number(loss: float) -> float | None:

@@ -18,14 +18,20 @@ from typing import Any
 
 from lm import config as run_config
 from sweeps import ledger as ledgers
-from sweeps.certificate import certificate
+from sweeps.certificate import certificate, summary
 from sweeps.executor import Executor, Report
 from sweeps.ledger import Ledger, folder, write_json
 from sweeps.pack import Pack, packs
 from sweeps.phases import Plan, plan
 from sweeps.trial import Race, Trial, finite
 
-RETRIES = {"failed": 0, "killed": 1, "timeout": 0, "preempted": 20}  # of one trial alone, by cause
+RETRIES = {
+    "failed": 0,
+    "memory": 0,
+    "killed": 1,
+    "timeout": 0,
+    "preempted": 20,
+}  # of one trial alone, by cause
 GIVE_UP = (
     8  # trials in a row that failed with nothing finished: the set-up is broken, not the trials
 )
@@ -77,6 +83,7 @@ class Driver:
         self.width, self.workers, self.timeout = width, workers, timeout
         self.running: dict[Any, tuple[Pack, Any, float]] = {}
         self.split: list[Pack] = []  # parts of packs that died, to be run as they are
+        self.limits: dict[str, int] = {}  # widths that fit, where a wider pack did not
         self.attempts: Counter = Counter()
         self.certified: set = set()
         self.failures, self.finished, self.done_flops = [], 0, 0.0
@@ -100,6 +107,7 @@ class Driver:
                 self.split = [pack for pack in queue if pack in self.split]
                 self._snapshot(state, queue)
                 if not self.running:
+                    self._summarise(state)
                     return state
                 while not self._collect(state):
                     time.sleep(0.05)
@@ -115,7 +123,12 @@ class Driver:
         taken |= {t for pack in self.split for t in pack.trials}
         trials = [t for t in state.pending if t not in taken]
         fresh = packs(
-            trials, self.race.program, self.race.flops, width=self.width, workers=self.workers
+            trials,
+            self.race.program,
+            self.race.flops,
+            width=self.width,
+            limits=self.limits,
+            workers=self.workers,
         )
         return [*self.split, *fresh]
 
@@ -164,6 +177,8 @@ class Driver:
         if cause == "infeasible":
             raise Refused(f"no machine here can run {rest[0].cell}: {reason}")
         if len(rest) > 1 and cause != "preempted":
+            if cause == "memory":
+                self.limits[pack.key] = len(pack.trials) // 2
             self.split += left.halves()
             return
         for trial in rest:
@@ -195,6 +210,10 @@ class Driver:
             root.mkdir(exist_ok=True)
             write_json(root / f"{cell}.json", value)
             self.certified.add(cell)
+
+    def _summarise(self, state: Plan) -> None:
+        self.summary = summary(self.race, state, self.outcomes)
+        write_json(self.workdir / "phases.json", self.summary)
 
     def _say(self, pack: Pack, state: Plan, seconds: float) -> None:
         cells = Counter(str(trial.cell) for trial in pack.trials)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 # Why a pack ended without all its results. Divergence is not among them: it is a result.
-CAUSES = ("failed", "killed", "timeout", "preempted", "disk", "infeasible")
+CAUSES = ("failed", "memory", "killed", "timeout", "preempted", "disk", "infeasible")
 
 
 class Report(NamedTuple):

@@ -35,10 +35,10 @@ def run_pack(name: str, configs: Sequence[dict], folders: Sequence[Path], log=pr
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return Report("disk", f"no space left on the device: {error}")
         return Report("failed", f"{type(error).__name__}: {error}")
-    except MemoryError as error:
-        return Report("killed", f"out of memory: {error}")
     except Exception as error:
-        return Report("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Report("memory" if full else "failed", reason)
     return Report()
 
 

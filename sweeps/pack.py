@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ def packs(
     cost: Callable[[Trial], float],
     *,
     width: int,
+    limits: Mapping[str, int] | None = None,
     workers: int = 1,
 ) -> list[Pack]:
     """Groups trials by program and cuts the groups into packs of at most `width`, most expensive
@@ -40,6 +41,7 @@ def packs(
       cost: FLOPs of a trial; the longest packs go first so that no worker is left with one at the
         end.
       width: most members of a pack.
+      limits: smaller widths, by program, that memory was found to allow.
       workers: packs that run at the same time; with fewer groups than workers a group is shared
         out.
     """
@@ -48,7 +50,8 @@ def packs(
         groups.setdefault(key(trial), []).append(trial)
     found = []
     for name, members in groups.items():
-        count = max(-(-len(members) // width), min(len(members), workers // len(groups)))
+        most = min(width, (limits or {}).get(name, width))
+        count = max(-(-len(members) // most), min(len(members), workers // len(groups)))
         found += [Pack(name, tuple(part)) for part in _shares(members, count)]
     return sorted(found, key=lambda pack: -sum(map(cost, pack.trials)))
 

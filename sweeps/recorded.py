@@ -135,6 +135,22 @@ def near_best(recorded: Recorded, optimizer: str, delta: float) -> list[list[dic
     return found
 
 
+def divergence_kills(patience: int = 2000, ceiling: float = 6.0) -> dict[tuple, float]:
+    """Final loss of each recorded curve that the rule "step >= patience and loss >= ceiling" ends.
+
+    A false kill is one whose final loss is that of a run that went on to train (below 5).
+    """
+    curves: dict[tuple, list[tuple[int, float]]] = {}
+    for row in rows("curves.csv.gz"):
+        key = (row["optimizer"], row["model_size"], row["chinchilla_ratio"], row["variant"])
+        curves.setdefault(key, []).append((int(row["step"]), float(row["loss"])))
+    return {
+        key: max(curve)[1]
+        for key, curve in curves.items()
+        if any(step >= patience and not loss < ceiling for step, loss in curve)
+    }
+
+
 def null_noise(recorded: Recorded, below: float = 1e-9) -> float:
     """Standard deviation of one recorded run, from changes of epsilon that cannot matter.
 

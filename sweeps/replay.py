@@ -170,6 +170,11 @@ def show_recorded() -> None:
     print(f"reported best within it of the best recorded run: {within}/{len(gaps)}, equal: {exact}")
     worst = max(centre for centre, _ in gaps.values())
     print(f"settled centre above the best recorded run: at most {worst:.2e} nats (rule: 3e-3)")
+    kills = records.divergence_kills()
+    false = [key for key, final in kills.items() if final < 5]
+    print(
+        f"divergence rule: ends {len(kills)} of the recorded curves, {len(false)} of them falsely"
+    )
     for delta in DELTAS:
         found = recorded_sensitive(recorded, delta)
         right = [name for name, names in found.items() if names == records.SENSITIVE[name]]

@@ -21,7 +21,7 @@ from sweeps.driver import Driver, Refused, lock, read_study
 from sweeps.executor import Executor
 from sweeps.ledger import write_json
 from sweeps.local import TRAINER, Inline, Workers
-from sweeps.phases import plan
+from sweeps.phases import Plan, plan
 from sweeps.trial import Race
 
 
@@ -170,9 +170,16 @@ def dry_run(race, found, device, changes, log) -> None:
         log(f"would be refused: {reason}")
 
 
-def report(race: Race, state, driver: Driver, log: Callable) -> None:
-    total = len(driver.outcomes)
-    log(f"{len(state.repeats)} of {len(race.cells)} cells are certified, {total} trials in all")
+def report(race: Race, state: Plan, driver: Driver, log: Callable) -> None:
+    """The last lines: what was certified, and what each optimizer's tuning cost."""
+    for optimizer, found in driver.summary.items():
+        spent = found["effort"]
+        log(
+            f"{optimizer:<10} {spent['trials']:>5,} trials  {spent['tokens']:>9.3g} tokens  "
+            f"{spent['flops']:>9.3g} FLOPs  {spent['seconds']:>7.0f} device seconds"
+        )
+    certified, total = len(state.repeats), len(driver.outcomes)
+    log(f"{certified} of {len(race.cells)} cells are certified, {total} trials in all")
     if driver.failures:
         log(f"{len(driver.failures)} trials failed, the first: {driver.failures[0]}")
 

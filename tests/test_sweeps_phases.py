@@ -115,6 +115,15 @@ def test_recorded_sensitive_sets_are_the_published_ones_where_the_data_allow(rec
     assert at_6e3 == set(recorded.SENSITIVE) - {"nadamw", "soap"}
 
 
+def test_the_divergence_rule_kills_no_recorded_run_that_went_on():
+    kills = recorded.divergence_kills()
+    assert list(kills) == [("soap", "300m", "1", "soap")]  # which its authors set aside: it ends at
+    assert kills["soap", "300m", "1", "soap"] > 5.4  # a loss no trained run has
+    # It is the patience that protects: without it every run dies, with a lower ceiling many do.
+    assert len(recorded.divergence_kills(patience=0)) == 123
+    assert any(final < 5 for final in recorded.divergence_kills(ceiling=4.0).values())
+
+
 @pytest.mark.parametrize("rule", [PUBLISHED, NOISE], ids=["published", "noise"])
 def test_flat_landscapes_are_rarely_called_sensitive(rule):
     assert replay.flat_alarms(rule, draws=25) <= 0.05

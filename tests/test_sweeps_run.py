@@ -76,6 +76,8 @@ def test_study_ends_with_a_certificate_per_cell(undisturbed):
     assert star["warmup", 200]["status"] == "refused"
     assert "at most 160 steps" in star["warmup", 200]["reason"]
     assert star["learning_rate", 0.004]["loss"] > found["centre_loss"]
+    spent = json.loads((undisturbed / "phases.json").read_text())
+    assert sum(s["effort"]["trials"] for s in spent.values()) == len(trained(undisturbed))
 
 
 def test_no_trial_trains_twice_and_a_second_run_trains_nothing(undisturbed):
@@ -245,6 +247,22 @@ def test_everything_failing_stops_the_study(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fake_trainer, "train_pack", lambda *a, **k: 1 / 0)
     assert run(tmp_path) == 2
     assert "the first 8 trials all failed" in capsys.readouterr().err
+
+
+def test_a_pack_too_wide_for_memory_is_halved_and_stays_so(undisturbed, tmp_path, monkeypatch):
+    train, widths = fake_trainer.train_pack, []
+
+    def limited(configs, folders, **others):
+        widths.append(len(configs))
+        if len(configs) > 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate")
+        return train(configs, folders, **others)
+
+    monkeypatch.setattr(fake_trainer, "train_pack", limited)
+    assert run(tmp_path) == 0
+    assert table(tmp_path) == table(undisturbed)
+    programs = 2 * 2  # two optimizers, two lengths: each finds its limit once
+    assert sum(width > 2 for width in widths) <= programs
 
 
 def test_failed_trials_are_retried_on_request(undisturbed, tmp_path, monkeypatch):
