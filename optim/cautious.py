@@ -47,7 +47,7 @@ def scale_by_cautious(
             axes = None if role is None else role.inputs + role.outputs
             mean = jnp.mean(phi, axis=axes, keepdims=True)
             scale = jnp.maximum(mean, 1e-3) if normalizer == "clamp" else mean + epsilon
-            return jnp.where(phi > 0, u / scale, 0)
+            return u * phi / scale
 
         if statistics == "leaf":
             return jax.tree.map(lambda u, g: mask(u, g, None), directions, gradients), state

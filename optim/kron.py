@@ -16,6 +16,7 @@ from optim.chain import finish
 from optim.entry import Entry
 from optim.matrices import Kind, Role, Roles, find_roles
 from optim.probes import gaussian_like, probe_key
+from optim.turns import due_parts, in_parts, update_probability
 
 Statistics = Literal["leaf", "matrix"]
 DAMPING = float(np.sqrt(np.finfo(np.float32).eps))  # for every dtype, as both codes have it
@@ -50,6 +51,7 @@ def scale_by_kron(
     max_size_triangular: int = 8192,
     block_size: int | None = None,
     merge_toward: int | None = None,
+    turns: int = 1,
     update_precision: str | None = "highest",
     precision: str | None = "highest",
     seed=0,
@@ -85,6 +87,8 @@ def scale_by_kron(
         (static).
       max_size_triangular: longer sides, sides of length 1 and gains have diagonal factors (static).
       block_size, merge_toward: see `optim.blocks.plan` (static).
+      turns: the blocks of each shape are fitted in so many parts, each as often as above but at
+        different times, so that the work of a fit is spread over the steps between (static).
       update_precision, precision: of the matrix products in the fit and in u (static).
       seed: of the probes' key.
 
@@ -141,9 +145,12 @@ def scale_by_kron(
         momentum = optax.tree.bias_correction(mu, beta1, count)
 
         n = count - 1 + schedule_start
-        p = jnp.exp(-0.001 * (n - update_prob_flat_start))
-        p = jnp.clip(p, preconditioner_update_probability, 1.0)
-        fits = state.since_update + 1 >= 1 / p
+        schedule = (preconditioner_update_probability, update_prob_flat_start)
+        if turns == 1:
+            due = (state.since_update + 1 >= 1 / update_probability(n, *schedule))[None]
+        else:
+            due = due_parts(n, turns, *schedule)
+        fits = jnp.any(due)
         balances = fits & (state.since_balance + 1 >= BALANCE_EVERY)
         blocks = plan_tree(gradients, roles, **options)
 
@@ -155,7 +162,12 @@ def scale_by_kron(
             def fit_block(block):
                 g, v, q = block
                 q = jax.lax.cond(balances, triangular.balance, lambda q: q, q)
-                return triangular.fit(g, v, q, preconditioner_lr)
+                return in_parts(
+                    lambda block: triangular.fit(*block, preconditioner_lr),
+                    lambda block: block[2],
+                    (g, v, q),
+                    due,
+                )
 
             with jax.default_matmul_precision(update_precision):
                 items = zip(blocks.split(damped), blocks.split(v), factors, strict=True)
@@ -229,6 +241,7 @@ def kron(
     max_size_triangular: int = 8192,
     block_size: int | None = None,
     merge_toward: int | None = None,
+    turns: int = 1,
     update_precision: str | None = "highest",
     precision: str | None = "highest",
     seed=0,
@@ -275,6 +288,7 @@ def kron(
         merge_toward=merge_toward,
         update_precision=update_precision,
         precision=precision,
+        turns=turns,
         seed=seed,
     )
     rule = optax.chain(rule, clip_update_rms(max_update_rms, roles=roles, statistics=statistics))

@@ -8,6 +8,7 @@ import optax
 
 from optim.chain import finish
 from optim.entry import Entry
+from optim.lockstep import same_for_all
 from optim.matrices import Roles
 from optim.probes import gaussian_like, probe_key
 
@@ -29,6 +30,7 @@ def scale_by_sophia(
     refresh: Literal["before", "after"] = "before",
     correction: Literal["inside", "outside"] = "outside",
     floor: Literal["sum", "max"] = "sum",
+    lockstep: bool = False,
     seed=0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum over an estimate of the Hessian's diagonal, clipped to 1 in every coordinate.
@@ -51,6 +53,8 @@ def scale_by_sophia(
       correction: "inside": the clipped quotient is m / (1 - beta1^t) over d; "outside": m over d is
         clipped and then divided by 1 - beta1^t (static).
       floor: d is "max": max(gamma h, epsilon), or "sum": gamma max(h, 0) + epsilon (static).
+      lockstep: promise that all members of a `vmap` have made equally many updates; without it
+        `vmap` pays for an estimate in every update (static).
       seed: of the probes' key.
 
     Extra arguments of `update`:
@@ -66,6 +70,7 @@ def scale_by_sophia(
         if grad_fn is None or params is None:
             raise ValueError("sophia needs params and grad_fn: update(g, state, params, grad_fn=f)")
         count = optax.safe_increment(state.count)
+        done = same_for_all(state.count) if lockstep else state.count
 
         def estimate(hessian):
             z = gaussian_like(params, state.key, count) if probes is None else probes
@@ -76,7 +81,7 @@ def scale_by_sophia(
 
         hessian = state.hessian
         if refresh == "before":
-            due = (state.count % refresh_every == 0) & (state.count > 0)
+            due = (done % refresh_every == 0) & (done > 0)
             hessian = jax.lax.cond(due, estimate, lambda h: h, hessian)
 
         mu = optax.tree.update_moment(gradients, state.mu, beta1, 1)
@@ -94,7 +99,7 @@ def scale_by_sophia(
 
         directions = jax.tree.map(direction, mu, hessian)
         if refresh == "after":
-            due = count % refresh_every == 0
+            due = (done + 1) % refresh_every == 0
             hessian = jax.lax.cond(due, estimate, lambda h: h, hessian)
         return directions, ScaleBySophiaState(count, state.key, mu, hessian)
 
@@ -115,6 +120,7 @@ def sophia(
     refresh: Literal["before", "after"] = "before",
     correction: Literal["inside", "outside"] = "outside",
     floor: Literal["sum", "max"] = "sum",
+    lockstep: bool = False,
     seed=0,
     **common,
 ) -> optax.GradientTransformationExtraArgs:
@@ -129,7 +135,7 @@ def sophia(
       weight_decay: decoupled.
       max_grad_norm: global norm to clip the gradient (not the Hessian) to; 0 is off.
       roles: see `optim.matrices.find_roles` (static).
-      refresh_every, refresh, correction, floor, seed: see `scale_by_sophia` (static).
+      refresh_every, refresh, correction, floor, lockstep, seed: see `scale_by_sophia` (static).
       **common: static options of `optim.chain.finish`.
 
     authors: the class SophiaH of Liuhong99/Sophia at 01af183 (the main branch later kept only
@@ -146,6 +152,7 @@ def sophia(
         refresh=refresh,
         correction=correction,
         floor=floor,
+        lockstep=lockstep,
         seed=seed,
     )
     return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)

@@ -10,6 +10,7 @@ import replay
 import optim
 from optim import triangular
 from optim.kron import scale_by_kron
+from optim.turns import due_parts, in_parts, update_probability
 
 PARAMS, GRADS = replay.random_tree(0), replay.gradients(34)
 PROBES = [replay.random_tree(100 + t) for t in range(34)]
@@ -160,3 +161,27 @@ def test_overflow_leaves_the_factors():
     factors = state.factors["w"][0]["inputs"]
     np.testing.assert_array_equal(factors[1], np.eye(4))
     assert np.isfinite(factors).all() and not np.array_equal(factors[0], np.eye(4))
+
+
+def test_parts_are_due_as_often_as_the_schedule_says_and_evenly_apart():
+    least, flat, parts = 0.1, 20, 5
+    n = jnp.arange(1, 6000)
+    due = jax.vmap(lambda n: due_parts(n, parts, least, flat))(n)
+    expected = float(jnp.sum(update_probability(n, least, flat)))
+    assert due[:flat].all()
+    assert np.all(abs(due.sum(0) - expected) < 3)
+    assert due[-1000:].sum(1).max() == 1  # p = 0.1: one part in every second call
+
+
+def test_in_parts_does_only_what_is_due():
+    x = jnp.arange(7.0)[:, None]
+    due = jnp.array([False, True, False])
+    out = in_parts(lambda x: x + 100, lambda x: x, x, due)
+    np.testing.assert_array_equal(out.ravel(), [0, 101, 2, 3, 104, 5, 6])
+
+
+def test_fitting_in_turns_is_the_same_while_all_are_due():
+    g, v = ([normal(k + t, 5, 4, 3) for t in range(4)] for k in (0, 50))
+    runs = [directions(scale_by_kron(roles=ROLE, turns=turns), g, v)[0] for turns in (1, 3)]
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

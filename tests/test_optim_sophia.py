@@ -96,6 +96,33 @@ def test_probes_depend_on_seed_step_and_path_only():
     assert not np.array_equal(z["b"], gaussian_like(tree, probe_key(1), 5)["b"])
 
 
+def test_vmap_in_lockstep_estimates_only_when_due():
+    """The estimates of a packed run are a branch, and its numbers those of the runs alone."""
+    w = {"w": jnp.array([1.0, -2.0])}
+    betas, calls = jnp.array([0.5, 0.9]), []
+
+    def grad_fn(p):
+        jax.debug.callback(lambda: calls.append(1))
+        return jax.tree.map(lambda x: 9 * x, p)
+
+    def run(beta1, lockstep):
+        tx = scale_by_sophia(beta1, 0.0, 1.0, refresh_every=3, lockstep=lockstep)
+
+        def step(state, _):
+            u, state = tx.update(w, state, w, grad_fn=grad_fn)
+            return state, u["w"]
+
+        return jax.lax.scan(step, tx.init(w), length=8)[1]
+
+    alone = jnp.stack([run(beta, False) for beta in betas])
+    jax.effects_barrier()
+    calls.clear()
+    packed = jax.vmap(lambda beta: run(beta, True))(betas)
+    jax.effects_barrier()
+    np.testing.assert_allclose(packed, alone, rtol=1e-5)
+    assert len(calls) == 2  # at the start of updates 4 and 7, once for both members
+
+
 def test_needs_grad_fn():
     w = {"w": jnp.ones(2)}
     tx = scale_by_sophia()
