@@ -68,7 +68,7 @@ def main(tokens: int):
         tokens -= tokens % builder.RECORD_TOKENS
         stream = np.random.default_rng(0).integers(0, VOCAB_SIZE, tokens).astype(np.uint32)
         start = time.perf_counter()
-        builder.write(folder, {"train": lambda: iter([stream])}, np.uint32)
+        builder.write(folder, {"train": lambda: iter([stream])}, {"train": tokens}, np.uint32)
         print(
             f"written and verified: {tokens / (time.perf_counter() - start) / 1e6:.0f} M tokens/s"
         )
@@ -86,8 +86,9 @@ def main(tokens: int):
             found = rates(readers, block * batch_size * length, calls)
             for name, rate in found.items():
                 print(
-                    f"{block} batches of {batch_size} x {length}, {name}: {np.median(rate) / 1e6:.1f} M tokens/s"
-                    f" ({rate.min() / 1e6:.1f} to {rate.max() / 1e6:.1f}), "
+                    f"{block} x ({batch_size} x {length}), {name}: "
+                    f"{np.median(rate) / 1e6:.1f} M tokens/s "
+                    f"({rate.min() / 1e6:.1f} to {rate.max() / 1e6:.1f}), "
                     f"{np.median(rate / found['from disk']):.2f} x from disk"
                 )
 

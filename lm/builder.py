@@ -5,6 +5,7 @@ rows of any sequence length are cut from the stream when it is read (`lm/rows.py
 """
 
 import hashlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -14,23 +15,33 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from lm.files import CorpusError
 from lm.rows import Rows
 
 RECORD_TOKENS = 4096
+SHARD_RECORDS = 2**16  # of one file: 268M tokens
 FOLDER = "tokens/1.0.0"  # where TFDS puts dataset `tokens`
+
+Streams = dict[str, Callable[[], Iterator[np.ndarray]]]
 
 
 class Tokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One dataset of token streams; `streams`: split -> function that returns its arrays."""
+    """One dataset of token streams.
+
+    Args:
+      streams: split -> function that returns its tokens, as arrays in order.
+      tokens: split -> how many there are.
+      dtype: of a token.
+    """
 
     name = "tokens"
     VERSION = tfds.core.Version("1.0.0")
     url_infos: ClassVar = {}  # nothing to download; TFDS would search our package for checksums
 
-    def __init__(self, streams: dict[str, Callable[[], Iterator[np.ndarray]]], dtype, **kwargs):
-        self._streams, self._dtype = streams, np.dtype(dtype)
+    def __init__(self, streams: Streams, tokens: dict[str, int], dtype, **kwargs):
+        self._streams, self._tokens, self._dtype = streams, tokens, np.dtype(dtype)
         super().__init__(**kwargs)
 
     def _info(self):
@@ -51,6 +62,35 @@ class Tokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for index, record in enumerate(_records(self._streams[split](), self._dtype)):
             yield index, {"tokens": record}
 
+    def _generate_splits(self, dl_manager, download_config):
+        """As in TFDS, except that records go to their files as they come.
+
+        TFDS first collects a split to sort it by key: in memory, and above 1 GB with TensorFlow.
+        """
+        del download_config
+        features, splits = self.info.features, []
+        serialize = ExampleSerializer(features.get_serialized_info()).serialize_example
+        for split, examples in self._split_generators(dl_manager).items():
+            template = self._get_filename_template(split)
+            left, lengths = -(-self._tokens[split] // RECORD_TOKENS), []
+            while left > 0:
+                lengths.append(min(left, SHARD_RECORDS))
+                left -= lengths[-1]
+            records = ((key, serialize(features.encode_example(x))) for key, x in examples)
+            paths = [
+                template.sharded_filepath(shard_index=k, num_shards=len(lengths))
+                for k in range(len(lengths))
+            ]
+            for path, length in zip(paths, lengths, strict=True):
+                self._example_writer().write(path, itertools.islice(records, length))
+            size = sum(os.path.getsize(path) for path in paths)
+            splits.append(
+                tfds.core.SplitInfo(
+                    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
+                )
+            )
+        return splits
+
     # TFDS prints here about downloads; there are none.
     def _log_download_bytes(self):
         pass
@@ -59,14 +99,14 @@ class Tokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         pass
 
 
-def write(root: pathlib.Path, streams: dict[str, Callable], dtype) -> dict[str, str]:
+def write(root: pathlib.Path, streams: Streams, tokens: dict[str, int], dtype) -> dict[str, str]:
     """Writes the streams to `root / FOLDER`, reads them back, and returns the digest of each.
 
     Raises:
       CorpusError: they cannot be written, or what is read is not what was written.
     """
     tfds.disable_progress_bar()
-    builder = Tokens(streams, dtype, data_dir=root)
+    builder = Tokens(streams, tokens, dtype, data_dir=root)
     try:
         builder.download_and_prepare(download_dir=root / "downloads", file_format="array_record")
     except RuntimeError as error:  # array_record's writer; its message holds the system's reason

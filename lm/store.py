@@ -80,7 +80,9 @@ def _build(folder, key, documents, tokenizer, processes, log):
     }
     unfinished.mkdir()
     try:
-        digests = builder.write(unfinished, streams, tokenise.dtype_of(tokenizer.vocab_size))
+        lengths = {split: count["tokens"] for split, count in counts.items()}
+        dtype = tokenise.dtype_of(tokenizer.vocab_size)
+        digests = builder.write(unfinished, streams, lengths, dtype)
         meta = {
             "key": key,
             "fingerprint": digest(tokenizer.vocab_size, tokenizer.separator, digests),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from corpora import TEXTS, command, make_dataset, split_documents, stream, texts_of, write_jsonl
 
-from lm import documents, rows, store, tokenise, tokenizer
+from lm import builder, documents, rows, store, tokenise, tokenizer
 from lm.corpus import CorpusError, prepare
 
 
@@ -243,6 +243,28 @@ def test_stopped_preparation_is_continued(tmp_path, cache, monkeypatch):
     for field in ("fingerprint", "splits"):
         assert store.read_meta(cut)[field] == store.read_meta(whole)[field]
     assert [p.name for p in cache.glob(".cut*")] == [".cut.lock"]
+
+
+def test_large_splits_take_several_files_and_no_tensorflow(tmp_path, monkeypatch):
+    """TFDS's own writer needs TensorFlow for splits above the size set here."""
+    from tensorflow_datasets.core import shuffle
+
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)
+    monkeypatch.setattr(builder, "SHARD_RECORDS", 3)
+    tokens = np.random.default_rng(0).integers(0, 70_000, 10 * 4096 + 5).astype(np.uint32)
+    lengths = {"train": len(tokens), "tiny": 1}
+    streams = {"train": lambda: iter(np.split(tokens, 7 * [100])), "tiny": lambda: [tokens[:1]]}
+    builder.write(tmp_path, streams, lengths, np.uint32)
+    assert len(list(tmp_path.glob("**/*train.array_record*"))) == 4
+    train = builder.open_rows(
+        str(tmp_path / builder.FOLDER),
+        lengths,
+        where="test",
+        record_tokens=4096,
+        vocab_size=70_000,
+        sequence_length=1,
+    )["train"]
+    np.testing.assert_array_equal(stream(train), tokens)
 
 
 PREPARE = """
