@@ -33,13 +33,13 @@ SHAPES = {
 
 
 def random_params(seed=0, dtype=jnp.float32):
-    shapes, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda x: isinstance(x, tuple))
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    leaves = [
-        0.4 * jax.random.normal(key, s) if s != (LAYERS, D) else jnp.ones(s)
-        for key, s in zip(keys, shapes, strict=True)
-    ]
-    return treedef.unflatten([x.astype(dtype) for x in leaves])
+    rng = np.random.default_rng(seed)
+
+    def leaf(shape):
+        x = np.ones(shape) if shape == (LAYERS, D) else 0.4 * rng.standard_normal(shape)
+        return jnp.asarray(x, dtype)
+
+    return jax.tree.map(leaf, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
 
 
 @functools.cache
@@ -89,7 +89,7 @@ class Battery:
         self.make, self.learning_rate, self.traces = make, learning_rate, 0
         self.tx = optax.with_extra_args_support(make(learning_rate))
         self.params = random_params()
-        self.grads = jax.grad(quadratic)(self.params)
+        self.grads = jax.jit(jax.grad(quadratic))(self.params)
         self.state = self.tx.init(self.params)
 
     @functools.cached_property

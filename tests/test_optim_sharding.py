@@ -1,0 +1,112 @@
+"""On eight devices: same numbers, state where its parameter lies, an eighth of the work each."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import optim
+
+# Six layers on eight devices: 24 square matrices divide evenly, 18 rectangular ones do not.
+L, D, H, K, F, V = 6, 16, 4, 4, 64, 32
+SPLIT, JOINED = (L, D, H, K), P(None, "data", "model", None)
+LEAVES = {
+    "embed/embedding": ((V, D), P("model", "data")),
+    "blocks/attention/query/kernel": (SPLIT, JOINED),
+    "blocks/attention/key/kernel": (SPLIT, JOINED),
+    "blocks/attention/value/kernel": (SPLIT, JOINED),
+    "blocks/attention/out/kernel": ((L, H, K, D), P(None, "model", None, "data")),
+    "blocks/mlp/gate/kernel": ((L, D, F), P(None, "data", "model")),
+    "blocks/mlp/up/kernel": ((L, D, F), P(None, "data", "model")),
+    "blocks/mlp/down/kernel": ((L, F, D), P(None, "model", "data")),
+    "blocks/norm/scale": ((L, D), P(None, None)),
+    "head/kernel": ((D, V), P("data", "model")),
+}
+
+
+def random_tree(seed):
+    rng = np.random.default_rng(seed)
+    return {k: jnp.float32(rng.standard_normal(shape)) for k, (shape, _) in LEAVES.items()}
+
+
+PARAMS, GRADS = random_tree(0), random_tree(1)
+
+
+def stepper(name, **options):
+    tx = optim.build(name, {"learning_rate": 0.1}, **options)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params, value=0.0, grad_fn=jnp.cos)
+        return optax.apply_updates(params, updates), state
+
+    return tx, step
+
+
+def flops(compiled):
+    return compiled.cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit])
+def test_muon_on_a_mesh(axes):
+    tx, step = stepper("muon")
+    state = tx.init(PARAMS)
+    alone = jax.jit(step).lower(PARAMS, state, GRADS).compile()
+    expected = alone(*alone(PARAMS, state, GRADS), GRADS)[0]
+
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axes,) * 2)
+    with jax.set_mesh(mesh):
+        specs = {k: NamedSharding(mesh, spec) for k, (_, spec) in LEAVES.items()}
+        params, grads = (jax.device_put(tree, specs) for tree in (PARAMS, GRADS))
+        state = jax.jit(tx.init)(params)
+        shared = jax.jit(step).lower(params, state, grads).compile()
+        carry = shared(params, state, grads)
+        stays = jax.tree.map(
+            lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), carry, (params, state)
+        )
+        momentum = state[1].inner_states["matrix"].inner_state.momentum
+        result = shared(*carry, grads)[0]
+
+    for key, x in expected.items():
+        np.testing.assert_allclose(result[key], x, atol=2e-5)
+    assert all(jax.tree.leaves(stays))
+    query = "blocks/attention/query/kernel"
+    assert momentum[query].sharding.is_equivalent_to(params[query].sharding, 4)
+    # 24 square matrices are 3 a device; 18 rectangular ones are padded to 3 a device as well.
+    square, wide = 24 * (6 * D**3), 18 * (4 * D * D * F + 2 * D**3)
+    padded = square / 8 + wide * 24 / 18 / 8
+    assert flops(shared) / flops(alone) < 1.1 * padded / (square + wide)
+
+
+def test_matrices_are_not_gathered():
+    """Each move between a parameter's sharding and its share of the stack is an all-to-all."""
+    names = ("blocks/mlp/gate/kernel", "blocks/mlp/up/kernel")
+    tx, step = stepper("muon")
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        specs = {k: NamedSharding(mesh, LEAVES[k][1]) for k in names}
+        shapes = {k: jnp.zeros((8, D, F)) for k in names}
+        params = jax.device_put(shapes, specs)
+        text = jax.jit(step).lower(params, jax.jit(tx.init)(params), params).compile().as_text()
+    assert len(re.findall(r" all-to-all\(", text)) >= 2
+    assert not re.findall(r" all-gather\(", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["soap", "kron"])
+def test_preconditioners_are_shared_out(name):
+    if name not in optim.catalogue.CATALOGUE:
+        pytest.skip(f"{name} is not in the catalogue")
+    tx, step = stepper(name)
+    alone = jax.jit(step).lower(PARAMS, tx.init(PARAMS), GRADS).compile()
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        specs = {k: NamedSharding(mesh, spec) for k, (_, spec) in LEAVES.items()}
+        params, grads = (jax.device_put(tree, specs) for tree in (PARAMS, GRADS))
+        state = jax.jit(tx.init)(params)
+        shared = jax.jit(step).lower(params, state, grads).compile()
+    assert flops(shared) < 0.4 * flops(alone)
