@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeps import effort, laws, noise
 from sweeps.descent import Pending, Problem, Rule, Settled, descend, opening
-from sweeps.trial import Cell, Outcome, Race, Trial, finite
+from sweeps.trial import Cell, Outcome, Point, Race, Trial, finite
 
 ALWAYS_MOVE = ("learning_rate", "batch_size")  # swept in Phase II whether or not found sensitive
 PRIOR_DF = 8
@@ -58,7 +58,8 @@ def plan(race: Race, results: Mapping[Trial, Outcome]) -> Plan:
             out.waiting |= later
             continue
         out.sensitive[optimizer] = sensitive(first)
-        cut = [second(race, out, cell, first) for cell in phases["II"]]
+        near = [point for state in first for point in near_best(state, share=len(first))]
+        cut = [second(race, out, cell, first, near) for cell in phases["II"]]
         _search(results, out, [replace(this, prior=prior) for this in cut])
         known = [out.settled.get(cell) for cell in phases["I"] + phases["II"]]
         if phases["III"] and None in known:
@@ -175,13 +176,18 @@ def near_best(cell: Settled, share: int = 1) -> list[tuple]:
     ]
 
 
-def second(race: Race, out: Plan, cell: Cell, first: Sequence[Settled]) -> Problem:
-    """The search of a Phase II cell: cut grids around the Phase I optimum of the same size."""
+def second(
+    race: Race, out: Plan, cell: Cell, first: Sequence[Settled], near: Sequence[Point]
+) -> Problem:
+    """The search of a Phase II cell: cut grids around the Phase I optimum of the same size.
+
+    As the study's: the learning rate and its half, the batch size and its double, and of what is
+    sensitive the values `near` the best in some Phase I cell, warm-ups no shorter than now.
+    """
     entry = race.study["optimizers"][cell.optimizer]
     base = _nearest(race, cell, [state for state in first if state.best])
     start = race.start(cell) if base is None else dict(base.best)
     start |= entry.get("phase_two", {})
-    winners = [dict(state.best) for state in first if state.best]
     grids = {}
     for name in entry["grids"]:
         here = start[name]
@@ -192,7 +198,7 @@ def second(race: Race, out: Plan, cell: Cell, first: Sequence[Settled]) -> Probl
         elif name == "batch_size":
             grids[name] = [here, 2 * here]
         elif name in out.sensitive[cell.optimizer]:
-            values = {winner[name] for winner in winners} | {here}
+            values = {dict(point)[name] for point in near} | {here}
             if name == "warmup":
                 values = {value for value in values if value >= here}
             grids[name] = sorted(values)

@@ -19,7 +19,7 @@ from typing import Any
 
 from sweeps import noise
 from sweeps.descent import Problem, Rule
-from sweeps.trial import Cell, Outcome, Point, Trial, freeze
+from sweeps.trial import Cell, Outcome, Point, Race, Trial, freeze
 
 FOLDER = Path(__file__).parent.parent / "analysis" / "published"
 PARAMS = {"130m": 134217728, "300m": 301989888, "520m": 536870912, "1.2b": 1207959552}
@@ -100,7 +100,10 @@ class Recorded:
                 self.cells[cell].grids[row["hyperparameter"]] = grid
 
     def get(self, trial: Trial) -> Outcome:
-        loss = self.cells[trial.cell].losses.get(trial.point) if trial.seed == 0 else None
+        """A recorded trial's outcome. What a point leaves out is as at the cell's centre."""
+        record, loss = self.cells.get(trial.cell), None
+        if record and trial.seed == 0:
+            loss = record.losses.get(freeze({**dict(record.centre), **dict(trial.point)}))
         if loss is None:
             return Outcome("unrecorded", math.inf)
         return Outcome("finished" if math.isfinite(loss) else "diverged", loss)
@@ -115,6 +118,25 @@ class Recorded:
             if len(values) > 1:
                 grids[name] = values
         return Problem(cell, centre, grids, {}, lambda point: None, rule)
+
+
+def race(recorded: Recorded, study: dict) -> Race:
+    """Phases I and II of the published study, started from its recorded centres."""
+    optimizers = {}
+    for name, given in study["optimizers"].items():
+        if name == "sophia":  # the study ran it in Phase I only
+            continue
+        grids, starts = {n: list(v) for n, v in given["grids"].items()}, {}
+        for cell, record in recorded.cells.items():
+            if cell.optimizer == name and record.phase == "I":
+                centre = {n: v for n, v in record.centre if n in given["start"]}
+                starts[f"{cell.size},{cell.ratio}x"] = centre
+                for n in grids:
+                    grids[n] += [centre[n]] if centre[n] not in grids[n] else []
+        optimizers[name] = {**given, "starts": starts, "grids": grids}
+    phases = {phase: study["phases"][phase] for phase in ("I", "II")}
+    rule = {**study["rule"], "near_best": 6e-3}
+    return Race({**study, "optimizers": optimizers, "phases": phases, "rule": rule})
 
 
 def near_best(recorded: Recorded, optimizer: str, delta: float) -> list[list[dict]]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeps import recorded as records
+from sweeps import study
 from sweeps.descent import Rule, descend, mean
 from sweeps.landscape import Landscape
 from sweeps.phases import Plan, moving, plan
@@ -142,7 +143,7 @@ def regret(rule: Mapping[str, Any], draws: int, noise: float = 1e-3) -> tuple[fl
 
 
 def replan_seconds(trials: int = 2000) -> tuple[int, float]:
-    """(finished trials, best of five seconds) of planning a race of that many trials once more."""
+    """(finished trials, CPU seconds, best of five) of planning a race that large once more."""
     rule = {"mode": "published", "max_moves": 8}
     base = synthetic(rule)
     for count in range(4, 1000, 4):
@@ -154,14 +155,26 @@ def replan_seconds(trials: int = 2000) -> tuple[int, float]:
             break
     seconds = []
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = time.process_time()
         plan(race, results)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     return len(results), min(seconds)
 
 
-def show_recorded() -> None:
+def show_recorded(config: str) -> None:
     recorded = records.Recorded()
+    race = records.race(recorded, study.load(config))
+    state, results, _ = play(race, recorded)
+    above = [s.losses[s.best] - recorded.cells[cell].best for cell, s in state.settled.items()]
+    known = sum(outcome.status != "unrecorded" for outcome in results.values())
+    print(
+        f"Phases I and II of {len(race.study['optimizers'])} optimizers from the recorded centres: "
+        f"{len(above)} cells, {len(results)} trials asked for, {known} on record;\n"
+        f"  reported best above the best recorded run: at most {max(above):.1e} nats, "
+        f"equal in {sum(gap == 0 for gap in above)}"
+    )
+    right = [n for n, names in state.sensitive.items() if set(names) == records.SENSITIVE[n]]
+    print(f"  sensitive sets at 6e-3 as published: {len(right)}/10: {', '.join(right)}")
     noise = records.null_noise(recorded)
     gaps = recorded_cells(recorded, Rule())
     print(f"noise of a recorded run, from null changes: {noise:.2e} nats")
@@ -202,11 +215,12 @@ def show_landscapes(draws: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sweeps.replay", allow_abbrev=False)
     parser.add_argument("what", choices=("recorded", "landscapes"))
+    parser.add_argument("--config", default="configs/study.py:published")
     parser.add_argument("--draws", type=int, default=40, help="synthetic races per line")
     arguments = parser.parse_args(argv)
     try:
         if arguments.what == "recorded":
-            show_recorded()
+            show_recorded(arguments.config)
         else:
             show_landscapes(arguments.draws)
     except FileNotFoundError as error:

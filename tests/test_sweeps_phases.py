@@ -11,7 +11,7 @@ from sweeps import laws, recorded, replay, study
 from sweeps.cost import bound
 from sweeps.descent import Rule
 from sweeps.landscape import Landscape, normal
-from sweeps.phases import moving, plan, second
+from sweeps.phases import moving, near_best, plan, second
 from sweeps.trial import Cell, Race, Trial, freeze
 
 PUBLISHED = {"mode": "published"}
@@ -86,7 +86,8 @@ def test_phase_two_cuts_as_published():
     state, _, _ = replay.play(race, Answer())
     assert set(state.sensitive["adamw"]) == recorded.SENSITIVE["adamw"]
     first = [state.settled[cell] for cell in cells]
-    cut = second(race, state, Cell("adamw", "520m", 8), first)
+    near = [point for settled in first for point in near_best(settled)]
+    cut = second(race, state, Cell("adamw", "520m", 8), first, near)
     assert cut.grids == {
         "learning_rate": [0.002, 0.004],
         "weight_decay": [0.1, 0.2],
@@ -101,6 +102,17 @@ def test_recorded_cells_end_within_noise_of_the_recorded_best(record):
     assert len(gaps) == 150
     assert max(best for _, best in gaps.values()) < recorded.null_noise(record) < 1.5e-3
     assert max(centre for centre, _ in gaps.values()) <= 3e-3
+
+
+def test_the_recorded_study_replayed_through_both_phases(record):
+    """1,800 trials asked for, 120 cells settled: at the recorded best, or 6e-4 nats above it."""
+    race = recorded.race(record, study.check(studies.get_config("published")))
+    state, results, _ = replay.play(race, record)
+    assert state.finished and len(state.settled) == 120 and len(results) > 1500
+    above = [s.losses[s.best] - record.cells[cell].best for cell, s in state.settled.items()]
+    assert max(above) < recorded.null_noise(record) and sum(gap == 0 for gap in above) >= 117
+    wrong = {n for n, names in state.sensitive.items() if set(names) != recorded.SENSITIVE[n]}
+    assert wrong == {"adamw", "soap"}  # AdamW's best 520M run is not on record; Soap: see near_best
 
 
 def test_recorded_sensitive_sets_are_the_published_ones_where_the_data_allow(record):
