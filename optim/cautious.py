@@ -43,7 +43,7 @@ def scale_by_cautious(
         directions, state = adam.update(gradients, state, params)
 
         def mask(u, g, role: Role | None):
-            phi = (u * g > 0).astype(u.dtype)
+            phi = (~(u * g <= 0)).astype(u.dtype)  # u g > 0, or NaN, which is not to be hidden
             axes = None if role is None else role.inputs + role.outputs
             mean = jnp.mean(phi, axis=axes, keepdims=True)
             scale = jnp.maximum(mean, 1e-3) if normalizer == "clamp" else mean + epsilon

@@ -132,9 +132,12 @@ def scale_by_soap(
             call = same_for_all(count) if lockstep else count
             source = jax.tree.map(lambda new, old: jnp.where(call == 1, new, old), factors, source)
             bases, v = new_bases(source, columns[4], v, call)
-        directions = jax.tree.map(lambda x, g: x.astype(g.dtype), blocks.join(u), gradients)
-        new = blocks.join(v), blocks.group(factors), blocks.group(bases)
-        return directions, ScaleBySoapState(count, mu, *new)
+        directions, nu = (
+            jax.tree.map(lambda x, like: x.astype(like.dtype), blocks.join(pieces), tree)
+            for pieces, tree in ((u, gradients), (v, state.nu))
+        )
+        factors, bases = blocks.group(factors), blocks.group(bases)
+        return directions, ScaleBySoapState(count, mu, nu, factors, bases)
 
     def new_bases(factors, bases, v, call):
         """Bases and v after this call: found in the first, refreshed when it is time, else kept.
