@@ -261,7 +261,7 @@ def _hyperparameters(rows, runs, noise):
         rows.put(
             "optimum", "robust", o.hyperparameter, o.value, low, high, "; ".join(words), **_at(o)
         )
-    tests = sensitivity.sensitivity_test(runs, noise.sigma)
+    tests = sensitivity.sensitivity_test(runs, noise.sigma, optima=found)
     for t in tests.itertuples():
         note = (
             f"one value for {t.cells} cells costs {t.cost:.2g} nats; noise alone {t.threshold:.2g}"

@@ -59,12 +59,15 @@ def sensitive_sets(runs, best, *, delta=6e-3, settings=PHASE_1) -> dict[str, set
     return out
 
 
-def sensitivity_test(runs, sigma, *, rate=0.05, draws=300, seed=0) -> pd.DataFrame:
+def sensitivity_test(runs, sigma, *, optima=None, rate=0.05, draws=300, seed=0) -> pd.DataFrame:
     """Which hyper-parameters need retuning, with a threshold that noise alone passes rarely.
 
     Two statistics share the rate. The loss that the best single value costs in its worst cell: its
     null distribution comes from redrawing the same sweeps flat, with noise sigma only. And the
     trend of the optimum's log2 over log2 N and log2 r, where three cells or more bound it.
+
+    Args:
+      optima: `transfer.optima` of the runs, if they are at hand.
 
     Returns:
       optimizer, hyperparameter, cost (nats), threshold (at rate / 2), p_value (of the cost),
@@ -74,7 +77,7 @@ def sensitivity_test(runs, sigma, *, rate=0.05, draws=300, seed=0) -> pd.DataFra
     rows = []
     runs = runs[np.isfinite(runs.loss.astype(float))]
     columns = [c for c in runs if c.startswith("hp_") and c not in NOT_KEYS]
-    optima = transfer.optima(runs, sigma)
+    optima = transfer.optima(runs, sigma) if optima is None else optima
     for name, group in runs.groupby("optimizer", sort=False):
         for column in columns:
             sweep = group[group[column].notna()]
@@ -101,7 +104,8 @@ def sensitivity_test(runs, sigma, *, rate=0.05, draws=300, seed=0) -> pd.DataFra
                     "cells": len(best),
                 }
             )
-    return pd.DataFrame(rows)
+    columns = ["optimizer", "hyperparameter", "cost", "threshold", "p_value", "drift_p"]
+    return pd.DataFrame(rows, columns=[*columns, "sensitive", "cells"])
 
 
 def _drift(optima):

@@ -179,12 +179,15 @@ def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
     runs = runs[np.isfinite(runs.loss.astype(float))]
     names = [c for c in runs if c.startswith("hp_")]
     names = [c for c in names if pd.api.types.is_numeric_dtype(runs[c])]
-    for cell, group in runs.groupby(CELL, sort=False):
+    code = np.random.default_rng(0).integers(1, 2**40, len(names))
+    for cell, group in runs.groupby(CELL, sort=False) if names else ():
         settings = np.nan_to_num(group[names].to_numpy(float), nan=-1.0)
         loss = group.loss.to_numpy(float)
-        for j, column in enumerate(names):
-            name = column.removeprefix("hp_")
-            sweep = _longest_sweep(settings, loss, j)
+        index = np.column_stack([np.unique(c, return_inverse=True)[1] for c in settings.T])
+        for j in np.flatnonzero(index.max(0)):
+            name = names[j].removeprefix("hp_")
+            # runs that agree in everything but j share this number
+            sweep = _longest_sweep(index @ code - index[:, j] * code[j], index[:, j], loss)
             x = to_log2(name, np.where(settings[sweep, j] > 0, settings[sweep, j], np.nan))
             found = optimum(x, loss[sweep], sigma)
             if found is None:
@@ -207,14 +210,14 @@ def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
                     "x_high": found.high,
                 }
             )
-    return pd.DataFrame(rows)
+    columns = ["hyperparameter", "value", "low", "high", "best", "edge", "curvature", "regret"]
+    return pd.DataFrame(rows, columns=[*CELL, *columns, "points", "x", "x_low", "x_high"])
 
 
-def _longest_sweep(settings, loss, j):
-    """Rows that differ in column j only: the most distinct values, then the lowest loss."""
-    _, key = np.unique(np.delete(settings, j, axis=1), axis=0, return_inverse=True)
-    groups = [np.flatnonzero(key.ravel() == k) for k in range(key.max() + 1)]
-    return max(groups, key=lambda rows: (len(np.unique(settings[rows, j])), -loss[rows].min()))
+def _longest_sweep(rest, value, loss):
+    """Rows with equal `rest`: the most distinct values, then the lowest loss."""
+    groups = [np.flatnonzero(rest == r) for r in np.unique(rest)]
+    return max(groups, key=lambda rows: (len(np.unique(value[rows])), -loss[rows].min()))
 
 
 @dataclass(frozen=True)
