@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec as P
 
 AUTO = {"cpu": "reference", "gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
 
@@ -51,23 +52,28 @@ def _cudnn(q_BTHK, k_BTHK, v_BTHK, segment_BT):
 
 
 def _splash(q_BTHK, k_BTHK, v_BTHK, segment_BT):
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel as kernel,
+    mesh = jax.sharding.get_abstract_mesh()
+    if segment_BT is None:
+        segment_BT = jnp.zeros(q_BTHK.shape[:2], jnp.int32)
+    if not {"data", "model"} <= set(mesh.axis_names):
+        return _splash_local(q_BTHK, k_BTHK, v_BTHK, segment_BT)
+    # The compiler cannot split a kernel: each device attends for its rows and its heads.
+    heads, rows = P("data", None, "model"), P("data")
+    local = jax.shard_map(
+        _splash_local, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
     )
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_mask as masks,
-    )
+    return local(q_BTHK, k_BTHK, v_BTHK, segment_BT)
+
+
+def _splash_local(q_BTHK, k_BTHK, v_BTHK, segment_BT):
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     T, H, K = q_BTHK.shape[1:]
-    mask = masks.MultiHeadMask([masks.CausalMask((T, T)) for _ in range(H)])
-    attend_one = kernel.make_splash_mha(mask=mask, head_shards=1, q_seq_shards=1)
-    q_BHTK, k_BHTK, v_BHTK = (x.transpose(0, 2, 1, 3) for x in (q_BTHK * K**-0.5, k_BTHK, v_BTHK))
-    if segment_BT is None:
-        y_BHTK = jax.vmap(attend_one)(q_BHTK, k_BHTK, v_BHTK)
-    else:
-        ids = kernel.SegmentIds(q=segment_BT, kv=segment_BT)
-        y_BHTK = jax.vmap(attend_one)(q_BHTK, k_BHTK, v_BHTK, ids)
-    return y_BHTK.transpose(0, 2, 1, 3)
+    mask = splash.MultiHeadMask([splash.CausalMask((T, T)) for _ in range(H)])
+    attend_one = splash.make_splash_mha_single_device(mask=mask)
+    q_BHTK, k_BHTK, v_BHTK = (x.swapaxes(1, 2) for x in (q_BTHK * K**-0.5, k_BTHK, v_BTHK))
+    ids = splash.SegmentIds(q=segment_BT, kv=segment_BT)
+    return jax.vmap(attend_one)(q_BHTK, k_BHTK, v_BHTK, ids).swapaxes(1, 2)
 
 
 IMPLEMENTATIONS = {"reference": _reference, "cudnn": _cudnn, "splash": _splash}

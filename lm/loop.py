@@ -4,66 +4,124 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from lm import flops, records
 from lm.batches import Batches
+from lm.checkpoints import Checkpoints
 from lm.config import non_embedding_params, total_params
+from lm.corpus import Corpus
 from lm.evaluation import Evaluation
+from lm.progress import Progress
+from lm.termination import Stopped, Termination
+from lm.trackers import trackers
 
 
 class Loop:
     """Drives a program over its batches; what happens to each member is written as it happens."""
 
-    def __init__(self, make_program, configs, folders, corpus, log):
-        self.started = self.clock = time.perf_counter()
-        self.compile_seconds = None
+    def __init__(
+        self,
+        make_program: Callable,
+        configs: Sequence[Mapping],
+        folders: Sequence[Path],
+        corpus: Corpus,
+        log: Callable[[str], None],
+        termination: Termination | None = None,
+    ):
+        self.clock = time.perf_counter()
+        self.compile_seconds: float | None = None
         self.program, self.configs, self.log = make_program(configs), configs, log
-        train = configs[0]["train"]
-        self.steps, self.batch_size = train["steps"], train["batch_size"]
-        self.tokens_per_step = self.batch_size * configs[0]["model"]["sequence_length"]
+        self.termination = termination
+        first, train = configs[0], configs[0]["train"]
+        self.steps, self.tokens_per_step = train["steps"], train["batch_size"]
+        self.tokens_per_step *= first["model"]["sequence_length"]
         self.sources = {
-            seed: Batches(corpus.train, self.batch_size, seed)
+            seed: Batches(corpus.train, train["batch_size"], seed).host_slice(*self.program.host)
             for seed in {c["train"]["seed"] for c in configs}
         }
-        self.evaluation = Evaluation(corpus, configs[0]["eval"]["sequences"])
-        points = configs[0]["eval"]["points"]
+        self.evaluations = {
+            name: Evaluation(source, corpus.token_bytes, first["eval"]["sequences"])
+            for name, source in corpus.validation.items()
+        }
+        points, call = first["eval"]["points"], self.program.steps_per_call
         self.eval_steps = {max(1, round(self.steps * (i + 1) / points)) for i in range(points)}
-        call = self.program.steps_per_call
-        self.log_every = configs[0]["log"]["every_steps"] or -(-self.steps // (100 * call)) * call
-        self.recorders = [records.Recorder(f, c) for f, c in zip(folders, configs, strict=True)]
+        self.log_every = first["log"]["every_steps"] or -(-self.steps // (100 * call)) * call
+        self.folders = folders
+        self.checkpoints = Checkpoints(folders, first["checkpoint"], log)
         self.active = np.ones(len(configs), bool)
         self.results: list[dict | None] = [None] * len(configs)
         self.last_loss = np.full(len(configs), np.nan)
         self.seconds = np.zeros(len(configs))
-        self.first_step, self.last_line, self.last_log = None, 0, 0.0
 
     def run(self) -> list[dict]:
-        state = self.program.init()
+        """Trains to the end and returns the results; raises `Stopped` after a requested stop."""
+        step, state = self.start()
+        self.recorders = [
+            records.Recorder(folder, config, resume_at=step, silent=self.program.host[0] > 0)
+            for folder, config in zip(self.folders, self.configs, strict=True)
+        ]
+        self.trackers = trackers(self.configs[0], self.folders[0], self.program.host)
         self.optimizer_bytes = self.program.optimizer_bytes(state)
-        step, pending = 0, None
+        self.progress = Progress(self.program, self.configs, step, self.log)
+        pending = None
         while step < self.steps and self.active.any():
             count = min(self.program.steps_per_call, self.next_event(step) - step)
             state, report = self.program.advance(state, self.read(step, count), self.active)
             step += count
+            self.trackers.profile(step)
             if pending is not None:
                 self.receive(*pending)
             pending = (step, report)
-            if step in self.eval_steps:
+            stop = self.stop_requested(step)
+            save = self.checkpoints.due(step) and step < self.steps
+            if step in self.eval_steps or stop or save:  # look at everything up to this step
                 self.receive(*pending)
                 pending = None
-                sums = self.program.evaluate(state, self.evaluation.tokens_EBT, self.active)
-                sums = self.program.fetch(sums)
-                self.evaluated(step, sums)
+            if step in self.eval_steps:
+                self.evaluate(step, state)
+            if (stop or save) and step < self.steps:
+                self.checkpoints.save(step, self.program.members(state), self.active)
+            if stop and step < self.steps:
+                self.checkpoints.wait()
+                raise Stopped(f"stopped at step {step}/{self.steps}; the same command goes on")
         if pending is not None:
             self.receive(*pending)
+        self.checkpoints.close(delete=self.configs[0]["checkpoint"]["delete_when_finished"])
+        self.trackers.close()
         return self.results
 
-    def next_event(self, step: int) -> int:
+    def start(self) -> tuple[int, object]:
+        """(step, state) of the newest checkpoint, or of a fresh start."""
+        restored = self.checkpoints.restore(self.program.abstract_members)
+        if restored is None:
+            return 0, self.program.init()
+        step, members = restored
+        self.log(f"going on from the checkpoint at step {step}/{self.steps}")
+        return step, self.program.join(members)
+
+    def next_event(self, step: int) -> float:
         """The next step after `step` at which a call has to end."""
         line = (step // self.log_every + 1) * self.log_every
-        return min([line] + [s for s in self.eval_steps if s > step])
+        evaluations = [s for s in self.eval_steps if s > step]
+        return min([line, self.checkpoints.next_step(step), *evaluations])
+
+    def stop_requested(self, step: int) -> bool:
+        """Whether some host was asked to stop; all hosts agree, and look once a logged line."""
+        if self.termination is None:
+            return False
+        self.termination.busy = True
+        mine = self.termination.requested.is_set()
+        if self.program.host[1] == 1:
+            return mine
+        if step % self.log_every:
+            return False
+        from jax.experimental import multihost_utils
+
+        return bool(np.any(multihost_utils.process_allgather(np.array(mine))))
 
     def read(self, step: int, count: int) -> list[np.ndarray]:
         """Each member's batches of the next steps; runs of one seed share what is read."""
@@ -73,40 +131,57 @@ class Loop:
     def receive(self, step: int, report) -> None:
         """Takes the numbers of one call: a line of each curve, and the end of whoever diverged."""
         report = self.program.fetch(report)
-        self.share_time()
-        if step - self.last_line >= self.log_every or step == self.steps:
-            self.last_line = step
+        self.share_time(step)
+        if step % self.log_every == 0 or step == self.steps:
             for i in np.flatnonzero(self.active):
-                line = {"step": step, "tokens": step * self.tokens_per_step}
-                line |= {"train_loss": float(report.train_loss[i])}
-                line |= {"grad_norm": float(report.grad_norm[i])}
-                line |= {name: float(values[i]) for name, values in report.watched.items()}
-                self.recorders[i].line(line)
+                line = {
+                    "step": step,
+                    "tokens": step * self.tokens_per_step,
+                    "train_loss": float(report.train_loss[i]),
+                    "grad_norm": float(report.grad_norm[i]),
+                    **{name: float(values[i]) for name, values in report.watched.items()},
+                }
+                self.write(i, line)
         self.last_loss = np.where(self.active, report.train_loss, self.last_loss)
         for i in np.flatnonzero(self.active & (report.diverged_at >= 0)):
             at = int(report.diverged_at[i])
-            self.finish(
-                i, "diverged", steps=step, diverged_step=at, reason=f"diverged at step {at}"
-            )
-        self.progress(step)
+            reason = f"diverged at step {at}"
+            self.finish(i, "diverged", steps=step, diverged_step=at, reason=reason)
+        self.progress.show(step, report, self.active)
 
-    def evaluated(self, step: int, sums: np.ndarray) -> None:
-        """Takes an evaluation of all members; the last one makes the results."""
-        self.share_time()
+    def evaluate(self, step: int, state) -> None:
+        """Evaluates all members on every validation set; at the last step that makes the results.
+
+        The first set is the headline; the others are recorded beside it.
+        """
+        found = []
+        for evaluation in self.evaluations.values():
+            sums = self.program.evaluate(state, evaluation.tokens_EBT, self.active)
+            sums = self.program.fetch(sums)
+            found.append([evaluation.summarise(*map(float, row)) for row in sums])
+        self.share_time(step)
         for i in np.flatnonzero(self.active):
-            values = self.evaluation.summarise(*map(float, sums[i]))
+            values = found[0][i]
+            others = {name: rows[i] for name, rows in zip(self.evaluations, found, strict=True)}
             line = {"step": step, "tokens": step * self.tokens_per_step, **values}
-            self.recorders[i].line(line)
+            self.write(i, line | ({"validation": others} if len(others) > 1 else {}))
             if step < self.steps:
                 continue
             if math.isfinite(values["validation_loss"]):
                 loss, bits = values["validation_loss"], values["bits_per_byte"]
-                self.finish(i, "finished", steps=step, loss=loss, bits_per_byte=bits)
+                extra = {"validation": others} if len(others) > 1 else {}
+                self.finish(i, "finished", steps=step, loss=loss, bits_per_byte=bits, **extra)
             else:
                 reason = "validation loss is not finite"
                 self.finish(i, "diverged", steps=step, diverged_step=step, reason=reason)
 
+    def write(self, i: int, line: dict) -> None:
+        self.recorders[i].line(line)
+        if i == 0:
+            self.trackers.line(line)
+
     def finish(self, i: int, status: str, *, steps: int, **values) -> None:
+        """Writes the result of member i and takes it out of the pack."""
         config = self.configs[i]
         blank = {"loss": None, "bits_per_byte": None, "reason": None, "diverged_step": None}
         result = {
@@ -128,31 +203,12 @@ class Loop:
         self.results[i] = self.recorders[i].finish(result)
         self.active[i] = False
 
-    def share_time(self) -> None:
-        """Shares the time since the last call among the active members; the first call's is
-        compilation.
-        """
+    def share_time(self, step: int) -> None:
+        """Shares the time since the last look among the active; the first look was compilation."""
         now = time.perf_counter()
         if self.compile_seconds is None:
-            self.compile_seconds, self.compiled = now - self.clock, now
+            self.compile_seconds = now - self.clock
+            self.progress.begin(step, now)
         else:
             self.seconds[self.active] += (now - self.clock) / max(1, self.active.sum())
         self.clock = now
-
-    def progress(self, step: int) -> None:
-        now = time.perf_counter()
-        if self.first_step is None:  # the first call compiled: its pace says nothing
-            self.first_step = step
-        elif now - self.last_log >= 2.0 or step == self.steps:
-            self.last_log = now
-            pace = (now - self.compiled) / (step - self.first_step)  # seconds a step
-            rate = self.tokens_per_step * self.active.sum() / pace
-            alive = self.last_loss[self.active]
-            losses = f"{alive.min():.3f}" if alive.size else "diverged"
-            if alive.size > 1:
-                losses += f"..{alive.max():.3f}"
-            runs = f"{len(self.configs)} runs  " if len(self.configs) > 1 else ""
-            self.log(
-                f"{runs}step {step}/{self.steps} {step / self.steps:4.0%}  loss {losses}  "
-                f"{rate:,.0f} tokens/s  ETA {pace * (self.steps - step):.0f} s"
-            )

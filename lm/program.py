@@ -36,7 +36,8 @@ class Report(NamedTuple):
 
 
 CPU_CAPACITY = 16  # places of a pack on CPU
-STEPS_PER_CALL = 16  # a buffer's length; the number of steps in a call is traced and at most this
+# A buffer of batches; how many of them a call trains on is traced.
+CPU_STEPS_PER_CALL = 16
 
 
 class Packed:
@@ -46,7 +47,7 @@ class Packed:
         if len({program_key(c) for c in configs}) != 1:
             raise ValueError("the runs of a pack must share a program and a number of steps")
         self.size = len(configs)
-        self.steps_per_call = configs[0]["program"]["steps_per_call"] or STEPS_PER_CALL
+        self.steps_per_call = configs[0]["program"]["steps_per_call"] or CPU_STEPS_PER_CALL
         devices = list(devices or pack_devices())
         # On CPU an idle place costs nothing, so all packs of a program share one capacity and one
         # compilation; vmapped members cost the same idle or not.
@@ -62,8 +63,9 @@ class Packed:
         self.sharding = NamedSharding(self.mesh, P("trial"))
         self.functions = _compiled(configs[0], self.mesh, self.steps_per_call)
         self.device_kind, self.device_count = devices[0].device_kind, len(devices)
+        self.host = (0, 1)  # a pack lives in one process and reads whole batches
         rows = [step_lib.hyperparameters(c) for c in configs]
-        self.hparams = {k: self._place([_number(row[k]) for row in rows]) for k in rows[0]}
+        self.hparams = {k: self._place([number(row[k]) for row in rows]) for k in rows[0]}
         self.seeds = self._place([c["train"]["seed"] for c in configs])
 
     def init(self) -> step_lib.State:
@@ -101,14 +103,30 @@ class Packed:
         """A tree of (capacity, ...) device arrays as numpy, members in the order of the configs."""
         return jax.tree.map(lambda x: np.asarray(x)[self.slots], tree)
 
+    def members(self, state) -> list:
+        """The state of each run, as a checkpoint stores it."""
+        host = self.fetch(state)
+        return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(self.size)]
+
+    def abstract_members(self) -> list:
+        """Shapes and dtypes that a checkpoint of each run is restored to."""
+        shapes = jax.eval_shape(self.functions.init, self.seeds, self.hparams)
+        one = jax.tree.map(lambda x: np.empty(x.shape[1:], x.dtype), shapes)
+        return [one] * self.size
+
+    def join(self, members: list) -> step_lib.State:
+        """The program's state from restored members."""
+        return jax.tree.map(lambda *xs: self._place(np.stack(xs)), *members)
+
     def _place(self, values) -> Array:
         values = np.asarray(values)
-        full = np.full((self.capacity,), values[0], values.dtype)
+        full = np.repeat(values[:1], self.capacity, axis=0)
         full[self.slots] = values
         return jax.device_put(full, self.sharding)
 
 
-def _number(value) -> np.generic:
+def number(value) -> np.generic:
+    """A hyper-parameter as the traced scalar it enters a program as: int32 or fp32."""
     return np.int32(value) if isinstance(value, int) else np.float32(value)
 
 

@@ -20,9 +20,14 @@ from lm.config import canonical, config_hash, what
 class Recorder:
     """One run's folder. Lines of the curve reach the disk as they are written."""
 
-    def __init__(self, folder: Path, config: Mapping, *, resume_at: int = 0):
-        """Starts the curve anew, or after step `resume_at` of an interrupted one."""
-        self.folder, self.config = Path(folder), config
+    def __init__(self, folder: Path, config: Mapping, *, resume_at: int = 0, silent: bool = False):
+        """Starts the curve anew, or after step `resume_at` of an interrupted one.
+
+        `silent` writes nothing: all hosts but the first.
+        """
+        self.folder, self.config, self._curve = Path(folder), config, None
+        if silent:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "config.json", json.loads(canonical(what(config))))
         path = self.folder / "curve.jsonl"
@@ -33,11 +38,15 @@ class Recorder:
 
     def line(self, values: Mapping) -> None:
         """Appends one line to the curve; non-finite numbers become null, which JSON can hold."""
+        if self._curve is None:
+            return
         clean = {k: _finite(v) for k, v in values.items()}
         self._curve.write(json.dumps(clean) + "\n")
 
     def finish(self, result: Mapping) -> dict:
         """Writes the result: the run is over."""
+        if self._curve is None:
+            return dict(result)
         self._curve.close()
         full = {
             "hash": config_hash(self.config),

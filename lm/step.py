@@ -65,7 +65,7 @@ def build(config: Mapping) -> Run:
     model = model_lib.build(config)
     known = optim.catalogue.get(given["name"])
     options = {k: v for k, v in given.items() if k in known.options}
-    chunks = config["program"]["loss_chunks"]
+    chunks, accumulate = config["program"]["loss_chunks"], config["program"]["accumulate"]
     # The study's rule is 6 nats after 2,000 steps. A small vocabulary starts below 6: there the
     # ceiling is a nat above a uniform guess, and short runs are judged from 40 % on.
     guess = math.log(config["model"]["vocab_size"])
@@ -81,16 +81,33 @@ def build(config: Mapping) -> Run:
         return State(params, transformation(hparams).init(params), jnp.int32(0), jnp.int32(-1))
 
     def objective(params, tokens_BT):
+        """Sums over a microbatch: nats and weighted z-loss; nats and count beside."""
         x_BTD, head_DV = model.apply({"params": params}, tokens_BT)
         sums = loss_lib.next_token(x_BTD, head_DV, tokens_BT, chunks=chunks)
-        nats = sums.nats / sums.count
-        return nats + train_config["z_loss"] * sums.z / sums.count, nats
+        return sums.nats + train_config["z_loss"] * sums.z, (sums.nats, sums.count)
+
+    def gradients(params, tokens_BT):
+        """(mean nats, gradients of the mean objective), token-weighted over the microbatches."""
+        grad = jax.grad(objective, has_aux=True)
+        if accumulate == 1:
+            grads, (nats, count) = grad(params, tokens_BT)
+        else:
+            # Every accumulate-th row, so that each microbatch lies over all devices of the batch.
+            micro_ABT = tokens_BT.reshape(-1, accumulate, tokens_BT.shape[1]).swapaxes(0, 1)
+
+            def body(total, tokens_BT):
+                return jax.tree.map(jnp.add, total, grad(params, tokens_BT)), None
+
+            zero = jnp.float32(0.0)
+            start = (jax.tree.map(jnp.zeros_like, params), (zero, zero))
+            (grads, (nats, count)), _ = jax.lax.scan(body, start, micro_ABT)
+        return nats / count, jax.tree.map(lambda g: g / count, grads)
 
     def train(state, hparams, tokens_BT):
         def grad_fn(params):
-            return jax.grad(objective, has_aux=True)(params, tokens_BT)[0]
+            return gradients(params, tokens_BT)[1]
 
-        (_, nats), grads = jax.value_and_grad(objective, has_aux=True)(state.params, tokens_BT)
+        nats, grads = gradients(state.params, tokens_BT)
         updates, optimizer = transformation(hparams).update(
             grads, state.optimizer, state.params, value=nats, grad_fn=grad_fn
         )

@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,11 @@ from pathlib import Path
 
 from lm import corpus as corpus_lib
 from lm.config import ConfigError, config_hash, finalise, non_embedding_params, total_params
+from lm.files import CorpusError
 from lm.load import load
 from lm.loop import Loop
 from lm.store import default_cache
+from lm.termination import Stopped, Termination
 
 
 def train_pack(
@@ -44,6 +46,20 @@ def train_pack(
     first = configs[0]
     corpus = open_corpus(first, log)
     return Loop(Packed, configs, folders, corpus, log).run()
+
+
+def train_one(
+    config: Mapping, folder: Path, *, log: Callable[[str], None] = print, termination=None
+) -> dict:
+    """Trains one run, sharded over all devices of the job, from its newest checkpoint if any.
+
+    Returns the result, which `folder` holds too.
+    Raises as `train_pack`, and `Stopped` after a stop that `termination` was asked for.
+    """
+    from lm.solo import Solo
+
+    corpus = open_corpus(config, log)
+    return Loop(Solo, [config], [folder], corpus, log, termination).run()[0]
 
 
 def prepare_cpu() -> None:
@@ -93,29 +109,15 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--config", required=True, help="configs/run.py:SIZE,RATIO,OPTIMIZER")
     out.add_argument("--workdir", required=True, type=Path, help="where trials/<hash>/ is written")
+    out.add_argument("--dry_run", action="store_true", help="say what would train, start nothing")
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
     try:
-        config = finalise(load(arguments.config, overrides))
-        prepare_cpu()
-        corpus = open_corpus(config, print)
-        config["data"]["fingerprint"] = corpus.fingerprint
-        folder = arguments.workdir / "trials" / config_hash(config)
-        if (folder / "result.json").exists():
-            print(f"{folder} has its result already; remove it to train again")
-            return 0
-        print(f"{folder}\n{describe(config)}")
-        with contextlib.suppress(KeyboardInterrupt):
-            result = train_pack([config], [folder])[0]
-            print(
-                f"{result['status']}: validation loss {result['loss']}, {result['seconds']:.1f} s"
-            )
-            return 0
-        return 130
-    except (ConfigError, corpus_lib.CorpusError) as error:
+        return run(arguments, overrides)
+    except (ConfigError, CorpusError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -123,6 +125,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped)
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """The command with its arguments parsed; returns the exit code."""
+    termination = Termination(lambda line: print(line, flush=True))
+    config = finalise(load(arguments.config, overrides))
+    termination.grace = config["checkpoint"]["grace_seconds"]
+    if arguments.dry_run:
+        print(describe(config))
+        return 0
+    from lm import mesh
+
+    mesh.start()
+    prepare_cpu()
+    config["data"]["fingerprint"] = open_corpus(config, print).fingerprint
+    folder = arguments.workdir / "trials" / config_hash(config)
+    if (folder / "result.json").exists():
+        print(f"{folder} has its result already; remove it to train again")
+        return 0
+    print(f"{folder}\n{describe(config)}", flush=True)
+    result = train_one(
+        config, folder, log=functools.partial(print, flush=True), termination=termination
+    )
+    loss = "no loss" if result["loss"] is None else f"validation loss {result['loss']:.4f}"
+    reason = f" ({result['reason']})" if result["reason"] else ""
+    print(f"{result['status']}: {loss}{reason}, {result['seconds']:.1f} s")
+    return 0
 
 
 def describe(config: Mapping) -> str:

@@ -1,0 +1,121 @@
+"""The solo program: one run sharded over a mesh, with the interface of `lm.program.Packed`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lm import mesh as mesh_lib
+from lm import step as step_lib
+from lm.program import CPU_STEPS_PER_CALL, Report, number
+
+
+class Solo:
+    """One run; its state is spread over all devices of the mesh, its batch over the `data` axis."""
+
+    size = 1
+
+    def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
+        (self.config,) = configs
+        self.mesh = mesh_lib.make(self.config, devices)
+        flat = self.mesh.devices.flat
+        on_cpu = flat[0].platform == "cpu"  # there a call costs as much as a small step
+        self.steps_per_call = self.config["program"]["steps_per_call"] or (
+            CPU_STEPS_PER_CALL if on_cpu else 1
+        )
+        self.device_kind, self.device_count = flat[0].device_kind, self.mesh.size
+        self.host = (jax.process_index(), jax.process_count())
+        self.run = step_lib.build(self.config)
+        numbers = step_lib.hyperparameters(self.config)
+        whole = NamedSharding(self.mesh, P())
+        self.batch_sharding = NamedSharding(self.mesh, P(None, "data"))
+        with jax.set_mesh(self.mesh):
+            self.hparams = {k: jax.device_put(number(v), whole) for k, v in numbers.items()}
+            self.seed = jax.device_put(np.int32(self.config["train"]["seed"]), whole)
+            self.shapes = jax.eval_shape(self.run.init, self.seed, self.hparams)
+            self.shardings = mesh_lib.placements(self.mesh, self.shapes)
+            self._init = jax.jit(self.run.init, out_shardings=self.shardings)
+            self._advance = jax.jit(
+                self._call, donate_argnums=0, out_shardings=(self.shardings, whole)
+            )
+            self._evaluate = jax.jit(self._sums, out_shardings=whole)
+
+    def _call(self, state, hparams, block_KBT, steps):
+        def body(i, carry):
+            state, total, _ = carry
+            new, metrics = self.run.train(state, hparams, block_KBT[i].astype(jnp.int32))
+            return new, total + metrics.train_loss, metrics.grad_norm
+
+        zero = jnp.float32(0.0)
+        if self.steps_per_call == 1:
+            state, total, grad_norm = body(0, (state, zero, zero))
+        else:
+            state, total, grad_norm = jax.lax.fori_loop(0, steps, body, (state, zero, zero))
+        watched = self.run.watch(state, hparams)
+        return state, Report(total / steps, grad_norm, state.diverged_at, watched)
+
+    def _sums(self, params, tokens_EBT):
+        def body(total, tokens_BT):
+            return total + self.run.evaluate(params, tokens_BT.astype(jnp.int32)), None
+
+        return jax.lax.scan(body, jnp.zeros(2, jnp.float32), tokens_EBT)[0]
+
+    def init(self) -> step_lib.State:
+        """A fresh state, born sharded."""
+        with jax.set_mesh(self.mesh):
+            return self._init(self.seed, self.hparams)
+
+    def advance(
+        self, state, batches: Sequence[np.ndarray], active
+    ) -> tuple[step_lib.State, Report]:
+        """Trains on the next k batches; `batches[0]` (k, B / hosts, T) is this host's share."""
+        del active
+        (local,) = batches
+        count, _, T = local.shape
+        local = np.pad(local, [(0, self.steps_per_call - count), (0, 0), (0, 0)])
+        shape = (self.steps_per_call, self.config["train"]["batch_size"], T)
+        block = jax.make_array_from_process_local_data(self.batch_sharding, local, shape)
+        with jax.set_mesh(self.mesh):
+            return self._advance(state, self.hparams, block, np.int32(count))
+
+    def evaluate(self, state, tokens_EBT: np.ndarray, active) -> Array:
+        """Sums over the batches, (2,): nats and predicted tokens; every host passes all tokens."""
+        del active
+        rows = tokens_EBT.shape[1]
+        axis = "data" if rows % self.mesh.shape["data"] == 0 else None
+        sharding = NamedSharding(self.mesh, P(None, axis))
+        tokens = jax.make_array_from_callback(tokens_EBT.shape, sharding, lambda i: tokens_EBT[i])
+        with jax.set_mesh(self.mesh):
+            return self._evaluate(state.params, tokens)
+
+    def optimizer_bytes(self, state) -> int:
+        """Bytes of the optimizer state, over all devices, copies not counted."""
+        return sum(x.nbytes for x in jax.tree.leaves(state.optimizer))
+
+    def fetch(self, tree):
+        """Device numbers as numpy with a leading member axis of one."""
+        return jax.tree.map(lambda x: np.asarray(x)[None], tree)
+
+    def members(self, state) -> list:
+        """The state of each run, as a checkpoint stores it."""
+        return [state]
+
+    def abstract_members(self) -> list:
+        """Shapes, dtypes and placements that a checkpoint of each run is restored to."""
+        return [
+            jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                self.shapes,
+                self.shardings,
+            )
+        ]
+
+    def join(self, members: list) -> step_lib.State:
+        """The program's state from restored members."""
+        return members[0]
