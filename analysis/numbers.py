@@ -329,8 +329,13 @@ def _lint(rows, cells, noise, joint, baseline):
         base = cells[(cells.optimizer == baseline) & (cells.model_size == size)]
         if base.chinchilla_ratio.nunique() < 3:
             continue
-        law = fit_data_law(base.chinchilla_ratio, base.loss)
         at = {"optimizer": baseline, "model_size": size}
+        try:
+            law = fit_data_law(base.chinchilla_ratio, base.loss)
+        except RuntimeError:
+            note = f"{size}: {baseline}'s losses follow no power law with a floor"
+            rows.put("lint", "least_squares", "finding", 1, note=note, **at)
+            continue
         note = f"n - p = {len(base) - 3}"
         for quantity in ("alpha", "exponent", "floor"):
             rows.put("data_law", "least_squares", quantity, getattr(law, quantity), note=note, **at)

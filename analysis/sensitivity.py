@@ -165,7 +165,10 @@ def card(
             rows.append(row | {"low": float(low), "high": float(high)})
 
     def published(r, y, loss=loss):
-        return float(fit_data_law(r, y).data_for(loss)) / ratio
+        try:
+            return float(fit_data_law(r, y).data_for(loss)) / ratio
+        except RuntimeError:  # no law through these losses: this choice has no row
+            return np.nan
 
     window = f"{baseline} {r.min():g}-{r.max():g}x"
     add("fit window", window, published(r, y))
