@@ -7,6 +7,7 @@ and continues where it was stopped.
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -74,14 +75,20 @@ def _build(folder, key, documents, tokenizer, processes, log):
     if empty := [split for split, count in counts.items() if not count["tokens"]]:
         shutil.rmtree(parts, ignore_errors=True)
         raise CorpusError(f"corpus {folder.name}: {' and '.join(empty)} has no text")
-    streams = {
-        split: lambda split=split: tokenise.stream(parts, split, tokenizer.vocab_size)
-        for split in counts
-    }
+    lengths = {split: count["tokens"] for split, count in counts.items()}
+    dtype, due, passed = tokenise.dtype_of(tokenizer.vocab_size), tokenise.Every(), 0
+
+    def stream(split):
+        nonlocal passed
+        for array in tokenise.stream(parts, split, dtype):
+            passed += len(array) / sum(lengths.values()) / 2  # once to write, once to compare
+            if due():
+                log(f"writing and checking the records: {passed:.0%}")
+            yield array
+
+    streams = {split: functools.partial(stream, split) for split in lengths}
     unfinished.mkdir()
     try:
-        lengths = {split: count["tokens"] for split, count in counts.items()}
-        dtype = tokenise.dtype_of(tokenizer.vocab_size)
         digests = builder.write(unfinished, streams, lengths, dtype)
         meta = {
             "key": key,

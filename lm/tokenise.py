@@ -31,19 +31,20 @@ def tokenise(documents: Documents, tokenizer, folder: pathlib.Path, processes: i
     """Writes all chunks into `folder`; returns split -> {documents, tokens, bytes, spelled}."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = {split: dict.fromkeys(FIELDS, 0) for split in documents.splits}
-    progress = _Progress(documents, log)
+    due, start = Every(), time.monotonic()
     for chunk in _run(_todo(documents, folder), tokenizer, folder, processes):
         for split, found in chunk.items():
             for field in FIELDS:
                 counts[split][field] += found[field]
-        progress.show(counts)
+        if due():
+            log(_progress(documents, counts, time.monotonic() - start))
     return counts
 
 
-def stream(folder: pathlib.Path, split: str, vocab_size: int) -> Iterator[np.ndarray]:
+def stream(folder: pathlib.Path, split: str, dtype: np.dtype) -> Iterator[np.ndarray]:
     """The tokens of one split, an array per chunk."""
     for path in sorted(folder.glob(f"*.{split}.tokens")):
-        yield np.fromfile(path, dtype_of(vocab_size))
+        yield np.fromfile(path, dtype)
 
 
 def _todo(documents: Documents, folder: pathlib.Path) -> Iterator:
@@ -125,24 +126,24 @@ def _write(number: int, chunk: list, tokenizer, folder: pathlib.Path) -> dict:
     return counts
 
 
-class _Progress:
-    """A line every few seconds."""
+class Every:
+    """True once in so many seconds: when a line of progress is due."""
 
-    def __init__(self, documents: Documents, log, every: float = 5.0):
-        self._documents, self._log, self._every = documents, log, every
-        self._start = self._last = time.monotonic()
+    def __init__(self, seconds: float = 5.0):
+        self._seconds, self._last = seconds, time.monotonic()
 
-    def show(self, counts: dict):
-        now = time.monotonic()
-        if now - self._last < self._every:
-            return
-        self._last, seconds = now, now - self._start
-        total = {field: sum(split[field] for split in counts.values()) for field in FIELDS}
-        line = f"tokenising: {total['documents']:,} documents, {total['tokens'] / 1e6:,.1f}M tokens"
-        line += f", {total['bytes'] / 1e6 / seconds:.1f} MB/s"
-        # Reading runs ahead of tokenising; and characters stand for bytes here.
-        share = self._documents.read_bytes / max(1, self._documents.input_bytes)
-        share *= min(1.0, total["bytes"] / max(1, self._documents.text_length))
-        if share:
-            line += f", {share:.0%}, about {seconds / share - seconds:,.0f} s left"
-        self._log(line)
+    def __call__(self) -> bool:
+        due = time.monotonic() - self._last >= self._seconds
+        if due:
+            self._last = time.monotonic()
+        return due
+
+
+def _progress(documents: Documents, counts: dict, seconds: float) -> str:
+    total = {field: sum(split[field] for split in counts.values()) for field in FIELDS}
+    line = f"tokenising: {total['documents']:,} documents, {total['tokens'] / 1e6:,.1f}M tokens"
+    line += f", {total['bytes'] / 1e6 / seconds:.1f} MB/s"
+    # Reading runs ahead of tokenising. Characters stand for bytes here.
+    share = documents.read_bytes / max(1, documents.input_bytes)
+    share *= min(1.0, total["bytes"] / max(1, documents.text_length))
+    return line + f", {share:.0%}, about {seconds / share - seconds:,.0f} s left" if share else line

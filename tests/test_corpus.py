@@ -218,6 +218,18 @@ def test_result_does_not_depend_on_processes(tmp_path, cache, monkeypatch):
     assert one == two
 
 
+def test_progress_is_told(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(tokenise, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(tokenise.Every, "__call__", lambda self: True)
+    lines = []
+    texts = texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS))
+    store.build("mine", texts, tokenizer.Bytes(), cache, log=lines.append)
+    for stage in ("tokenising", "writing"):
+        shares = [int(line.split("%")[0].split()[-1]) for line in lines if line.startswith(stage)]
+        assert len(shares) > 5 and shares == sorted(shares) and shares[-1] == 100
+    assert lines[-1].startswith("prepared corpus mine: train 0.01M tokens")
+
+
 def test_stopped_preparation_is_continued(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(tokenise, "CHUNK_BYTES", 500)
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
