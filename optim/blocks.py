@@ -45,6 +45,8 @@ class Plan:
 
     def join(self, pieces: list[jax.Array]) -> jax.Array:
         """The inverse of `split`."""
+        if not pieces:
+            return jnp.zeros(self.shape)
         rest, bands = list(pieces), []
         for height, down in self.rows:
             band = []
@@ -148,9 +150,12 @@ def plan(
       block_size: longest block of a side with a full factor; None does not cut.
       merge_toward: flatten a matrix to a vector where levanter's merging of small dimensions would
         with this target; None never does.
+
+    A leaf without entries has no blocks.
     """
     _, fan_in, fan_out = stack_shape(leaf, role)
-    merged = role.kind != "gain" and merge_toward and merges(fan_in, fan_out, merge_toward)
+    merged = merge_toward and role.kind != "gain" and fan_in * fan_out > 0
+    merged = merged and merges(fan_in, fan_out, merge_toward)
     inputs, outputs = (1 < side <= largest for side in (fan_in, fan_out))
     if role.kind == "gain":
         inputs, outputs = False, outputs and vectors
@@ -158,6 +163,8 @@ def plan(
         inputs, outputs, fan_in, fan_out = False, inputs or outputs, 1, fan_in * fan_out
     rows = _parts(fan_in, block_size if inputs else None)
     columns = _parts(fan_out, block_size if outputs else None)
+    if 0 in leaf.shape:
+        rows, columns = (), ()
     vector = bool(role.kind == "gain" or merged)
     return Plan(role, tuple(leaf.shape), vector, inputs, outputs, rows, columns)
 

@@ -51,6 +51,13 @@ def test_long_sides_unit_sides_and_gains_have_no_full_factor():
     assert cuts[True]["norm/scale"].block_shapes() == [(2, 1, 3)]
 
 
+def test_a_leaf_without_entries_has_no_blocks():
+    x = jnp.ones((0, 4))
+    cut = plan(x, Role("matrix", (), (0,), (1,)), largest=9, vectors=True, merge_toward=2048)
+    assert cut.split(x) == cut.block_shapes() == []
+    assert cut.join([]).shape == (0, 4)
+
+
 def test_trees_of_pieces():
     tree = {"a": {"kernel": jnp.ones((5, 4))}, "b": {"kernel": jnp.zeros((3, 3))}}
     blocks = plan_tree(tree, largest=9, vectors=False, block_size=3)
