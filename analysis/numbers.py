@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import advice, lint, sensitivity, transfer
+from analysis import advice, intervals, lint, sensitivity, transfer
 from analysis import cells as cells_
 from analysis import noise as noise_
 from analysis.joint import BASELINE, fit_joint
-from analysis.laws import fit_data_law, fit_law, leave_out
+from analysis.laws import fit_law, leave_out
 from analysis.speedup import own_curve_scatter, robust_cell, unresolved
 
 COLUMNS = ["table", "procedure", "optimizer", "model_size", "chinchilla_ratio"]
@@ -288,11 +288,13 @@ def headline_cells(cells, baseline=BASELINE) -> pd.DataFrame:
 
 def _cards(rows, cells, noise, joint, baseline):
     observed = cells.assign(loss=cells.best_loss)
+    without = None if joint is None else sensitivity.leave_out(joint)
     for cell in headline_cells(cells, baseline).itertuples():
         at = _at(cell)
         card = sensitivity.card(
             cells, noise, cell.optimizer, cell.model_size, cell.chinchilla_ratio,
-            others={"as observed, selection not undone": observed}, joint=joint, baseline=baseline,
+            others={"as observed, selection not undone": observed}, joint=joint,
+            without=without, baseline=baseline,
         )  # fmt: skip
         for c in card.itertuples():
             note = f"change {c.change:+.3f}"
@@ -324,21 +326,32 @@ def _holdout(rows, cells, noise, baseline):
         )  # fmt: skip
 
 
+def _laws(rows, cells, noise, baseline):
+    """The baseline's power laws with a floor: in the ratio at each size, in N at each ratio."""
+    base = cells[cells.optimizer == baseline]
+    for by, x in (("model_size", "chinchilla_ratio"), ("chinchilla_ratio", "non_embedding_params")):
+        for key, group in base.groupby(by, sort=False):
+            if group[x].nunique() < 3:
+                continue
+            weight = (noise.sigma / group.se.to_numpy(float)) ** 2
+            fit = fit_law(group[x], group.loss, columns=(x,), weight=weight)
+            at = {"optimizer": baseline, by: key}
+            found = "; ".join([f"in {x}; intervals carry run noise only", *lint.law(fit)])
+            for j, name in enumerate(fit.names):
+                ends = (None, None)
+                if not name.startswith("amplitude"):
+                    ends = intervals.profile(
+                        fit.form, fit.theta, np.eye(3)[j], target=fit.target,
+                        variance=noise.sigma**2, df=noise.df, weight=weight,
+                    )  # fmt: skip
+                    ends = np.exp(ends) if name == "floor" else ends
+                quantity = name.split("_")[0]
+                value = fit.parameters()[name]
+                rows.put("data_law", "robust", quantity, value, *ends, found, **at)
+
+
 def _lint(rows, cells, noise, joint, baseline):
-    for size in cells.model_size.unique():
-        base = cells[(cells.optimizer == baseline) & (cells.model_size == size)]
-        if base.chinchilla_ratio.nunique() < 3:
-            continue
-        at = {"optimizer": baseline, "model_size": size}
-        try:
-            law = fit_data_law(base.chinchilla_ratio, base.loss)
-        except RuntimeError:
-            note = f"{size}: {baseline}'s losses follow no power law with a floor"
-            rows.put("lint", "least_squares", "finding", 1, note=note, **at)
-            continue
-        note = f"n - p = {len(base) - 3}"
-        for quantity in ("alpha", "exponent", "floor"):
-            rows.put("data_law", "least_squares", quantity, getattr(law, quantity), note=note, **at)
+    _laws(rows, cells, noise, baseline)
     _holdout(rows, cells, noise, baseline)
     if joint is not None:
         for sentence in lint.joint(joint):

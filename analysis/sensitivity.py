@@ -132,7 +132,16 @@ def _size_order(names):
 
 
 def card(
-    cells, noise, optimizer, size, ratio, *, others=None, joint=None, baseline=BASELINE
+    cells,
+    noise,
+    optimizer,
+    size,
+    ratio,
+    *,
+    others=None,
+    joint=None,
+    without=None,
+    baseline=BASELINE,
 ) -> pd.DataFrame:
     """The speed-up of one cell recomputed under every choice that went into it.
 
@@ -140,11 +149,12 @@ def card(
       cells: one loss per cell, with non_embedding_params.
       noise: `noise.Noise`.
       others: name -> another loss table of the same cells (an earlier edition, corrected losses).
-      joint: the `joint.JointFit` of the cells, if it is at hand.
+      joint, without: the `joint.JointFit` of the cells and its `leave_out`, if at hand.
 
     Returns:
-      group (fit window, leave one out, loss function, procedure, losses, noise), choice, speedup,
-      change (against the first row), low, high (where that choice has an interval).
+      group (fit window, leave one out, loss function, losses, noise, procedure, joint without a
+      cell, size or ratio), choice, speedup, change (against the first row, or for the joint model's
+      refits against the joint model), low, high (where that choice has an interval).
     """
     cells = cells[np.isfinite(cells.loss.astype(float))]
     at = (cells.optimizer == optimizer) & (cells.model_size == size)
@@ -159,9 +169,11 @@ def card(
         raise ValueError(f"cells: {len(r)} {baseline} ratios at {size}; a law needs 3")
     rows = []
 
-    def add(group, choice, speedup, low=np.nan, high=np.nan):
+    def add(group, choice, speedup, low=np.nan, high=np.nan, against=None):
         if np.isfinite(speedup):
+            against = against or (rows[0]["speedup"] if rows else speedup)
             row = {"group": group, "choice": choice, "speedup": float(speedup)}
+            row["change"] = float(speedup - against)
             rows.append(row | {"low": float(low), "high": float(high)})
 
     def published(r, y, loss=loss):
@@ -206,9 +218,17 @@ def card(
     if optimizer in joint.columns and size in joint.sizes:
         value, (low, high) = joint.speedup(optimizer, params, ratio)
         add("procedure", "joint model", value, low, high)
-    out = pd.DataFrame(rows)
-    out.insert(3, "change", out.speedup - out.speedup.iloc[0])
-    return out
+        moved = influence(joint, optimizer, params, ratio, without=without)
+        for row in [*moved[moved.left_out == "cell"].head(3).itertuples()] + [
+            *moved[moved.left_out != "cell"].itertuples()
+        ]:
+            add(
+                f"joint, without a {row.left_out}",
+                f"without {row.label}",
+                row.speedup,
+                against=value,
+            )
+    return pd.DataFrame(rows)
 
 
 def _invert(fit, loss):
@@ -219,23 +239,46 @@ def _invert(fit, loss):
     return (gap / amplitude) ** (-1 / exponent) if gap > 0 else np.inf
 
 
-def influence(joint, optimizer, params, ratio) -> pd.DataFrame:
-    """Leave each cell out of the joint fit: how far does one speed-up move?
+def leave_out(joint) -> pd.DataFrame:
+    """The joint fit without each cell, each size and the largest ratio: one refit a row.
 
     Returns:
-      CELL of the point left out, speedup without it, change; the largest change first.
+      left_out ("cell", "size", "ratio"), label, theta (a vector). What did not converge is dropped.
+    """
+    cells = joint.cells
+    sets = [("cell", " ".join(_words(c)), np.arange(len(cells)) == i)
+            for i, c in enumerate(cells.itertuples())]  # fmt: skip
+    if len(joint.sizes) > 1:
+        sets += [("size", size, (cells.model_size == size).to_numpy()) for size in joint.sizes]
+    largest = cells.chinchilla_ratio.max()
+    sets.append(("ratio", f"{largest:g}x", (cells.chinchilla_ratio == largest).to_numpy()))
+    weight = joint.weight * ~np.array([out for *_, out in sets])
+    start = np.tile(joint.theta, (len(sets), 1))
+    fits = solver.minimise(joint.model, start, joint.target, weight=weight, tolerance=1e-8)
+    table = pd.DataFrame([names[:2] for names in sets], columns=["left_out", "label"])
+    table["theta"] = list(fits.theta)
+    return table[fits.converged]
+
+
+def influence(joint, optimizer, params, ratio, *, without=None) -> pd.DataFrame:
+    """How far one speed-up of the joint model moves without each cell, size and largest ratio.
+
+    Args:
+      without: `leave_out(joint)`, if it is at hand.
+
+    Returns:
+      left_out, label, speedup, change; the largest change first.
     """
     contrast = joint.contrast(optimizer, params, ratio)
-    n = len(joint.target)
-    weight = joint.weight * (1 - np.eye(n))
-    fits = solver.minimise(
-        joint.model, np.tile(joint.theta, (n, 1)), joint.target, weight=weight, tolerance=1e-8
-    )
-    out = joint.cells[CELL].copy()
-    out["speedup"] = np.exp(fits.theta @ contrast)
+    without = leave_out(joint) if without is None else without
+    out = without[["left_out", "label"]].copy()
+    out["speedup"] = np.exp(np.stack(without.theta.to_list()) @ contrast)
     out["change"] = out.speedup - np.exp(contrast @ joint.theta)
-    out = out[fits.converged]
     return out.reindex(out.change.abs().sort_values(ascending=False, kind="stable").index)
+
+
+def _words(cell):
+    return cell.optimizer, cell.model_size, f"{cell.chinchilla_ratio:g}x"
 
 
 def bootstrap_check(joint, optimizer, params, ratio, *, replicates=1000, seed=0) -> pd.DataFrame:

@@ -89,9 +89,11 @@ def test_influence_and_three_kinds_of_interval(truth, exact):
     at = wrong.index[(wrong.optimizer == "muon") & (wrong.model_size == "1.2b")][0]
     wrong.loc[at, "loss"] += 0.02
     fit = fit_joint(wrong, 1e-3)
-    first = sensitivity.influence(fit, "muon", published.PARAMS["1.2b"], 2).iloc[0]
-    cell = ["optimizer", "model_size", "chinchilla_ratio"]
-    assert first[cell].tolist() == wrong.loc[at, cell].tolist()
+    moved = sensitivity.influence(fit, "muon", published.PARAMS["1.2b"], 2)
+    cell = wrong.loc[at]
+    single = moved[moved.left_out == "cell"].iloc[0]
+    assert single.label == f"muon 1.2b {cell.chinchilla_ratio:g}x"
+    assert set(moved.left_out) == {"cell", "size", "ratio"}
 
     rng = np.random.default_rng(3)
     noisy = simulate.draw_truth(rng, sigma=1e-3)
