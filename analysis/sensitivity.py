@@ -219,9 +219,8 @@ def card(
         value, (low, high) = joint.speedup(optimizer, params, ratio)
         add("procedure", "joint model", value, low, high)
         moved = influence(joint, optimizer, params, ratio, without=without)
-        for row in [*moved[moved.left_out == "cell"].head(3).itertuples()] + [
-            *moved[moved.left_out != "cell"].itertuples()
-        ]:
+        single = moved.left_out == "cell"
+        for row in pd.concat([moved[single].head(3), moved[~single]]).itertuples():
             add(
                 f"joint, without a {row.left_out}",
                 f"without {row.label}",
