@@ -1,0 +1,80 @@
+"""configs/: sizes, runs and winners are what they say."""
+
+import math
+
+import pytest
+
+import optim
+from analysis import published
+from configs import ladder, run, winners
+from lm.config import finalise, non_embedding_params
+
+NAMES = list(optim.catalogue.CATALOGUE)
+
+
+def test_the_ladder_counts_as_its_comments_say():
+    expected = {"nano-xs": 8_192, "nano-s": 32_768, "nano-m": 131_072, "nano-l": 589_824}
+    expected |= {"nano-xl": 1_048_576, "nano-xxl": 3_211_264, **winners.PARAMS}
+    assert {name: ladder.params(name) for name in ladder.SIZES} == expected
+    for name in ladder.SIZES:
+        assert non_embedding_params(ladder.size(name)) == expected[name]
+
+
+def test_unknown_size_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean '130m'"):
+        ladder.size("130")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("cell", ["nano-xs,1x", "nano-l,0.5x", "130m,1x", "520m,2x", "1.2b,16x"])
+def test_every_run_config_is_complete_and_valid(name, cell):
+    config = run.get_config(f"{cell},{name}").to_dict()
+    config["data"] = {"corpus": "stdlib"}
+    done = finalise(config)
+    size, ratio = cell.split(",")
+    tokens = done["train"]["steps"] * done["train"]["batch_size"]
+    tokens *= done["model"]["sequence_length"]
+    assert tokens == pytest.approx(float(ratio[:-1]) * 20 * ladder.params(size), rel=0.01)
+
+
+def test_steps_of_the_published_runs():
+    # PROTOCOL of the study: steps at batch 128 are 5120 at 130m, 1x; 46080 at 1.2b, 1x.
+    assert finalise(run.get_config("130m,1x,adamw").to_dict())["train"]["steps"] == 5120
+    config = run.get_config("1.2b,1x,adamw").to_dict()
+    assert (config["train"]["batch_size"], finalise(config)["train"]["steps"]) == (128, 46080)
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("nano-s,1x", "is not SIZE,RATIO,OPTIMIZER"),
+        ("nano-s,-1x,adamw", "'-1x' is not a positive number"),
+        ("nano-s,x,adamw", "'x' is not a positive number"),
+    ],
+)
+def test_malformed_runs_are_refused(arg, message):
+    with pytest.raises(ValueError, match=message):
+        run.get_config(arg)
+
+
+def test_winners_are_the_recorded_ones():
+    table = published.best()
+    seen = 0
+    for row in table.to_dict("records"):
+        size, ratio = row["model_size"], row["chinchilla_ratio"]
+        cell, values = winners.winner(row["optimizer"], size, ratio)
+        assert cell == f"{size},{ratio:g}x"
+        assert values["loss"] == pytest.approx(row["loss"], abs=5e-5)
+        assert values["batch_size"] == row["hp_batch_size"]
+        for name, value in values.items():
+            recorded = row.get(f"hp_{name}")
+            if name in ("loss", "batch_size", "block_size"):
+                continue  # a block size counts only where blocks were on
+            assert math.isclose(value, recorded, rel_tol=1e-5), (cell, name)
+        seen += 1
+    assert seen == 150
+
+
+def test_cells_without_a_record_take_the_nearest():
+    assert winners.winner("kron", "1.2b", 8)[0] == "520m,8x"
+    assert winners.winner("sophia", "520m", 4)[0] == "520m,1x"
