@@ -114,7 +114,7 @@ def _open(folder: pathlib.Path, sequence_length: int) -> Corpus:
 
 def _open_mixture(which: str, sequence_length: int, cache: pathlib.Path, log) -> Corpus:
     """ "a=3.8,b=0.25": training rows by weight, and the validation sets of all."""
-    corpora, weights = {}, {}
+    corpora, weights, tokenizers = {}, {}, {}
     for item in which.split(","):
         name, _, weight = (part.strip() for part in item.partition("="))
         try:
@@ -123,16 +123,22 @@ def _open_mixture(which: str, sequence_length: int, cache: pathlib.Path, log) ->
             weights[name] = math.nan
         if not 0 < weights[name] < math.inf or name in corpora:
             raise CorpusError(f"mixture {which!r}: {item!r} is not name=weight, each name once")
-        corpora[name] = _open(find(name, cache, log), sequence_length)
-    first = next(iter(corpora.values()))
-    for name, other in corpora.items():
-        same = (other.vocab_size, other.separator) == (first.vocab_size, first.separator)
-        if not (same and np.array_equal(other.token_bytes, first.token_bytes)):
+        folder = find(name, cache, log)
+        meta = store.read_meta(folder)
+        tokenizers[name] = meta["tokenizer"], meta["separator"]
+        if tokenizers[name] != next(iter(tokenizers.values())):
             raise CorpusError(f"mixture {which!r}: {name!r} has another tokenizer than the first")
+        corpora[name] = _open(folder, sequence_length)
+    tables = [corpus.token_bytes for corpus in corpora.values()]
+    try:
+        train = Mixture([corpus.train for corpus in corpora.values()], list(weights.values()))
+    except ValueError as error:
+        raise CorpusError(f"mixture {which!r}: {error}") from error
     return dataclasses.replace(
-        first,
+        next(iter(corpora.values())),
+        token_bytes=None if any(table is None for table in tables) else tables[0],
         fingerprint=store.digest(*((corpora[n].fingerprint, weights[n]) for n in corpora)),
-        train=Mixture([corpus.train for corpus in corpora.values()], list(weights.values())),
+        train=train,
         validation={
             f"{name}/{split}": rows
             for name, corpus in corpora.items()

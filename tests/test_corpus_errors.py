@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -194,6 +195,21 @@ def test_unknown_corpora(cache, data, message):
     with pytest.raises(CorpusError, match=message) as caught:
         prepare(data, sequence_length=128, cache=cache)
     assert "\n" not in str(caught.value)
+
+
+def test_mixtures_have_one_tokenizer(tmp_path, cache):
+    path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    store.build("one", texts_of(path), tokenizer.Bytes(), cache)
+    for name, vocab_size in (("two", 300), ("three", 301)):
+        bpe = tokenizer.train(TEXTS, vocab_size, tmp_path / "bpe.json")
+        store.build(name, texts_of(path), bpe, cache)
+    for mixture, other in (
+        ("one=1,two=1", "two"),
+        ("two=2,two=1", "two"),
+        ("two=1,three=1", "three"),
+    ):
+        with pytest.raises(CorpusError, match=f"{other}.*(another tokenizer|each name once)"):
+            prepare({"corpus": mixture}, sequence_length=8, cache=cache)
 
 
 @pytest.mark.parametrize(
