@@ -222,7 +222,7 @@ def card(
         single = moved.left_out == "cell"
         for row in pd.concat([moved[single].head(3), moved[~single]]).itertuples():
             add(
-                f"joint, without a {row.left_out}",
+                f"joint without a {row.left_out}",
                 f"without {row.label}",
                 row.speedup,
                 against=value,
