@@ -91,7 +91,8 @@ def smoke() -> dict[str, Any]:
     """The shortest race that goes through everything: for tests and a first look."""
     phases = {"I": cells(["nano-xs"], [1]), "II": cells(["nano-xs"], [2])}
     only = ("learning_rate", "beta2", "momentum")
-    return cpu(["adamw", "muon"], phases, only=only, seeds=(0, 1), sequences=64)
+    rule = {**PUBLISHED_RULE, "max_moves": 2}
+    return cpu(["adamw", "muon"], phases, only=only, rule=rule, seeds=(0, 1), sequences=64)
 
 
 def nano() -> dict[str, Any]:
