@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.sharding import alike, beside, with_auto_axes
+from optim.sharding import beside, with_auto_axes
 
 # Field names of optimizer states, by what they hold. `state_dtypes` and `describe` speak of these
 # kinds.
@@ -45,7 +45,7 @@ def in_float32(
             wide = jax.tree.map(_widen, updates)
             wide, new = inner.update(wide, _load(state, dtypes), wide_params, **extra_args)
             steps = jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates)
-            return alike(steps, updates), alike(_store(new, dtypes), state)
+            return steps, _store(new, dtypes)
 
         return with_auto_axes(run, lambda updates, state, _: (updates, state))(
             updates, state, params

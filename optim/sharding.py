@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, PartitionSpec
 
 # Mesh axes over which stacks of matrices are shared out. Other axes (trials) hold other runs.
@@ -46,30 +45,27 @@ def shared(fn: Callable[[Any], Any], batch):
     return jax.tree.map(gather, fn(jax.tree.map(spread, batch)))
 
 
-def beside(tree, params):
-    """`tree` with every array that belongs to a parameter placed like it.
+def beside(state, params):
+    """A fresh optimizer state, with every array that belongs to a parameter placed like it.
 
     An array belongs to a parameter if its path ends with the parameter's and their shapes agree.
+    The zeros of a new state depend on nothing, so a compiler would replicate them; here they are
+    made to depend on the parameter, at no change in value. Later states follow from gradients and
+    state.
     """
-    if not _on_mesh():
-        return tree
+    mesh = jax.sharding.get_abstract_mesh()
+    if AxisType.Explicit in mesh.axis_types or all(n == 1 for n in mesh.shape.values()):
+        return state
     leaves = jax.tree.leaves_with_path(params)
 
     def place(path, x):
-        for param_path, param in leaves:
+        for param_path, p in leaves:
             ends_alike = path[len(path) - len(param_path) :] == param_path
-            if x.ndim and ends_alike and x.shape == param.shape:
-                return shard_alike(param, x)[1]
+            if x.ndim and ends_alike and x.shape == p.shape:
+                return x + (0 * jnp.where(jnp.isfinite(p), p, 0)).astype(x.dtype)
         return x
 
-    return jax.tree.map_with_path(place, tree)
-
-
-def alike(tree, reference):
-    """`tree` with every array placed like its counterpart in `reference`, of the same structure."""
-    if not _on_mesh():
-        return tree
-    return jax.tree.map(lambda x, r: shard_alike(r, x)[1] if x.ndim else x, tree, reference)
+    return jax.tree.map_with_path(place, state)
 
 
 def with_auto_axes(fn: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,11 +81,6 @@ def with_auto_axes(fn: Callable[..., Any], like: Callable[..., Any]) -> Callable
         return jax.sharding.auto_axes(fn, out_sharding=shardings)(*args)
 
     return run
-
-
-def _on_mesh() -> bool:
-    mesh = jax.sharding.get_abstract_mesh()
-    return AxisType.Explicit not in mesh.axis_types and any(n > 1 for n in mesh.shape.values())
 
 
 def _place(x, axes, others):
