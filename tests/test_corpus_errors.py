@@ -203,6 +203,9 @@ def test_mixtures_have_one_tokenizer(tmp_path, cache):
     for name, vocab_size in (("two", 300), ("three", 301)):
         bpe = tokenizer.train(TEXTS, vocab_size, tmp_path / "bpe.json")
         store.build(name, texts_of(path), bpe, cache)
+    shutil.copytree(cache / "one", cache / "copy")
+    with pytest.raises(CorpusError, match=r"'one=1,copy=1e-9': .* under 2\^-24 of the total"):
+        prepare({"corpus": "one=1,copy=1e-9"}, sequence_length=8, cache=cache)
     for mixture, other in (
         ("one=1,two=1", "two"),
         ("two=2,two=1", "two"),
