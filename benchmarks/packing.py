@@ -1,6 +1,6 @@
 """Trials per hour: one packed program, a warm process training one by one, a fresh process each.
 
-    python -m benchmarks.packing                      # sizes nano-xs nano-s nano-m, 3 rounds
+    python -m benchmarks.packing                      # four sizes, 3 rounds
     python -m benchmarks.packing --sizes nano-xs --trials 4 --rounds 1
 
 Every round measures the three ways one after the other on the same trials (other learning rates,
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STEPS = {"nano-xs": 160, "nano-s": 160, "nano-m": 80, "nano-l": 40, "nano-xl": 40}
+STEPS = {"nano-xs": 160, "nano-s": 160, "nano-m": 160, "nano-l": 80, "micro-xs": 40, "micro-s": 20}
 
 CHILD = """
 import json, sys, tempfile
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", nargs="+", default=["nano-xs", "nano-s", "nano-m"])
+    parser.add_argument("--sizes", nargs="+", default=["nano-xs", "nano-s", "nano-l", "micro-xs"])
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)

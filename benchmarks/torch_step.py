@@ -158,7 +158,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--torch", required=True, help="a Python that has PyTorch")
-    parser.add_argument("--sizes", nargs="+", default=["nano-xs", "nano-s", "nano-m", "nano-l"])
+    parser.add_argument("--sizes", nargs="+", default=["nano-xs", "nano-l", "micro-s", "micro-l"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     arguments = parser.parse_args()

@@ -1,9 +1,10 @@
-"""Model sizes: a CPU ladder and the published four (arXiv 2509.02046).
+"""Model sizes: two CPU ladders and the published four (arXiv 2509.02046).
 
-All keep the study's proportions: MLP width 4h, constant depth within a ladder (32 published, 2 or 4
-here), head dimension 64 (published) or 16, embeddings not tied. Budgets count `params`, the
-matrices of the blocks alone: layers (4 h² + 3 h 4h) = 16 h² layers, and one "Chinchilla" is 20
-tokens for each of them.
+All keep the study's proportions: widths 2 : 3 : 4 : 6, constant depth within a ladder, MLP width
+4h, embeddings not tied. `nano` is the published ladder with widths over 32, `micro` with widths
+over 8; depth shrinks from 32 to 2 and 4, the head dimension from 64 to 8 and 16. Budgets count
+`params`, the matrices of the blocks alone: layers (4 h² + 3 h 4h) = 16 h² layers, and one
+"Chinchilla" is 20 tokens for each of them.
 """
 
 import difflib
@@ -26,12 +27,14 @@ def _size(hidden: int, layers: int, heads: int, vocab_size: int, sequence_length
 
 #                        h  L   H                        params       tokens at 1x
 SIZES = {
-    "nano-xs": _size(16, 2, 1, BYTES, 128),  #              8,192          163,840
-    "nano-s": _size(32, 2, 2, BYTES, 128),  #              32,768          655,360
-    "nano-m": _size(64, 2, 4, BYTES, 128),  #             131,072        2,621,440
-    "nano-l": _size(96, 4, 6, BYTES, 128),  #             589,824       11,796,480
-    "nano-xl": _size(128, 4, 8, BYTES, 128),  #         1,048,576       20,971,520
-    "nano-xxl": _size(224, 4, 14, BYTES, 128),  #       3,211,264       64,225,280
+    "nano-xs": _size(16, 2, 2, BYTES, 128),  #              8,192          163,840
+    "nano-s": _size(24, 2, 3, BYTES, 128),  #              18,432          368,640
+    "nano-m": _size(32, 2, 4, BYTES, 128),  #              32,768          655,360
+    "nano-l": _size(48, 2, 6, BYTES, 128),  #              73,728        1,474,560
+    "micro-xs": _size(64, 4, 4, BYTES, 128),  #           262,144        5,242,880
+    "micro-s": _size(96, 4, 6, BYTES, 128),  #            589,824       11,796,480
+    "micro-m": _size(128, 4, 8, BYTES, 128),  #         1,048,576       20,971,520
+    "micro-l": _size(192, 4, 12, BYTES, 128),  #        2,359,296       47,185,920
     "130m": _size(512, 32, 8, LLAMA3, 4096),  #       134,217,728    2,684,354,560
     "300m": _size(768, 32, 12, LLAMA3, 4096),  #      301,989,888    6,039,797,760
     "520m": _size(1024, 32, 16, LLAMA3, 4096),  #     536,870,912   10,737,418,240

@@ -13,11 +13,21 @@ NAMES = list(optim.catalogue.CATALOGUE)
 
 
 def test_the_ladder_counts_as_its_comments_say():
-    expected = {"nano-xs": 8_192, "nano-s": 32_768, "nano-m": 131_072, "nano-l": 589_824}
-    expected |= {"nano-xl": 1_048_576, "nano-xxl": 3_211_264, **winners.PARAMS}
+    expected = {"nano-xs": 8_192, "nano-s": 18_432, "nano-m": 32_768, "nano-l": 73_728}
+    expected |= {"micro-xs": 262_144, "micro-s": 589_824, "micro-m": 1_048_576}
+    expected |= {"micro-l": 2_359_296, **winners.PARAMS}
     assert {name: ladder.params(name) for name in ladder.SIZES} == expected
     for name in ladder.SIZES:
         assert non_embedding_params(ladder.size(name)) == expected[name]
+
+
+def test_widths_keep_the_published_proportions():
+    widths = [
+        [ladder.SIZES[f"{kind}-{s}"]["hidden"] for s in ("xs", "s", "m", "l")]
+        for kind in ("nano", "micro")
+    ]
+    big = [ladder.SIZES[name]["hidden"] for name in winners.PARAMS]
+    assert [32 * w for w in widths[0]] == [8 * w for w in widths[1]] == big
 
 
 def test_unknown_size_names_the_nearest():
@@ -26,7 +36,7 @@ def test_unknown_size_names_the_nearest():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("cell", ["nano-xs,1x", "nano-l,0.5x", "130m,1x", "520m,2x", "1.2b,16x"])
+@pytest.mark.parametrize("cell", ["nano-xs,1x", "micro-l,0.5x", "130m,1x", "520m,2x", "1.2b,16x"])
 def test_every_run_config_is_complete_and_valid(name, cell):
     config = run.get_config(f"{cell},{name}").to_dict()
     config["data"] = {"corpus": "stdlib"}
@@ -38,7 +48,7 @@ def test_every_run_config_is_complete_and_valid(name, cell):
 
 
 def test_steps_of_the_published_runs():
-    # PROTOCOL of the study: steps at batch 128 are 5120 at 130m, 1x; 46080 at 1.2b, 1x.
+    # As the study ran: steps at batch 128 are 5120 at 130m, 1x; 46080 at 1.2b, 1x.
     assert finalise(run.get_config("130m,1x,adamw").to_dict())["train"]["steps"] == 5120
     config = run.get_config("1.2b,1x,adamw").to_dict()
     assert (config["train"]["batch_size"], finalise(config)["train"]["steps"]) == (128, 46080)
