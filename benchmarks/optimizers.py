@@ -5,10 +5,10 @@
 
 Three tables. (1) State bytes per parameter, and FLOPs of an update as a share of the model's
 forward and backward pass (6 N B T), by formula and as XLA counts the lowered program, where a
-branch counts in full and LAPACK calls not at all. (2) Time and compile time of an update relative to
-AdamW's; Sophia's Hessian-vector product is of a toy function, so not counted. (3) The same beside
-optax, optax.contrib and a Python loop over single matrices. Times are ratios within a round, all
-candidates in turn; median and quartiles.
+branch counts in full and LAPACK calls not at all. (2) Time and compile time of an update relative
+to AdamW's; Sophia's Hessian-vector product is of a toy function, so not counted. (3) The same
+beside optax, optax.contrib and a Python loop over single matrices. Times are ratios within a round,
+all candidates in turn; median and quartiles.
 """
 
 import argparse

@@ -6,6 +6,7 @@ options, `Role` says what a parameter is. Every optimizer is also a function of 
 """
 
 from optim import catalogue as catalogue
+from optim import diagnostics as diagnostics
 from optim import lapack
 from optim import schedules as schedules
 from optim.build import build as build

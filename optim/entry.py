@@ -100,7 +100,7 @@ class Entry:
             if not isinstance(value, numbers.Real) or isinstance(value, bool):
                 return _check_array(name, value, none=self.hyperparameters[name] is None)
             low, high = self.range(name)
-            if not low <= value <= high:
+            if not low <= value <= high or math.isinf(value):
                 raise ValueError(f"{name}={value!r} is outside {interval(low, high)}")
         elif name in self.options:
             _check_type(name, value, self.types.get(name, Any))
@@ -148,6 +148,10 @@ def _check_type(name, value, hint):
         allowed = typing.get_args(hint)
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
+    elif typing.get_origin(hint) is tuple:
+        allowed = typing.get_args(typing.get_args(hint)[0])
+        if not isinstance(value, tuple | list) or not set(value) <= set(allowed):
+            raise ValueError(f"{name}={value!r} is not a list of {', '.join(allowed)}")
     elif hint is int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r} is not a whole number of at least 1")
