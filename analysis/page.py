@@ -5,9 +5,6 @@ import html
 import math
 
 import pandas as pd
-from matplotlib.figure import Figure
-
-from analysis import style
 
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1080px; margin: 2rem auto;
@@ -106,12 +103,11 @@ def digits(count: int):
     return lambda value: "" if pd.isna(value) else f"{value:.{count}f}"
 
 
-def picture(figure: Figure, caption: str, *, kind: str = "svg") -> str:
-    """A figure with its caption, embedded as a data address."""
-    address = base64.b64encode(style.render(figure, kind)).decode()
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
+def picture(svg: bytes, caption: str) -> str:
+    """A rendered figure with its caption, embedded as a data address."""
+    address = base64.b64encode(svg).decode()
     return (
-        f'<figure><img alt="{text(caption)}" src="data:{mime};base64,{address}">'
+        f'<figure><img alt="{text(caption)}" src="data:image/svg+xml;base64,{address}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
 

@@ -81,12 +81,12 @@ def write(found: Findings, out: Path, against: Findings | None = None) -> None:
     (out / "index.html").write_text(html, encoding="utf-8")
     numbers(found, is_recorded).to_csv(out / "numbers.csv", index=False, lineterminator="\n")
     table(found).to_csv(out / "table.csv", index=False, lineterminator="\n")
-    for name, figure in gallery.figures.items():
-        style.save(figure, out / "figures" / name)
+    for name, (figure, svg) in gallery.figures.items():
+        style.save(figure, out / "figures" / name, svg=svg)
 
 
 class Gallery:
-    """The figures of a page, by file name."""
+    """The figures of a page and their SVGs, by file name."""
 
     def __init__(self):
         self.figures = {}
@@ -94,10 +94,12 @@ class Gallery:
     def show(self, name, caption, draw) -> str:
         """Draw a figure and return its HTML; a table that holds nothing to draw leaves a remark."""
         try:
-            self.figures[name] = draw()
+            figure = draw()
         except ValueError as error:
             return page.paragraph(f"No figure {name.replace('_', ' ')}: {error}.", "note")
-        return page.picture(self.figures[name], caption)
+        svg = style.render(figure, "svg")
+        self.figures[name] = figure, svg
+        return page.picture(svg, caption)
 
 
 def table(found: Findings) -> pd.DataFrame:

@@ -111,23 +111,25 @@ def _csv(table) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
-def figure(table: pd.DataFrame, *, width: float = 7.2, height: float = 4.0) -> Figure:
-    """A new figure in the house style, inches, that carries the hash of its input table."""
+class TableFigure(Figure):
+    """A figure that knows the table it was drawn from, and shows itself in a notebook."""
+
+    def __init__(self, table: pd.DataFrame, **options):
+        super().__init__(**options)
+        self.table, self.table_hash = table, table_hash(table)
+
+    def _repr_png_(self) -> bytes:
+        return render(self, "png")
+
+
+def figure(table: pd.DataFrame, *, width: float = 7.2, height: float = 4.0) -> TableFigure:
+    """A new figure in the house style, inches, with the hash of its table in the corner."""
     with matplotlib.rc_context(RC):
-        fig = Figure(figsize=(width, height), layout="constrained")
+        fig = TableFigure(table, figsize=(width, height), layout="constrained")
     foot = 0.12 / height  # the hash has a line of its own
     fig.get_layout_engine().set(rect=(0, foot, 1, 1 - foot))
-    fig.table, fig.table_hash = table, table_hash(table)
-    fig.rendered = {}
-    fig.text(
-        0.998,
-        0.002,
-        f"table {fig.table_hash}",
-        ha="right",
-        va="bottom",
-        fontsize=5.5,
-        color="#888888",
-    ).set_in_layout(False)
+    mark = {"ha": "right", "va": "bottom", "fontsize": 5.5, "color": "#888888"}
+    fig.text(0.998, 0.002, f"table {fig.table_hash}", **mark).set_in_layout(False)
     return fig
 
 
@@ -142,31 +144,31 @@ def styled(draw):
     return wrapper
 
 
-def render(fig: Figure, kind: str) -> bytes:
-    """The picture as `svg` or `png` bytes, drawn once: always the same bytes for the same table."""
-    if kind not in fig.rendered:
-        note = f"Bestiary, table {fig.table_hash}"
-        metadata = {
-            "svg": {"Date": None, "Creator": "Bestiary", "Description": note},
-            "png": {"Software": "Bestiary", "Description": note},
-        }
-        buffer = io.BytesIO()
-        with matplotlib.rc_context(RC):
-            if fig.get_layout_engine() is not None:
-                fig.draw_without_rendering()
-                fig.set_layout_engine("none")  # laid out once, the same in every format
-            fig.savefig(buffer, format=kind, metadata=metadata[kind])
-        fig.rendered[kind] = buffer.getvalue()
-    return fig.rendered[kind]
+def render(fig: TableFigure, kind: str) -> bytes:
+    """The picture as `svg` or `png` bytes: always the same bytes for the same table."""
+    note = f"Bestiary, table {fig.table_hash}"
+    metadata = {
+        "svg": {"Date": None, "Creator": "Bestiary", "Description": note},
+        "png": {"Software": "Bestiary", "Description": note},
+    }
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(RC):
+        if fig.get_layout_engine() is not None:
+            fig.draw_without_rendering()
+            fig.set_layout_engine("none")  # laid out once, the same in every format
+        fig.savefig(buffer, format=kind, metadata=metadata[kind])
+    return buffer.getvalue()
 
 
-def save(fig: Figure, stem) -> None:
+def save(fig: TableFigure, stem, *, svg: bytes | None = None) -> None:
     """Write `stem`.svg, `stem`.png and the table behind them as `stem`.csv.
 
     The hash in the picture's corner begins the SHA-256 of that CSV.
+
+    Args:
+      svg: the rendered SVG where the caller has it already.
     """
-    for kind in ("svg", "png"):
+    contents = {"svg": svg or render(fig, "svg"), "png": render(fig, "png"), "csv": _csv(fig.table)}
+    for kind, content in contents.items():
         with open(f"{stem}.{kind}", "wb") as file:
-            file.write(render(fig, kind))
-    with open(f"{stem}.csv", "wb") as file:
-        file.write(_csv(fig.table))
+            file.write(content)
