@@ -1,10 +1,9 @@
-"""How fast batches are read: ours, grain's MapDataset on the same records, and records of integers.
+"""How fast batches are read, from disk and from memory.
 
     python -m benchmarks.data [TOKENS]
 
-`grain, integers` reads the same tokens stored as a list of integers, which is what TFDS does unless
-told otherwise. Rounds are interleaved, so that a busy machine slows all alike; printed are tokens
-per second (median and range over rounds) and the median ratio to ours from disk. Random tokens of a
+Rounds are interleaved, so that a busy machine slows all alike; printed are tokens per second
+(median and range over rounds) and the median ratio to reading from disk. Random tokens of a
 128,256-word vocabulary are written to a temporary folder, 4 bytes each, and stay in the system's
 file cache.
 """
@@ -14,9 +13,7 @@ import sys
 import tempfile
 import time
 
-import grain
 import numpy as np
-import tensorflow_datasets as tfds
 
 from lm import builder, rows
 from lm.batches import Batches
@@ -44,24 +41,6 @@ def ours(folder, tokens, batch_size, sequence_length, block, in_memory):
     return read
 
 
-class Integers(builder.Tokens, skip_registration=True):
-    """The same dataset with its tokens stored one by one."""
-
-    name = "integers"
-
-    def _info(self):
-        tokens = tfds.features.Tensor(shape=(None,), dtype=np.uint32)
-        features = tfds.features.FeaturesDict({"tokens": tokens})
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-
-def grains(folder, batch_size):
-    """grain on whole records: it has no rows shorter than a record."""
-    source = builder.open_dataset(str(folder)).as_data_source("train")
-    dataset = grain.MapDataset.source(source).shuffle(seed=0).repeat().batch(batch_size)
-    return lambda call: dataset[call]["tokens"]
-
-
 def rates(readers, tokens_per_call, calls):
     """Tokens per second, reader -> one number a round; the readers take turns."""
     found = {name: [] for name in readers}
@@ -86,18 +65,11 @@ def main(tokens: int):
         print(
             f"written and verified: {tokens / (time.perf_counter() - start) / 1e6:.0f} M tokens/s"
         )
-        integers = Integers(
-            {"train": lambda: iter([stream])}, {"train": tokens}, np.uint32, data_dir=folder
-        )
-        integers.download_and_prepare(download_dir=folder, file_format="array_record")
         for batch_size, length, block, calls in CASES:
             readers = {
                 "from disk": ours(folder, tokens, batch_size, length, block, in_memory=False),
                 "in memory": ours(folder, tokens, batch_size, length, block, in_memory=True),
             }
-            if length == builder.RECORD_TOKENS:
-                readers["grain"] = grains(folder / builder.FOLDER, batch_size)
-                readers["grain, integers"] = grains(integers.data_dir, batch_size)
             found = rates(readers, block * batch_size * length, calls)
             for name, rate in found.items():
                 print(

@@ -45,7 +45,7 @@ class Tokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     def _info(self):
-        # Raw bytes are read and written faster than a list of integers (benchmarks/data.py).
+        # Raw bytes are read and written faster than a list of integers (docs/LOG.md).
         tokens = tfds.features.Tensor(shape=(None,), dtype=self._dtype, encoding="bytes")
         return tfds.core.DatasetInfo(
             builder=self,
