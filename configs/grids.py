@@ -272,7 +272,7 @@ STARTS: dict[str, dict[str, dict]] = {
 # Values Phase II does not search, whatever Phase I found.
 PHASE_TWO: dict[str, dict] = {"soap": {"precondition_frequency": 10}}
 
-# The best learning rates of nine optimizers at nano-xs and nano-s are 2 to 8 times their published
+# The best learning rates of nine optimizers at nano-xs and nano-s are 1 to 16 times their published
 # ones, 4 in the middle (docs/LOG.md). One factor for all, so that none is tuned by hand.
 LEARNING_RATE_FACTOR = 4
 
