@@ -138,7 +138,10 @@ class Driver:
         for path in folders:
             path.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        handle = self.executor.start(configs, folders, timeout=self.timeout)
+        try:
+            handle = self.executor.start(configs, folders, timeout=self.timeout)
+        except ValueError as error:
+            raise Refused(f"nothing here can run {pack.trials[0].cell}: {error}") from None
         self.running[id(handle)] = (pack, handle, began)
 
     def _collect(self, state: Plan) -> bool:
@@ -175,7 +178,7 @@ class Driver:
         self.log(f"a pack of {len(pack.trials)} lost {len(rest)} trials ({cause}): {reason}")
         left = pack._replace(trials=tuple(rest))
         if cause == "infeasible":
-            raise Refused(f"no machine here can run {rest[0].cell}: {reason}")
+            raise Refused(f"nothing here can run {rest[0].cell}: {reason}")
         if len(rest) > 1 and cause != "preempted":
             if cause == "memory":
                 self.limits[pack.key] = len(pack.trials) // 2

@@ -116,6 +116,29 @@ def test_status_counts_what_is_on_disk(race, tmp_path):
     assert status.rows()["adamw-nano-xs-1x"].counts["finished"] == 3
 
 
+def test_status_tells_a_live_driver_from_a_silent_and_a_finished_one(race, tmp_path):
+    ledger.write_json(tmp_path / "study.json", race.study)
+    cell = "adamw-nano-xs-1x"
+    live = {
+        **{"process": 7, "host": "here", "over": False, "eta_seconds": 30.0, "settled": []},
+        **{"running": {cell: 3}, "queued": {cell: 2}, "waiting": {"adamw-nano-xs-2x": "waits"}},
+    }
+    ledger.write_json(tmp_path / "driver.json", live)
+    status = Status(tmp_path)
+    rows = status.rows()
+    assert (rows[cell].counts["running"], rows[cell].counts["queued"]) == (3, 2)
+    assert rows["adamw-nano-xs-2x"].state == "waits"
+    assert "process 7 on here: this round ends in about 30 s" in status.text()
+    os.utime(tmp_path / "driver.json", (0, 0))
+    assert status.rows()[cell].counts["running"] == 0
+    assert "start it again to go on" in status.text()
+    ledger.write_json(tmp_path / "driver.json", {**live, "over": True})
+    assert "the study is over" in status.text()
+    (tmp_path / "certificates").mkdir()
+    ledger.write_json(tmp_path / "certificates" / f"{cell}.json", {})
+    assert status.rows()[cell].state == "certified"
+
+
 def test_planning_and_status_leave_jax_alone():
     import subprocess
     import sys

@@ -265,6 +265,15 @@ def test_a_pack_too_wide_for_memory_is_halved_and_stays_so(undisturbed, tmp_path
     assert sum(width > 2 for width in widths) <= programs
 
 
+def test_a_request_nothing_can_satisfy_is_refused(tmp_path, capsys, monkeypatch):
+    def start(*_, **__):
+        raise ValueError("it asks for 8 GPUs, the largest node has 4")
+
+    monkeypatch.setattr("sweeps.local.Inline.start", start)
+    assert run(tmp_path) == 2
+    assert "nothing here can run adamw-nano-xs-1x: it asks for 8 GPUs" in capsys.readouterr().err
+
+
 def test_failed_trials_are_retried_on_request(undisturbed, tmp_path, monkeypatch):
     monkeypatch.setenv("BESTIARY_FAKE", '{"raise": 0.004}')
     assert run(tmp_path) == 0
