@@ -23,7 +23,8 @@ def shared(fn: Callable[[Any], Any], batch):
     of the leading axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in SHARED_AXES if mesh.shape.get(axis, 1) > 1)
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    axes = tuple(a for a in SHARED_AXES if kinds.get(a) == AxisType.Auto and mesh.shape[a] > 1)
     if not axes:
         return fn(batch)
     devices = math.prod(mesh.shape[axis] for axis in axes)
