@@ -21,14 +21,12 @@ DRIFT_FLOOR = 1 / 6  # doublings; what a local quadratic can be wrong by on a x2
 NOT_KEYS = ("hp_partition_grads_into_blocks",)
 
 
-def near_best(runs, best, cell, delta) -> pd.DataFrame:
-    """A cell's finished runs within `delta` nats of its best loss.
+def near_best(group, best, delta) -> pd.DataFrame:
+    """Those of a cell's runs that are within `delta` nats of its best loss.
 
     Where no recorded run is that close (the best run's settings were never recorded), the best
     recorded run stands in, as in the study's code.
     """
-    here = (runs[CELL] == list(cell)).all(axis=1) & np.isfinite(runs.loss)
-    group = runs[here]
     close = group[group.loss <= best + delta]
     return close if len(close) else group.nsmallest(1, "loss")
 
@@ -44,10 +42,10 @@ def sensitive_sets(runs, best, *, delta=6e-3, settings=PHASE_1) -> dict[str, set
     out = {}
     columns = [c for c in runs if c.startswith("hp_") and c not in NOT_KEYS]
     best = best.set_index(CELL).loss
+    groups = dict(list(runs[np.isfinite(runs.loss)].groupby(CELL)))
     for name in dict.fromkeys(runs.optimizer):
-        cells = [(name, *setting) for setting in settings if (name, *setting) in best.index]
-        close = [near_best(runs, best[cell], cell, delta) for cell in cells]
-        close = [group for group in close if len(group)]
+        cells = [(name, *setting) for setting in settings]
+        close = [near_best(groups[c], best[c], delta) for c in cells if c in groups]
         if not close:
             continue
         out[name] = {

@@ -222,13 +222,13 @@ def _bracketed(cell, base):
 
 
 def unresolved(value, low, high) -> str:
-    """What "not resolvable" costs: seeds per cell until the interval leaves 1 on this estimate.
+    """What "not resolvable" costs: how many times the seeds, for this estimate to leave 1.
 
     Half-widths shrink as one over the square root of the seeds of every cell involved.
     """
     effect = np.log(value)
     half = np.log(high / value) if effect < 0 else np.log(value / max(low, 1e-12))
     if not np.isfinite(half) or abs(effect) * 10 < half:
-        return "not resolvable at this budget: more than 100 seeds per cell"
-    seeds = int(np.ceil((half / abs(effect)) ** 2))
-    return f"not resolvable at this budget: about {max(seeds, 2)} seeds per cell would"
+        return "not resolvable at this budget: more than 100 times the seeds of every cell would"
+    times = max(2, int(np.ceil((half / abs(effect)) ** 2)))
+    return f"not resolvable at this budget: about {times} times the seeds of every cell would"

@@ -15,9 +15,10 @@ import pandas as pd
 
 from analysis import cells as cells_
 from analysis import noise as noise_
-from analysis import published, transfer
+from analysis import published, records, transfer
 from analysis.numbers import STUDY_NOISE
 
+SEQUENCE = 4096  # tokens, in the recorded study
 NEAREST = 4  # cells consulted for a hyper-parameter without a law
 # An epsilon may be anything small, and a block size is chosen for speed.
 NO_LAW = (*(key.removeprefix("hp_") for key in noise_.NULL_KEYS), "block_size")
@@ -26,10 +27,24 @@ HOPELESS = 64  # a prediction interval wider than this factor says less than the
 
 
 def recorded_runs() -> pd.DataFrame:
-    """The recorded runs with parameter counts."""
+    """The recorded finished runs with parameter counts; batch size in tokens."""
     runs = published.runs()
-    runs = runs[runs.status == "finished"]
-    return runs.assign(non_embedding_params=runs.model_size.map(published.PARAMS).astype(float))
+    runs = runs[runs.status == "finished"].rename(columns={"hp_batch_size": "hp_batch_tokens"})
+    return runs.assign(
+        non_embedding_params=runs.model_size.map(published.PARAMS).astype(float),
+        hp_batch_tokens=runs.hp_batch_tokens * SEQUENCE,
+    )
+
+
+def own_runs(workdir) -> pd.DataFrame:
+    """Finished runs of a results folder; batch size in tokens, so that sequence lengths may differ.
+
+    Raises:
+      records.NothingToReport: the folder holds no finished run.
+    """
+    runs, _ = cells_.clean(records.load(workdir).runs)
+    batch = (runs.tokens / runs.steps).round()
+    return runs.drop(columns="hp_batch_size", errors="ignore").assign(hp_batch_tokens=batch)
 
 
 def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.DataFrame:
@@ -147,20 +162,19 @@ def main(argv=None):
     tables = [] if arguments.only == "own" else [recorded_runs()]
     try:
         if arguments.results:
-            from analysis import records
-
-            tables.append(cells_.clean(records.load(arguments.results).runs)[0])
+            tables.append(own_runs(arguments.results))
         if not tables:
             raise ValueError("--only=own needs --results")
         runs = pd.concat(tables, ignore_index=True)
         table = suggest(runs, arguments.optimizer, arguments.params, arguments.tokens)
-    except Exception as error:  # one line for a user, whatever the folder held
+    except (OSError, ValueError, records.NothingToReport) as error:
         parser.exit(2, f"{error}\n")
     ratio = arguments.tokens / arguments.params / published.TOKENS_PER_PARAM
     print(f"{arguments.optimizer}: {arguments.params:.3g} parameters, {ratio:.3g}x Chinchilla")
     print(table.to_string(index=False, na_rep="", float_format="{:.4g}".format))
     print(
         "low-high: 95 % prediction interval of the best value; regret: nats expected to be lost.\n"
+        "batch_tokens: tokens per step; warmup: steps.\n"
         "A law from another tokenizer, data set or code base carries over as a starting point only."
     )
 

@@ -114,7 +114,23 @@ def test_suggest_covers_every_hyperparameter_and_says_when_it_extrapolates(capsy
     assert (law.low <= law.value).all() and (law.value <= law.high).all()
     muon = suggest.suggest(runs, "muon", published.PARAMS["520m"], 20 * published.PARAMS["520m"])
     lr = muon.set_index("hyperparameter").loc["learning_rate"]
+    batch = muon.set_index("hyperparameter").loc["batch_tokens"]
+    assert batch.rounded in (128 * 4096, 256 * 4096)
     assert lr.rounded in (0.004, 0.008, 0.016) and 0 < lr.regret < 5e-3
+
+
+def test_suggest_from_own_results(tmp_path, capsys):
+    import synthetic_study
+
+    synthetic_study.write(tmp_path, optimizers=("adamw", "muon"), seeds=1)
+    common = ["--optimizer=muon", "--params=2e5", "--tokens=8e6", f"--results={tmp_path}"]
+    suggest.main([*common, "--only=own"])
+    line = next(t for t in capsys.readouterr().out.splitlines() if "learning_rate" in t)
+    _, value, low, high, rounded, *_ = line.split()
+    assert float(low) < 0.008 < float(high) and float(rounded) == 0.008
+    assert "law over 6 cells" in line and float(value) > 0
+    suggest.main(common)
+    assert "law over 22 cells" in capsys.readouterr().out
 
 
 def test_suggest_refuses_what_it_cannot_know(capsys):
