@@ -206,7 +206,7 @@ def fit_joint(cells: pd.DataFrame, noise: float, *, baseline=BASELINE) -> JointF
 
     Args:
       cells: optimizer, model_size, chinchilla_ratio, loss, non_embedding_params and, optionally,
-        `se` (nats; points are weighted by (noise / se)^2).
+        `se` (nats; points are weighted by noise^2 / (se^2 + scatter^2), the scatter estimated).
       noise: standard deviation of one run in nats.
 
     Raises:

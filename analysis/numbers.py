@@ -150,6 +150,8 @@ def _joint_speedups(rows, cells, noise, baseline):
         bound = largest[cell.model_size] / r
         if value > bound:
             note = f"lower bound: {baseline} was not run beyond {largest[cell.model_size]:g}x"
+            if low <= 1 <= bound:
+                note += "; " + unresolved(value, low, high)
             rows.put("speedup", "robust_joint", "ratio", bound, min(low, bound), None, note, **at)
             note = f"the law, {value * r / largest[cell.model_size]:.2f} times beyond the data"
             rows.put("speedup", "robust_joint", "ratio_extrapolated", value, low, high, note, **at)

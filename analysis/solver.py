@@ -52,6 +52,7 @@ def minimise(
       free: (P,) booleans; the others stay at their start (profile likelihood).
       tolerance: a fit has converged when a Newton step would lower the objective by less than
         this share of it, or when the objective is at rounding level.
+      anneal: with a finite delta, come down to it from 100 and 10 times as much.
     """
     theta = np.array(theta, float)
     S, P = theta.shape

@@ -167,12 +167,15 @@ def _profiled(cell, base, sigma, df, level, extrapolate):
     )  # fmt: skip
     value, largest = float(np.exp(theta[3])), r_max / r
     if value > largest and not extrapolate:
+        note = f"lower bound: {base.optimizer.iloc[0]} was not run beyond {r_max:g}x"
+        if low <= 1 <= largest:
+            note += "; " + unresolved(value, low, high)
         return {
             "speedup": largest,
             "low": float(min(low, largest)),
             "high": np.inf,
             "bound": "lower",
-            "note": f"lower bound: {base.optimizer.iloc[0]} was not run beyond {r_max:g}x",
+            "note": note,
         }
     notes = []
     if value * r < r_min:
