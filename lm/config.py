@@ -45,7 +45,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "sequence_length": Field(int, REQUIRED, 2, 2**20),
         # The study's early runs let documents see each other; all later ones did not.
         "block_documents": Field(bool, True),
-        "separator": Field(int, 256, 0, 2**20),
+        "separator": Field(int, 256, -1, 2**20),  # -1: the corpus marks no documents
     },
     "train": {
         "chinchilla_ratio": Field(float, REQUIRED, 1e-6, 1e6),
@@ -171,6 +171,10 @@ def _value(path: str, field: Field, given: Mapping):
 
 def _model_shape(model: dict) -> None:
     head_dim, rest = divmod(model["hidden"], model["heads"])
+    if model["separator"] < 0 and model["block_documents"]:
+        raise ConfigError(
+            "model.separator=-1 marks no documents: set model.block_documents=False with it"
+        )
     if rest or head_dim % 2:
         raise ConfigError(
             f"model.heads={model['heads']} must divide model.hidden={model['hidden']} "

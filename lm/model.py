@@ -220,7 +220,8 @@ def init(model: Llama, key: Array) -> dict:
     The study drew head and embedding from one key, so that at the start head = sqrt(D) *
     embeddingᵀ; kept, because the loss of the untouched model depends on it.
     """
-    params = model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+    plain = model.clone(implementation="reference")  # kernels do not fit a window of two
+    params = plain.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
     table_VD = params["embed"]["embedding"]
     return {**params, "head": {"kernel": table_VD.T * model.hidden**0.5}}
 

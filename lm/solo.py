@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +33,12 @@ class Solo:
         self.device_kind, self.device_count = flat[0].device_kind, self.mesh.size
         self.host = (jax.process_index(), jax.process_count())
         self.run = step_lib.build(self.config)
-        numbers = step_lib.hyperparameters(self.config)
-        whole = NamedSharding(self.mesh, P())
+        self.numbers = {k: number(v) for k, v in step_lib.hyperparameters(self.config).items()}
+        self.seed = np.int32(self.config["train"]["seed"])
+        self.whole = whole = NamedSharding(self.mesh, P())
         self.batch_sharding = NamedSharding(self.mesh, P(None, "data"))
         with jax.set_mesh(self.mesh):
-            self.hparams = {k: jax.device_put(number(v), whole) for k, v in numbers.items()}
-            self.seed = jax.device_put(np.int32(self.config["train"]["seed"]), whole)
-            self.shapes = jax.eval_shape(self.run.init, self.seed, self.hparams)
+            self.shapes = jax.eval_shape(self.run.init, self.seed, self.numbers)
             self.shardings = mesh_lib.placements(self.mesh, self.shapes)
             self._init = jax.jit(self.run.init, out_shardings=self.shardings)
             self._advance = jax.jit(
@@ -66,10 +66,30 @@ class Solo:
 
         return jax.lax.scan(body, jnp.zeros(2, jnp.float32), tokens_EBT)[0]
 
+    @cached_property
+    def hparams(self) -> dict[str, Array]:
+        """The run's numbers, whole on every device."""
+        return {k: jax.device_put(v, self.whole) for k, v in self.numbers.items()}
+
     def init(self) -> step_lib.State:
         """A fresh state, born sharded."""
         with jax.set_mesh(self.mesh):
-            return self._init(self.seed, self.hparams)
+            return self._init(jax.device_put(self.seed, self.whole), self.hparams)
+
+    def lower(self, platform: str):
+        """The training step lowered for a platform from shapes alone; nothing is allocated."""
+        (state,) = self.abstract_members()
+
+        def whole(x):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole)
+
+        train, model = self.config["train"], self.config["model"]
+        shape = (self.steps_per_call, train["batch_size"], model["sequence_length"])
+        block = jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=self.batch_sharding)
+        hparams = jax.tree.map(whole, self.numbers)
+        with jax.set_mesh(self.mesh):
+            traced = self._advance.trace(state, hparams, block, whole(np.int32(1)))
+            return traced.lower(lowering_platforms=(platform,))
 
     def advance(
         self, state, batches: Sequence[np.ndarray], active

@@ -94,7 +94,8 @@ def open_corpus(config: Mapping, log: Callable) -> corpus_lib.Corpus:
         )
     if corpus.separator != model["separator"]:
         raise ConfigError(
-            f"model.separator={model['separator']} is not the corpus's {corpus.separator}"
+            f"model.separator={model['separator']} is not the corpus's {corpus.separator}; "
+            f"set --config.model.separator={corpus.separator}"
         )
     return corpus
 

@@ -11,6 +11,10 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Tests build the same small programs again and again: compile each once.
+jax.config.update("jax_compilation_cache_dir", os.environ["BESTIARY_CACHE"] + "/programs")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 

@@ -18,6 +18,7 @@ from lm.config import ConfigError, canonical, config_hash, finalise, program_key
     [
         ({"model": {"hiden": 8}}, "unknown config key model.'hiden'; did you mean 'hidden'"),
         ({"model": {"heads": 3}}, "model.heads=3 must divide model.hidden=8"),
+        ({"model": {"separator": -1}}, "set model.block_documents=False"),
         ({"model": {"layers": 0}}, "model.layers=0 is outside [1, 512]"),
         ({"model": {"layers": "two"}}, "model.layers='two' is not of type int"),
         ({"train": {"seed": 1.5}}, "train.seed=1.5 is not of type int"),
