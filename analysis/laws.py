@@ -269,10 +269,15 @@ def law_numbers(table, columns, *, delta=1e-3, replicates=1000, seed=0) -> pd.Da
             fit.form, fit.theta, target=fit.target, starts=starts, weight=weight, delta=huber
         )
         replicated = fit.parameters(theta)
-        note = f"{len(theta)} bootstraps, {dropped} did not converge"
-        for name, value in fit.parameters().items():
+        boots = f"{len(theta)} bootstraps, {dropped} did not converge"
+        letters = ("E", "A", "alpha", "B", "beta") if len(names) == 2 else ("E", "A", "alpha")
+        terms = [f"{A}/{x}^{a}" for A, x, a in zip("AB", names, ("alpha", "beta"), strict=False)]
+        law = " + ".join(["E", *terms])
+        if len(loss) < 5 * len(fit.theta):
+            boots += "; few runs, the profile interval is the better one"
+        for letter, (name, value) in zip(letters, fit.parameters().items(), strict=False):
             low, high = intervals.percentile(replicated[name])
-            rows.put("law", label, name, value, low, high, note)
+            rows.put("law", label, name, value, low, high, f"{letter} in {law}; {boots}")
         if len(names) == 2:
             a, b = (f"exponent_{name}" for name in names)
             share = replicated[b] / (replicated[a] + replicated[b])
@@ -324,7 +329,7 @@ def main(argv=None):
     parser.add_argument("--columns", default="params,tokens,loss", help="x columns, then the loss")
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold on log loss")
     parser.add_argument("--bootstraps", type=int, default=1000)
-    parser.add_argument("--out", help="write the rows here as CSV")
+    parser.add_argument("--out", default="numbers.csv", help="write the rows here as CSV")
     arguments = parser.parse_args(argv)
     columns = arguments.columns.split(",")
     try:
@@ -334,10 +339,10 @@ def main(argv=None):
         )
     except (OSError, ValueError) as error:
         parser.exit(2, f"{arguments.file}: {error}\n")
-    if arguments.out:
-        numbers.to_csv(arguments.out, index=False, lineterminator="\n")
+    numbers.to_csv(arguments.out, index=False, lineterminator="\n")
     shown = ["table", "procedure", "quantity", "value", "low", "high", "note"]
     print(numbers[shown].to_string(index=False, na_rep="", float_format="{:.6g}".format))
+    print(f"-> {arguments.out}")
 
 
 if __name__ == "__main__":
