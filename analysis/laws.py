@@ -246,8 +246,11 @@ def law_numbers(table, columns, *, delta=1e-3, replicates=1000, seed=0) -> pd.Da
 
     *names, loss_name = columns
     missing = [c for c in columns if c not in table]
-    if missing or not names:
-        raise ValueError(f"columns: {missing or columns} not usable; the table has {list(table)}")
+    if missing or len(names) not in (1, 2):
+        raise ValueError(
+            f"columns: {missing or columns} not usable; one or two x columns and then the loss, "
+            f"of {list(table)}"
+        )
     rows, rng = Rows(), np.random.default_rng(seed)
     usable = table[list(columns)].apply(pd.to_numeric, errors="coerce")
     good = (np.isfinite(usable) & (usable > 0)).all(axis=1)
