@@ -25,16 +25,9 @@ from sweeps.pack import Pack, packs
 from sweeps.phases import Plan, plan
 from sweeps.trial import Race, Trial, finite
 
-RETRIES = {
-    "failed": 0,
-    "memory": 0,
-    "killed": 1,
-    "timeout": 0,
-    "preempted": 20,
-}  # of one trial alone, by cause
-GIVE_UP = (
-    8  # trials in a row that failed with nothing finished: the set-up is broken, not the trials
-)
+# Of one trial alone, by cause.
+RETRIES = {"failed": 0, "memory": 0, "killed": 3, "timeout": 0, "preempted": 20}
+GIVE_UP = 8  # this many failures with nothing finished: the set-up is broken, not the trials
 HEARTBEAT = 5.0  # seconds between signs of life for `sweeps.status`
 
 

@@ -32,10 +32,10 @@ def run(workdir, *extra, study=STUDY):
     return run_lib.main(command(workdir, *extra, study=study))
 
 
-def process(workdir, *extra, **fake):
+def process(workdir, *extra, study=STUDY, **fake):
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "BESTIARY_FAKE": json.dumps(fake)}
-    words = [sys.executable, "-m", "sweeps.run", *command(workdir, *extra)]
+    words = [sys.executable, "-m", "sweeps.run", *command(workdir, *extra, study=study)]
     return subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

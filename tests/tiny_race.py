@@ -7,6 +7,8 @@ SIZE = {
     **{"vocab_size": 257, "sequence_length": 128},
 }
 
+WIDE = ("adamw", "nadamw", "cautious", "mars", "adam_mini", "soap", "sophia", "muon", "lion")
+
 
 def entry(**start):
     return {
@@ -36,6 +38,9 @@ def get_config(argument=""):
     }
     if argument == "three":
         study["optimizers"]["cautious"] = entry()
+    elif argument == "wide":
+        study["optimizers"] = {name: entry() for name in WIDE}
+        study["seeds"] = [0, 1, 2, 3]
     elif argument == "other":
         study["eval"]["points"] = 2
     elif argument:
