@@ -73,7 +73,8 @@ class Driver:
     ):
         self.race, self.workdir, self.executor, self.log = race, Path(workdir), executor, log
         self.outcomes = ledger.outcomes
-        self.width, self.workers, self.timeout = width, workers, timeout
+        self.width, self.workers = min(width, executor.widest), workers
+        self.timeout = timeout
         self.running: dict[Any, tuple[Pack, Any, float]] = {}
         self.split: list[Pack] = []  # parts of packs that died, to be run as they are
         self.limits: dict[str, int] = {}  # widths that fit, where a wider pack did not
@@ -91,6 +92,7 @@ class Driver:
         """
         threading.Thread(target=self._show_life, daemon=True).start()
         try:
+            self._adopt()
             while True:
                 state = plan(self.race, self.outcomes)
                 self._certify(state)
@@ -109,6 +111,18 @@ class Driver:
             for _, handle, _ in self.running.values():
                 self.executor.cancel(handle)
             self.executor.close()
+
+    def _adopt(self) -> None:
+        """Takes over packs that a driver before this one left running, where packs outlive it."""
+        for configs, handle in self.executor.adopt():
+            trials = [self.race.trial(run_config.what(config)) for config in configs]
+            if any(t is None or t.cell not in self.race.cells for t in trials):
+                self.executor.cancel(handle)  # of a study that has changed since
+                continue
+            trials = tuple(t for t in trials if t not in self.outcomes)
+            self.log(f"a pack with {len(trials)} trials to go is running already")
+            pack = Pack(self.race.program(trials[0]) if trials else "", trials)
+            self.running[id(handle)] = (pack, handle, time.monotonic())
 
     def _queue(self, state: Plan) -> list[Pack]:
         """What could start now: parts of packs that died, then the plan's trials, longest first."""
@@ -177,12 +191,15 @@ class Driver:
                 self.limits[pack.key] = len(pack.trials) // 2
             self.split += left.halves()
             return
+        again = []
         for trial in rest:
             self.attempts[trial, cause] += 1
             if self.attempts[trial, cause] <= RETRIES[cause]:
-                self.split.append(left._replace(trials=(trial,)))
-                continue
-            self._fail(trial, f"{cause}: {reason}")
+                again.append(trial)
+            else:
+                self._fail(trial, f"{cause}: {reason}")
+        if again:  # together: they go on from checkpoints of the same step
+            self.split.append(left._replace(trials=tuple(again)))
 
     def _fail(self, trial: Trial, reason: str) -> None:
         config = run_config.what(self.race.config(trial))

@@ -5,7 +5,7 @@ the next one reads those files and plans again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +21,8 @@ class Report(NamedTuple):
 
 
 class Executor(Protocol):
+    widest = 1_000_000  # most members of a pack
+
     def capacity(self) -> int:
         """How many more packs can start now."""
 
@@ -36,6 +38,10 @@ class Executor(Protocol):
 
     def cancel(self, handle: Any) -> None:
         """Stops a pack; its trials without results are as if they had never started."""
+
+    def adopt(self) -> Iterable[tuple[Sequence[dict], Any]]:
+        """(configs, handle) of packs that a driver before this one left running."""
+        return ()
 
     def close(self) -> None:
         """Ends everything this executor started."""

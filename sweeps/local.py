@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sweeps.executor import Report
+from sweeps.executor import Executor, Report
+from sweeps.lease import LOST
 
 TRAINER = "lm.train:train_pack"
 
@@ -33,7 +34,8 @@ def run_pack(name: str, configs: Sequence[dict], folders: Sequence[Path], log=pr
         trainer(name)(configs, folders, log=log)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return Report("disk", f"no space left on the device: {error}")
+            where = f" for {error.filename}" if error.filename else ""
+            return Report("disk", f"no space left on the device{where}")
         return Report("failed", f"{type(error).__name__}: {error}")
     except Exception as error:
         full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
@@ -42,7 +44,7 @@ def run_pack(name: str, configs: Sequence[dict], folders: Sequence[Path], log=pr
     return Report()
 
 
-class Inline:
+class Inline(Executor):
     """One pack at a time in this process: it runs inside `poll`, which returns when it is over."""
 
     def __init__(self, *, trainer: str = TRAINER, log: Callable = print):
@@ -66,7 +68,7 @@ class Inline:
         pass
 
 
-class Workers:
+class Workers(Executor):
     """Warm worker processes, each running one pack at a time."""
 
     def __init__(self, count: int, *, trainer: str = TRAINER, log_folder: Path, threads: int = 0):
@@ -147,7 +149,7 @@ class _Worker:
             line, self.output = self.output.split(b"\n", 1)
             return Report(**json.loads(line))
         if (code := self.process.poll()) is not None:
-            return Report("killed" if code < 0 else "failed", _exit_reason(code))
+            return Report(_exit_cause(code), _exit_reason(code))
         if time.monotonic() > self.deadline:
             self.kill()
             return Report("timeout", "no result within its time limit")
@@ -163,7 +165,13 @@ class _Worker:
         self.process.stdout.close()
 
 
+def _exit_cause(code: int) -> str:
+    return "killed" if code < 0 else "preempted" if code == LOST else "failed"
+
+
 def _exit_reason(code: int) -> str:
+    if code == LOST:
+        return "another process has taken its trials over"
     if code >= 0:
         return f"its process exited with code {code}"
     name = signal.Signals(-code).name

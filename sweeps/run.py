@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm.config import ConfigError
-from sweeps import cost, ledger, study
+from sweeps import cost, ledger, resources, study
 from sweeps.driver import Driver, Refused, lock, read_study
 from sweeps.executor import Executor
 from sweeps.ledger import write_json
@@ -41,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
         "--retry_failed", action="store_true", help="train trials that failed once more"
     )
     out.add_argument("--workers", type=int, default=0, help="worker processes; 0: this process")
+    out.add_argument("--executor", choices=("local", "ray"), default="local", help="docs/launch.md")
+    out.add_argument("--address", default="auto", help="of the Ray cluster")
+    out.add_argument("--resources", default="CPU=1", help="of a pack on Ray: GPU=1, slice=v5e-4x4")
     out.add_argument(
         "--timeout", type=float, default=0.0, help="seconds a pack may take; 0: no limit"
     )
@@ -101,7 +104,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
             executor,
             found,
             log=log,
-            workers=max(1, arguments.workers),
+            workers=executor.capacity(),
             timeout=arguments.timeout or float("inf"),
             **named.get("pack", {}),
         )
@@ -148,6 +151,18 @@ def load(workdir: Path, race: Race, retry_failed: bool, log: Callable) -> ledger
 
 
 def make_executor(arguments: argparse.Namespace, workdir: Path, log: Callable) -> Executor:
+    if arguments.executor == "ray":
+        try:
+            from sweeps.cluster import Ray
+        except ModuleNotFoundError as error:
+            reason = f"--executor=ray needs the extra `cluster`: pip install ray ({error})"
+            raise Refused(reason) from None
+        try:
+            need = resources.parse(arguments.resources)
+            names = {"workdir": workdir, "trainer": arguments.trainer}
+            return Ray(arguments.address, need, **names, log=log)
+        except (ConnectionError, ValueError) as error:
+            raise Refused(str(error)) from None
     if arguments.workers:
         return Workers(arguments.workers, trainer=arguments.trainer, log_folder=workdir / "logs")
     return Inline(trainer=arguments.trainer, log=log)

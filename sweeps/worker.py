@@ -6,12 +6,15 @@ python -m sweeps.worker TRAINER THREADS SLOT
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
 import sys
 import threading
 
+from sweeps import lease
+from sweeps.executor import Report
 from sweeps.local import run_pack
 
 
@@ -24,8 +27,21 @@ def main() -> None:
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     while True:
         order = json.loads(orders.get())
-        report = run_pack(name, order["configs"], order["folders"])
+        report = _train(name, order["configs"], order["folders"])
         os.write(answers, json.dumps(report._asdict()).encode() + b"\n")
+
+
+def _train(name: str, configs: list, folders: list) -> Report:
+    """Trains what is not finished under the trials' leases; a gang's first process holds them."""
+    if os.environ.get("JAX_PROCESS_ID", "0") != "0":
+        return run_pack(name, configs, folders)
+    try:
+        with lease.held(folders) as needed:
+            pairs = zip(configs, folders, needed, strict=True)
+            left = [(config, folder) for config, folder, need in pairs if need]
+            return run_pack(name, *zip(*left, strict=True)) if left else Report()
+    except OSError as error:
+        return Report("disk" if error.errno == errno.ENOSPC else "failed", str(error))
 
 
 def _stay_on(threads: int, slot: int) -> None:
