@@ -154,15 +154,17 @@ class Loop:
 
         The first set is the headline; the others are recorded beside it.
         """
-        found = []
-        for evaluation in self.evaluations.values():
-            sums = self.program.evaluate(state, evaluation.tokens_EBT, self.active)
-            sums = self.program.fetch(sums)
-            found.append([evaluation.summarise(*map(float, row)) for row in sums])
+        sums = {}
+        for name, evaluation in self.evaluations.items():
+            found = self.program.evaluate(state, evaluation.tokens_EBT, self.active)
+            sums[name] = self.program.fetch(found)
         self.share_time(step)
         for i in np.flatnonzero(self.active):
-            values = found[0][i]
-            others = {name: rows[i] for name, rows in zip(self.evaluations, found, strict=True)}
+            others = {
+                name: evaluation.summarise(*map(float, sums[name][i]))
+                for name, evaluation in self.evaluations.items()
+            }
+            values = next(iter(others.values()))
             line = {"step": step, "tokens": step * self.tokens_per_step, **values}
             self.write(i, line | ({"validation": others} if len(others) > 1 else {}))
             if step < self.steps:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -103,18 +104,26 @@ def command(*arguments):
     [
         (["--config=configs/run.py:nano-z,1x,muon"], "did you mean 'nano-s'"),
         (["--config=configs/run.py:nano-s,1x,moun"], "did you mean 'muon'"),
-        (["--config=configs/run.py:nano-s,fast,muon"], "'fast' is not a number"),
+        (["--config=configs/run.py:nano-s,fast,muon"], "'fast' is not a positive number"),
         (["--config=configs/run.py:nano-s,1x,muon", "--config.train.sed=1"], "did you mean 'seed'"),
         (["--config=configs/run.py:nano-s,1x,muon", "--steps=3"], "unknown flag '--steps=3'"),
         (["--config=configs/nothing.py"], "there is no file configs/nothing.py"),
     ],
 )
-def test_command_line_errors_are_one_line_and_exit_2(tmp_path, arguments, message):
-    out = command(*arguments, f"--workdir={tmp_path}")
-    assert out.returncode == 2
-    assert message in out.stderr and out.stderr.startswith("error: ")
-    assert len(out.stderr.strip().splitlines()) == 1
+def test_command_line_errors_are_one_line_and_exit_2(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(train, "Termination", lambda log: types.SimpleNamespace())
+    assert train.main([*arguments, f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_process_exits_with_2(tmp_path):
+    assert command("--config=configs/nothing.py", f"--workdir={tmp_path}").returncode == 2
 
 
 @pytest.mark.slow
