@@ -64,7 +64,8 @@ def speed(f: Findings, show) -> str:
             group="chinchilla_ratio",
         )
         + page.paragraph(
-            "Verdicts compare the fair losses of a cell with the noise of their difference (95 %);"
+            "Verdicts compare the fair losses of a cell with the noise of their difference (95 %),"
+            " and with the scatter of cells about smooth curves where enough curves show it;"
             " 'not resolvable' says that this study cannot tell the two optimizers apart there.",
             "note",
         )
@@ -88,7 +89,8 @@ def _faster(f: Findings) -> str:
         return ""
     race = f.speedups[f.speedups["joint"].notna()].iloc[-1]
     at = race["non_embedding_params"], race["chinchilla_ratio"]
-    names = style.ordered([BASELINE, *f.joint.columns])
+    there = f.speedups[(f.speedups[CELL[1:]] == race[CELL[1:]]).all(axis=1)]
+    names = style.ordered(there["optimizer"])
     rows = [
         {
             "than": style.label(a),

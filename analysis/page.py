@@ -16,7 +16,8 @@ figcaption, .note { color: #555; font-size: .88rem; max-width: 56rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; }
 th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 1px solid #999; font-weight: 600; } td.text, th.text { text-align: left; }
-tr.rule td { border-top: 1px solid #ddd; } td.wide { white-space: normal; min-width: 18rem; }
+tr.rule td { border-top: 1px solid #ddd; } td.wide { white-space: normal; min-width: 22rem; }
+summary { cursor: pointer; color: #0b5cad; font-size: .9rem; margin: .6rem 0; }
 .verdict { border-left: 4px solid #d55e00; padding: .1rem 1rem; background: #faf7f4; }
 nav a { margin-right: 1rem; } code { background: #f3f3f3; padding: 0 .25em; }
 """
@@ -56,35 +57,47 @@ def bullets(values) -> str:
 
 
 def table(data: pd.DataFrame, columns: dict[str, str], *, formats=None, group=None) -> str:
-    """An HTML table.
+    """An HTML table; one of more than 40 rows is folded.
 
     Args:
       data: the rows, in order.
-      columns: column -> heading; columns not named are left out.
+      columns: column -> heading; columns not named, and empty ones, are left out.
       formats: column -> function of a value; numbers get four significant digits otherwise.
       group: a column; a rule is drawn above each row where its value changes.
     """
     formats = formats or {}
-    columns = {name: heading for name, heading in columns.items() if name in data}
-    is_text = {name: not pd.api.types.is_numeric_dtype(data[name]) for name in columns}
+    columns = {name: heading for name, heading in columns.items() if _has_content(data, name)}
+    css = {name: _css(data[name]) for name in columns}
     head = "".join(
-        f'<th class="{"text" if is_text[name] else ""}">{text(heading)}</th>'
-        for name, heading in columns.items()
+        f'<th class="{css[name]}">{text(heading)}</th>' for name, heading in columns.items()
     )
     body, previous = [], None
     for _, row in data.iterrows():
         cells = "".join(
-            f'<td class="{"text" if is_text[name] else ""}">'
-            f"{text(formats.get(name, number)(row[name]))}</td>"
+            f'<td class="{css[name]}">{text(formats.get(name, number)(row[name]))}</td>'
             for name in columns
         )
         changed = group is not None and previous is not None and row[group] != previous
         previous = row[group] if group is not None else None
         body.append(f'<tr class="{"rule" if changed else ""}">{cells}</tr>')
-    return (
+    whole = (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+    if len(data) <= 40:
+        return whole
+    return f"<details><summary>all {len(data)} rows</summary>{whole}</details>"
+
+
+def _has_content(data, name) -> bool:
+    return name in data and bool((data[name].notna() & (data[name].astype(str) != "")).any())
+
+
+def _css(column) -> str:
+    """Words to the left, and wrapped where they are long."""
+    if pd.api.types.is_numeric_dtype(column):
+        return ""
+    return "text wide" if column.astype(str).str.len().max() > 60 else "text"
 
 
 def number(value) -> str:
@@ -103,11 +116,12 @@ def digits(count: int):
     return lambda value: "" if pd.isna(value) else f"{value:.{count}f}"
 
 
-def picture(svg: bytes, caption: str) -> str:
-    """A rendered figure with its caption, embedded as a data address."""
-    address = base64.b64encode(svg).decode()
+def picture(content: bytes, kind: str, caption: str) -> str:
+    """A rendered figure (`svg` or `png`) with its caption, embedded as a data address."""
+    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
+    address = f"data:{mime};base64,{base64.b64encode(content).decode()}"
     return (
-        f'<figure><img alt="{text(caption)}" src="data:image/svg+xml;base64,{address}">'
+        f'<figure><img alt="{text(caption)}" src="{address}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
 

@@ -15,7 +15,7 @@ from analysis.joint import JointFit
 from analysis.laws import DataLaw, fit_data_law
 from analysis.noise import Noise
 from analysis.records import CELL
-from analysis.speedup import BASELINE, published_speedup, robust_cell
+from analysis.speedup import BASELINE, own_curve_scatter, published_speedup, robust_cell
 
 
 def quantile(level: Noise) -> float:
@@ -93,20 +93,23 @@ def speedups(
 ) -> pd.DataFrame:
     """Gap to AdamW and speed-up over it, each with what the noise allows to say.
 
-    Returns CELL, non_embedding_params, loss, fair_loss, se, gap (the baseline's fair loss minus
-    this one, nats) and its 95 % half-width gap_error, then three speed-ups: published (NaN without
-    a law), robust with robust_low, robust_high and bound, joint with joint_low and joint_high; the
-    headline speedup, low, high and its `procedure`; and verdict, one of faster, slower, not
-    resolvable, noise unknown, no baseline, baseline.
+    The noise is that of runs, and of tuning that stopped short where the cells show it.
+
+    Returns CELL, non_embedding_params, loss, fair_loss, se, error (its 95 % half-width), gap (the
+    baseline's fair loss minus this one, nats) and its 95 % half-width gap_error, then three
+    speed-ups: published (NaN without a law), robust with robust_low, robust_high and bound, joint
+    with joint_low and joint_high; the headline speedup, low, high and its `procedure`; and verdict,
+    one of faster, slower, not resolvable, noise unknown, no baseline, baseline.
     """
     columns = [*CELL, "non_embedding_params", "loss", "fair_loss", "se"]
     table = fair[columns].copy()
     base = fair[fair["optimizer"] == BASELINE].set_index(["model_size", "chinchilla_ratio"])
     keys = pd.MultiIndex.from_frame(table[["model_size", "chinchilla_ratio"]])
-    base = base[["fair_loss", "se"]].reindex(keys)
-    table["gap"] = base["fair_loss"].values - table["fair_loss"].values
-    factor = quantile(level) if level else np.nan
-    table["gap_error"] = factor * np.hypot(base["se"].values, table["se"].values)
+    base = base[["fair_loss", "se"]].reindex(keys).reset_index(drop=True)
+    factor, tuning = (quantile(level), _tuning_error(fair)) if level else (np.nan, np.nan)
+    table["error"] = factor * np.hypot(table["se"], tuning)
+    table["gap"] = base["fair_loss"] - table["fair_loss"]
+    table["gap_error"] = np.hypot(table["error"], factor * np.hypot(base["se"], tuning))
     for part in (_published(fair, laws), _robust(fair, level), _joint(fair, fit)):
         table = table.merge(part, on=CELL, how="left")
     words = ["published_note", "bound", "robust_note", "joint_note"]
@@ -121,6 +124,12 @@ def speedups(
     table = table.join(table.apply(_headline, axis=1, result_type="expand"))
     table["verdict"] = [_verdict(row) for row in table.itertuples()]
     return table
+
+
+def _tuning_error(fair) -> float:
+    """Scatter of cells about their own smooth curves, nats, where enough curves show it; else 0."""
+    scatter = own_curve_scatter(_fair_cells(fair))
+    return scatter.tau if scatter is not None else 0.0
 
 
 def _published(fair, laws):

@@ -28,7 +28,6 @@ def study() -> Study:
         batch_size=runs["hp_batch_size"],
         non_embedding_params=runs["model_size"].map(published.PARAMS),
         corpus="DCLM baseline, StarCoder, ProofPile 2",
-        status=runs["status"].replace("missing", "failed"),
     )
     runs["flops"] = 6.0 * runs["non_embedding_params"] * runs["tokens"]
     settings = sorted(name for name in runs if name.startswith("hp_"))

@@ -11,6 +11,7 @@ the same bytes.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -26,7 +27,10 @@ from analysis.records import CELL
 
 
 def main(argv=None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.source == "published" and not arguments.out:
+        parser.error("published: say where to write, with --out=DIR")
     try:
         found = _analyse(arguments.source)
     except records.NothingToReport as error:
@@ -34,7 +38,7 @@ def main(argv=None) -> int:
         return 2
     out = Path(arguments.out or Path(arguments.source) / "report")
     against = _analyse("published") if arguments.against else None
-    write(found, out, against)
+    write(found, out, against, small=arguments.small)
     print(terminal(found))
     print(f"\nreport: {out / 'index.html'}")
     return 0
@@ -52,12 +56,16 @@ def _parser():
     parser.add_argument(
         "--against", choices=["published"], help="add the recorded study as comparison"
     )
+    parser.add_argument("--small", action="store_true", help="small bitmaps instead of vectors")
     return parser
 
 
 def _analyse(source: str) -> Findings:
-    if source != "published":
-        return findings.analyse(records.load(source))
+    return _recorded() if source == "published" else findings.analyse(records.load(source))
+
+
+@functools.cache
+def _recorded() -> Findings:
     return findings.analyse(
         recorded.study(),
         best=recorded.best(),
@@ -67,29 +75,29 @@ def _analyse(source: str) -> Findings:
     )
 
 
-def write(found: Findings, out: Path, against: Findings | None = None) -> None:
+def write(
+    found: Findings, out: Path, against: Findings | None = None, *, small: bool = False
+) -> None:
     """Write the page, the tables and the figures of one study into `out`."""
-    gallery, is_recorded = Gallery(), found.study.name == recorded.NAME
+    gallery, is_recorded = Gallery(out / "figures", small), found.study.name == recorded.NAME
     chosen = sections.RECORDED if is_recorded else sections.STUDY
     body = [(heading, section(found, gallery.show)) for heading, section in chosen]
     if against is not None:
         beside = comparison.comparison(found, against, gallery.show)
         body.insert(4, ("Against the recorded study", beside))
     subtitle = f"study {found.study.name}: {len(found.study.runs)} trials"
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     html = page.page("A race of optimizers", subtitle, body)
     (out / "index.html").write_text(html, encoding="utf-8")
     numbers(found, is_recorded).to_csv(out / "numbers.csv", index=False, lineterminator="\n")
     table(found).to_csv(out / "table.csv", index=False, lineterminator="\n")
-    for name, (figure, svg) in gallery.figures.items():
-        style.save(figure, out / "figures" / name, svg=svg)
 
 
 class Gallery:
-    """The figures of a page and their SVGs, by file name."""
+    """Draws the figures of a page, embeds them, and writes their files."""
 
-    def __init__(self):
-        self.figures = {}
+    def __init__(self, folder: Path, small: bool):
+        self.folder, self.small = folder, small
+        folder.mkdir(parents=True, exist_ok=True)
 
     def show(self, name, caption, draw) -> str:
         """Draw a figure and return its HTML; a table that holds nothing to draw leaves a remark."""
@@ -97,9 +105,12 @@ class Gallery:
             figure = draw()
         except ValueError as error:
             return page.paragraph(f"No figure {name.replace('_', ' ')}: {error}.", "note")
-        svg = style.render(figure, "svg")
-        self.figures[name] = figure, svg
-        return page.picture(svg, caption)
+        if self.small:
+            content = style.render_small(figure)
+            (self.folder / f"{name}.png").write_bytes(content)
+            return page.picture(content, "png", caption)
+        style.save(figure, self.folder / name)
+        return page.picture((self.folder / f"{name}.svg").read_bytes(), "svg", caption)
 
 
 def table(found: Findings) -> pd.DataFrame:

@@ -42,8 +42,7 @@ def question(f: Findings, show) -> str:
 
 
 def _outcomes(runs) -> str:
-    counts = runs["status"].value_counts()
-    return ", ".join(f"{counts[s]} {s}" for s in ("finished", "diverged", "failed") if s in counts)
+    return ", ".join(f"{count} {status}" for status, count in runs["status"].value_counts().items())
 
 
 def verdict(f: Findings, show) -> str:

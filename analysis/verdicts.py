@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis import races, style
+from analysis import style
 from analysis.findings import BASELINE, Findings
 from analysis.races import largest_races
 
@@ -40,7 +40,7 @@ def _who_wins(race: pd.DataFrame, level) -> str:
     if level is None:
         sentence += f", {behind.iloc[1]:.4f} below {second}"
         return sentence + "; without repeated runs nobody can say whether that is noise."
-    error = races.quantile(level) * np.hypot(race["se"], first["se"])
+    error = np.hypot(race["error"], first["error"])
     tied = race["optimizer"][(behind <= error) & (race["optimizer"] != first["optimizer"])]
     if len(tied):
         names = ", ".join(style.label(optimizer) for optimizer in tied)
@@ -52,18 +52,22 @@ def _how_much(row: pd.Series) -> str:
     if row["optimizer"] == BASELINE or not np.isfinite(row["speedup"]):
         return ""
     if row["verdict"] == "not resolvable":
-        return " Its speed-up over AdamW is not resolvable at this budget."
-    sentence = ""
+        sentence = " This cell alone does not resolve a speed-up over AdamW"
+        if np.isfinite(row["joint"]):
+            interval = f"{row['joint_low']:.2f} to {row['joint_high']:.2f}"
+            sentence += f"; the joint model gives {row['joint']:.2f} ({interval})"
+        return sentence + "."
+    ways = []
     if np.isfinite(row["joint"]):
-        sentence += f" AdamW would need {row['joint']:.2f} times the tokens by the joint model"
-        sentence += f" ({row['joint_low']:.2f} to {row['joint_high']:.2f}"
-        sentence += f"; {row['joint_note']})" if row["joint_note"] else ")"
-        sentence += ","
-    if row["bound"] == "lower":
-        sentence += f" at least {row['robust']:.2f} by its own runs,"
-    elif np.isfinite(row["robust"]):
-        sentence += f" {row['robust']:.2f} ({row['robust_low']:.2f} to {row['robust_high']:.2f})"
-        sentence += " by its own curve,"
+        note = f"; {row['joint_note']}" if row["joint_note"] else ""
+        interval = f"{row['joint_low']:.2f} to {row['joint_high']:.2f}"
+        ways.append(f"{row['joint']:.2f} ({interval}{note}) by the joint model")
+    if row["bound"] in ("lower", "upper"):
+        limit = {"lower": "at least", "upper": "at most"}[row["bound"]]
+        ways.append(f"{limit} {row['robust']:.2f} by AdamW's own runs")
+    elif np.isfinite(row["robust"]) and not row["bound"]:
+        interval = f"{row['robust_low']:.2f} to {row['robust_high']:.2f}"
+        ways.append(f"{row['robust']:.2f} ({interval}) by AdamW's own curve")
     if np.isfinite(row["published"]):
-        sentence += f" {row['published']:.2f} by the published formula,"
-    return sentence.rstrip(",") + "."
+        ways.append(f"{row['published']:.2f} by the published formula")
+    return f" Tokens AdamW would need for it, in multiples: {', '.join(ways)}." if ways else ""

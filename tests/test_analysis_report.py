@@ -3,7 +3,6 @@
 import filecmp
 import html.parser
 import re
-import shutil
 import subprocess
 import sys
 
@@ -193,6 +192,12 @@ def test_the_room_needs_no_jax():
     assert run.stdout.strip() == "[]"
 
 
+def test_the_recorded_study_needs_a_place(capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main(["published"])
+    assert stop.value.code == 2 and "--out=DIR" in capsys.readouterr().err
+
+
 class _Page(html.parser.HTMLParser):
     """Collects what a browser would fetch, and checks that elements are closed in order."""
 
@@ -241,8 +246,10 @@ def test_the_page_is_self_contained(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_same_study_gives_the_same_bytes_and_its_clock_stays_apart(folder, tmp_path):
-    later = synthetic_study.write(tmp_path / folder.name, clock=7.0)
+def test_the_same_study_gives_the_same_bytes_and_its_clock_stays_apart(tmp_path):
+    two = {"optimizers": ["adamw", "muon"]}
+    folder = synthetic_study.write(tmp_path / "now" / "study", **two)
+    later = synthetic_study.write(tmp_path / "then" / "study", clock=7.0, **two)
     assert report.main([str(folder), f"--out={tmp_path / 'first'}"]) == 0
     assert report.main([str(folder), f"--out={tmp_path / 'again'}"]) == 0
     assert report.main([str(later), f"--out={tmp_path / 'later'}"]) == 0
@@ -257,9 +264,8 @@ def test_the_same_study_gives_the_same_bytes_and_its_clock_stays_apart(folder, t
 
 
 @pytest.mark.slow
-def test_a_corrupt_result_is_named_in_the_page(folder, tmp_path, capsys):
-    workdir = tmp_path / "copy"
-    shutil.copytree(folder, workdir)
+def test_a_corrupt_result_is_named_in_the_page(tmp_path, capsys):
+    workdir = synthetic_study.write(tmp_path, **SMALL)
     broken = sorted((workdir / "trials").iterdir())[0]
     (broken / "result.json").write_text("{")
     assert report.main([str(workdir)]) == 0
@@ -269,9 +275,11 @@ def test_a_corrupt_result_is_named_in_the_page(folder, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_recorded_study_and_a_comparison_with_it(tmp_path, capsys):
-    assert report.main(["published", f"--out={tmp_path / 'published'}"]) == 0
+    assert report.main(["published", "--small", f"--out={tmp_path / 'published'}"]) == 0
     out = capsys.readouterr().out
     assert "1.2b, 8×: Muon has the lowest loss, 2.7484, not resolvable from NAdamW, SOAP" in out
+    assert all(path.suffix == ".png" for path in (tmp_path / "published" / "figures").iterdir())
+    assert (tmp_path / "published" / "index.html").stat().st_size < 2e6
     numbers = pd.read_csv(tmp_path / "published" / "numbers.csv")
     row = numbers[
         (numbers["procedure"] == "published_may_4pt")

@@ -96,7 +96,7 @@ def noise(repeats: pd.DataFrame) -> Figure:
         axis.plot(x, runs["gap"], **style.of(optimizer) | {"linestyle": "none"})
     axis.axhline(0.0, color="black", linewidth=0.8)
     axis.set_xticks(range(len(races)), [f"{size}\n{ratio:g}×" for size, ratio in races])
-    axis.set_ylabel("loss around the mean of its setting (1e-3 nats)")
+    axis.set_ylabel("loss − mean of its seeds (1e-3 nats)")
     shared_legend(fig, axes.values())
     return fig
 

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures.panels import panels, plain_numbers, shared_legend
+from analysis.figures.panels import log_axis, panels, plain_numbers, shared_legend
 from analysis.tables import validation_at
 
 
@@ -153,7 +153,7 @@ def norms(curves: pd.DataFrame) -> Figure:
         axis.set_title(titles[column])
         axis.set_xlabel("fraction of training")
         if column == "grad_norm" and (logged[column] > 0).all():
-            axis.set_yscale("log")
+            log_axis(axis, "y")
     axes["param_norm"].set_ylabel("Euclidean norm over all parameters")
     shared_legend(fig, axes.values())
     return fig
