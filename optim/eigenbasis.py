@@ -27,16 +27,22 @@ def rotate_back(x, bases):
 def decompose(factors, last, shift):
     """Eigenvectors of `factors + shift I`, largest eigenvalue first, of each matrix of the batch.
 
+    The eigenvectors in the null space of a singular factor are arbitrary, and LAPACK takes them
+    from rounding errors. Here they are made definite, so that the same run gives the same numbers
+    under `vmap`, on any mesh and with any LAPACK; see `settle`.
+
     Where LAPACK fails, as it may on nearly singular matrices in float32, the matrix is tried once
     more with 1e-6 of its mean eigenvalue added; where that fails too, the result is `last`.
     """
-    eye = jnp.eye(factors.shape[-1], dtype=factors.dtype)[None]
+    size = factors.shape[-1]
+    eye = jnp.eye(size, dtype=factors.dtype)[None]
 
     def eigh(shifts):
-        return jnp.linalg.eigh(factors + shifts * eye)[1][..., ::-1]
+        values, vectors = jnp.linalg.eigh(factors + shifts * eye)
+        return settle(values[:, ::-1], vectors[:, :, ::-1])
 
     def again(first):
-        mean = jnp.trace(factors, axis1=1, axis2=2)[:, None, None] / factors.shape[-1]
+        mean = jnp.trace(factors, axis1=1, axis2=2)[:, None, None] / size
         second = eigh(shift + 1e-6 * mean)
         second = jnp.where(is_finite(second), second, last)
         return jnp.where(is_finite(first), first, second)
@@ -45,14 +51,40 @@ def decompose(factors, last, shift):
     return jax.lax.cond(jnp.all(jnp.isfinite(bases)), lambda q: q, again, bases)
 
 
+def settle(values, vectors):
+    """The same eigenvectors, but those of the null space are the ones that diagonalise diag(1..n).
+
+    Eigenvalues (falling) count as zero where they are below rounding errors of the largest.
+    """
+    size = values.shape[-1]
+    null = is_null(values)
+    ramp = jnp.arange(1, size + 1, dtype=values.dtype)
+    inside = vectors.mT @ (ramp[None, :, None] * vectors)
+    inside = jnp.where(null[:, :, None] & null[:, None, :], inside, 0)
+    outside = jnp.where(null, 0, 3 * size - ramp[None])  # larger, and in their order
+    turn = jnp.linalg.eigh(inside + outside[:, :, None] * jnp.eye(size, dtype=values.dtype)[None])
+    return jnp.where(null[:, None, :], vectors @ turn[1][:, :, ::-1], vectors)
+
+
+def is_null(values):
+    """Which eigenvalues are no more than rounding errors of the largest of their matrix, (N, d)."""
+    least = values.shape[-1] * jnp.finfo(values.dtype).eps
+    return values <= least * jnp.max(values, axis=1, keepdims=True)
+
+
 def power_step(factors, bases):
     """One step of orthogonal iteration: QR of factors @ bases, largest estimated eigenvalue first.
 
-    Returns the new bases and the order of the old ones' columns that they follow, (N, side). A
-    matrix whose new basis is not finite keeps its old one.
+    Returns the new bases and the order of the old ones' columns that they follow, (N, side).
+    Columns in the null space of their factor stay, but for what makes them orthogonal to the
+    others. A matrix whose new basis is not finite keeps its old one.
     """
     product = factors @ bases
-    order = jnp.argsort(-jnp.sum(bases * product, axis=1), axis=1, stable=True)
+    values = jnp.sum(bases * product, axis=1)
+    product = jnp.where(
+        is_null(values)[:, None], bases * jnp.finfo(bases.dtype).tiny ** 0.5, product
+    )
+    order = jnp.argsort(-values, axis=1, stable=True)
     new = jnp.linalg.qr(jnp.take_along_axis(product, order[:, None, :], axis=2))[0]
     finite = is_finite(new)
     return jnp.where(finite, new, bases), jnp.where(finite[:, :, 0], order, unchanged(bases))

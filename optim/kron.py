@@ -11,7 +11,7 @@ import optax
 
 from optim import triangular
 from optim.batching import map_grouped
-from optim.blocks import plan, plan_tree
+from optim.blocks import plan, plan_tree, share_out
 from optim.chain import finish
 from optim.entry import Entry
 from optim.matrices import Kind, Role, Roles, find_roles
@@ -104,7 +104,7 @@ def scale_by_kron(
     def init(params):
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
 
-        def factors(p, shape):
+        def new_factors(p, shape):
             number, *lengths = shape
             full = dict(zip(triangular.SIDES, (p.inputs, p.outputs), strict=True))
             sides = triangular.SIDES[1:] if p.vector else triangular.SIDES
@@ -122,8 +122,8 @@ def scale_by_kron(
 
         zero = jnp.zeros((), jnp.int32)
         mu = jax.tree.map(jnp.zeros_like, params)
-        blocks = plan_tree(params, roles, **options).make(factors)
-        return ScaleByKronState(zero, probe_key(seed), zero, zero, mu, blocks)
+        factors = share_out(plan_tree(params, roles, **options).make(new_factors))
+        return ScaleByKronState(zero, probe_key(seed), zero, zero, mu, factors)
 
     def over(role: Role):
         return None if statistics == "leaf" else role.inputs + role.outputs
@@ -187,7 +187,7 @@ def scale_by_kron(
         since_update = jnp.where(fits, 0, state.since_update + 1)
         since_balance = jnp.where(balances, 0, state.since_balance + fits)
         new = state._replace(count=count, since_update=since_update, since_balance=since_balance)
-        return directions, new._replace(mu=mu, factors=blocks.group(factors))
+        return directions, new._replace(mu=mu, factors=share_out(blocks.group(factors)))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

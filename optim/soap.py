@@ -9,11 +9,11 @@ import optax
 
 from optim import eigenbasis
 from optim.batching import map_grouped
-from optim.blocks import plan, plan_tree
+from optim.blocks import plan, plan_tree, replicate, share_out
 from optim.chain import finish, of_kinds
 from optim.entry import Entry
 from optim.lockstep import same_for_all
-from optim.matrices import KINDS, Kind, Role, Roles, path_name
+from optim.matrices import KINDS, Kind, Role, Roles, find_roles, path_name
 
 
 class ScaleBySoapState(NamedTuple):
@@ -102,7 +102,7 @@ def scale_by_soap(
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         factors = square(lambda n, d: jnp.zeros((n, d, d), dtype))
         bases = square(lambda n, d: jnp.tile(jnp.eye(d, dtype=dtype), (n, 1, 1)))
-        return ScaleBySoapState(jnp.zeros((), jnp.int32), mu, nu, factors, bases)
+        return ScaleBySoapState(jnp.zeros((), jnp.int32), mu, nu, *share_out((factors, bases)))
 
     def update(gradients, state, params=None, **_):
         del params
@@ -120,7 +120,7 @@ def scale_by_soap(
             u = eigenbasis.rotate_back(rotated, bases)
             outer = {"inputs": g @ g.mT, "outputs": g.mT @ g}
             new = {side: f + (1 - shampoo_beta) * (outer[side] - f) for side, f in factors.items()}
-            return jnp.where(first, 0, u), jnp.where(first, v, new_v), new
+            return jnp.where(first, 0, u), new_v, new
 
         blocks = plan_tree(gradients, roles, **options)
         columns = [blocks.split(tree) for tree in (gradients, mu, state.nu)]
@@ -132,11 +132,15 @@ def scale_by_soap(
             call = same_for_all(count) if lockstep else count
             source = jax.tree.map(lambda new, old: jnp.where(call == 1, new, old), factors, source)
             bases, v = new_bases(source, columns[4], v, call)
-        directions, nu = (
-            jax.tree.map(lambda x, like: x.astype(like.dtype), blocks.join(pieces), tree)
-            for pieces, tree in ((u, gradients), (v, state.nu))
-        )
-        factors, bases = blocks.group(factors), blocks.group(bases)
+        directions = jax.tree.map(lambda u, g: u.astype(g.dtype), blocks.join(u), gradients)
+
+        def settle(new, old, role: Role):
+            # On a mesh the choice places the new one like the old. Gains, small, are told where.
+            new = replicate(new) if role.kind == "gain" else new
+            return jnp.where(first, old, new.astype(old.dtype))
+
+        nu = jax.tree.map(settle, blocks.join(v), state.nu, find_roles(gradients, roles))
+        factors, bases = share_out((blocks.group(factors), blocks.group(bases)))
         return directions, ScaleBySoapState(count, mu, nu, factors, bases)
 
     def new_bases(factors, bases, v, call):
