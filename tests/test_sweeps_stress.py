@@ -30,9 +30,9 @@ def test_no_trial_is_lost_or_trained_twice(tmp_path):
         driver = process(disturbed, "--workers=8", study=wide, sleep=0.1)
         stop = len(trained(disturbed)) + rng.randint(40, 80)  # results until this driver dies
         while driver.poll() is None and len(trained(disturbed)) < stop:
-            time.sleep(0.3 * rng.random())
+            time.sleep(0.2 * rng.random())
             workers = children(driver.pid)
-            if workers and len(trained(disturbed)) and rng.random() < 0.3:
+            if workers and len(trained(disturbed)) and rng.random() < 0.7:
                 os.kill(rng.choice(workers), signal.SIGKILL)
                 killed["worker"] += 1
         if driver.poll() is not None:
