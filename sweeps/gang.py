@@ -13,7 +13,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.util import placement_group as groups
+from ray.util.placement_group import (
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweeps.executor import Report
@@ -66,7 +71,7 @@ class Gang:
         """A new gang; Ray places its seats, all at once, when their resources are free."""
         group = None
         if need.hosts > 1:
-            group = groups.placement_group(
+            group = placement_group(
                 [dict(need.each)] * need.hosts,
                 strategy="STRICT_SPREAD",
                 lifetime="detached",
@@ -152,7 +157,7 @@ class Gang:
                 ray.kill(seat)
         if self.group is not None:
             with contextlib.suppress(Exception):
-                groups.remove_placement_group(self.group)
+                remove_placement_group(self.group)
 
     def under_way(self) -> dict | None:
         """The pack that is running."""
@@ -188,13 +193,13 @@ def left_behind() -> list[Gang]:
         count = int(next(iter(seats.values())).rsplit(".", 1)[1])
         try:
             actors = [ray.get_actor(seats[rank]) for rank in range(count)]
-            group = groups.get_placement_group(f"{namespace()}/{name}") if count > 1 else None
+            group = get_placement_group(f"{namespace()}/{name}") if count > 1 else None
             gang = Gang(name, actors, group)
             ray.get(gang.answers, timeout=ANSWER)
             gangs.append(gang)
         except (KeyError, ValueError, ray.exceptions.RayError):
             _remove(name, seats)
-    for entry in groups.placement_group_table().values():
+    for entry in placement_group_table().values():
         owner, _, name = entry["name"].partition("/")
         if owner == namespace() and name not in found and entry["state"] != "REMOVED":
             _remove(name, {})
@@ -206,4 +211,4 @@ def _remove(name: str, seats: Mapping[int, str]) -> None:
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(full))
     with contextlib.suppress(ValueError):
-        groups.remove_placement_group(groups.get_placement_group(f"{namespace()}/{name}"))
+        remove_placement_group(get_placement_group(f"{namespace()}/{name}"))

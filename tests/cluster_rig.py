@@ -1,0 +1,90 @@
+"""A simulated Ray cluster on loopback, and studies driven on it as processes that may be killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+STUDY = str(ROOT / "tests/tiny_race.py")
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+FAST = {"BESTIARY_HEARTBEAT": "1", "BESTIARY_PATIENCE": "20", "PYTHONPATH": PATHS}
+
+
+class Rig:
+    """A head and nodes; what they start inherits the environment that `FAST` describes."""
+
+    def __init__(self, nodes, **each):
+        os.environ.update(FAST, RAY_USAGE_STATS_ENABLED="0")
+        from ray.cluster_utils import Cluster
+
+        small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+        # A busy machine must not lose nodes by being slow, and a killed one shows at once anyway.
+        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 20}
+        head = {**small, "num_cpus": 0, "_system_config": health}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.each = {"object_store_memory": small["object_store_memory"], **each}
+        self.nodes = [self.add() for _ in range(nodes)]
+        self.address = self.cluster.address
+
+    def add(self, **others):
+        return self.cluster.add_node(wait=True, **{**self.each, **others})
+
+    def kill(self, node):
+        """As when the machine loses power."""
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.nodes.remove(node)
+
+    def close(self):
+        import ray
+
+        ray.shutdown()
+        self.cluster.shutdown()
+
+    def command(self, workdir, *extra, study=STUDY, trainer="fake_trainer:train_pack"):
+        words = [f"--config={study}", f"--workdir={workdir}", f"--trainer={trainer}"]
+        return [*words, "--executor=ray", f"--address={self.address}", *extra]
+
+    def drive(self, workdir, *extra, study=STUDY, **fake):
+        """Starts `python -m sweeps.run` on the cluster."""
+        environment = {**os.environ, **FAST, "BESTIARY_FAKE": json.dumps(fake)}
+        words = [sys.executable, "-m", "sweeps.run", *self.command(workdir, *extra, study=study)]
+        return subprocess.Popen(
+            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+
+def trained(workdir):
+    path = workdir / "trained"
+    return path.read_text().split() if path.exists() else []
+
+
+def table(workdir):
+    """Everything a study leaves that may be compared byte for byte."""
+    files = sorted((workdir / "certificates").iterdir())
+    results = sorted((workdir / "trials").glob("*/result.json"))
+    return {p.name: p.read_bytes() for p in files}, {p.parent.name: p.read_bytes() for p in results}
+
+
+def until(condition, seconds=120):
+    """Waits for a condition; fails when it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
+
+
+def workers(workdir):
+    """Process ids of the worker processes that train for a workdir."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            log = os.readlink(entry / "fd/2")
+        except (OSError, ValueError):
+            continue
+        if b"sweeps.worker" in words and log.startswith(str(workdir)):
+            found.append(int(entry.name))
+    return found
