@@ -12,7 +12,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lm.config import ConfigError
@@ -22,7 +22,7 @@ from sweeps.executor import Executor
 from sweeps.ledger import write_json
 from sweeps.local import TRAINER, Inline, Workers
 from sweeps.phases import Plan, plan
-from sweeps.trial import Race
+from sweeps.trial import Cell, Outcome, Race, Trial
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--timeout", type=float, default=0.0, help="seconds a pack may take; 0: no limit"
     )
-    out.add_argument("--device", default="cpu-core", help=f"for costs: {', '.join(cost.DEVICES)}")
+    known = ", ".join([cost.HERE, *cost.DEVICES])
+    out.add_argument("--device", default=cost.HERE, help=f"for costs in chip-hours: {known}")
     out.add_argument("--trainer", default=TRAINER, help=argparse.SUPPRESS)
     return out
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable = print) -> int:
     """The command with its arguments parsed; returns the exit code."""
     named = study.load(arguments.config, overrides)
-    cost.Cost().hours(arguments.device)  # refuses an unknown device
+    cost.rate(arguments.device)  # refuses an unknown device
     named["data"] = resolve_data(named, log)
     workdir = arguments.workdir
     race = Race(named)
@@ -88,15 +89,13 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
             f"choose another workdir, or see with --dry_run what is new and go on with --extend"
         )
     if arguments.dry_run:
-        found = ledger.load(workdir, race)
-        dry_run(race, found, arguments.device, changes, log)
+        dry_run(race, ledger.load(workdir, race).outcomes, arguments.device, changes, log)
         return 0
-    whole = cost.bound(race)
-    if reason := cost.over_budget(whole, named.get("budget", {})):
-        raise Refused(reason)
     with lock(workdir):
-        write_json(workdir / "study.json", named)
         found = load(workdir, race, arguments.retry_failed, log)
+        if reason := over_budget(race, found.outcomes, arguments.device):
+            raise Refused(reason)
+        write_json(workdir / "study.json", named)
         executor = make_executor(arguments, workdir, log)
         driver = Driver(
             race,
@@ -168,21 +167,31 @@ def make_executor(arguments: argparse.Namespace, workdir: Path, log: Callable) -
     return Inline(trainer=arguments.trainer, log=log)
 
 
-def dry_run(race, found, device, changes, log) -> None:
+def dry_run(
+    race: Race, outcomes: Mapping[Trial, Outcome], device: str, changes: Sequence, log: Callable
+) -> None:
     """Prints what the next round and, at most, the whole study would train."""
     for name, old, new in changes:
         log(f"changed: {name}: {old!r} -> {new!r}")
-    state = plan(race, found.outcomes)
-    log(f"{len(found.outcomes)} trials of this study are finished; the next round:")
-    cells: dict = {}
+    state, rate = plan(race, outcomes), cost.rate(device, outcomes.values())
+    log(
+        f"{len(outcomes)} trials of this study are finished; one chip: {rate:.3g} FLOP/s ({device})"
+    )
+    cells: dict[Cell, list[Trial]] = {}
     for trial in state.pending:
         cells.setdefault(trial.cell, []).append(trial)
     for cell, trials in cells.items():
-        log(cost.lines(f"  {cell}", cost.of(race, trials), device))
-    log(cost.lines("next round", cost.of(race, state.pending), device))
-    log(cost.lines("whole study, at most", cost.bound(race), device))
-    if reason := cost.over_budget(cost.bound(race), race.study.get("budget", {})):
+        log(cost.line(f"  {cell}", cost.of(race, trials), rate))
+    log(cost.line("next round", cost.of(race, state.pending), rate))
+    log(cost.line("whole study, at most", cost.bound(race), rate))
+    if reason := over_budget(race, outcomes, device):
         log(f"would be refused: {reason}")
+
+
+def over_budget(race: Race, outcomes: Mapping[Trial, Outcome], device: str) -> str | None:
+    budget = race.study.get("budget", {})
+    rate = cost.rate(device, outcomes.values())
+    return cost.over_budget(cost.bound(race), budget, rate) if budget else None
 
 
 def report(race: Race, state: Plan, driver: Driver, log: Callable) -> None:

@@ -14,7 +14,7 @@ from sweeps.descent import Rule
 REQUIRED = ("name", "sizes", "ratios", "phases", "optimizers", "rule", "seeds", "data", "eval")
 OPTIONAL = ("train", "budget", "pack", *HOW)
 ENTRY = ("preset", "start", "starts", "grids", "bounds", "phase_two")
-BUDGETS = ("trials", "tokens", "flops")
+BUDGETS = ("trials", "tokens", "flops", "hours")
 # What a finished study may not change: its trials would mean something else under the same names.
 FIXED = ("name", "data", "eval", "train")
 

@@ -13,7 +13,11 @@ import fake_trainer
 import pytest
 
 from sweeps import run as run_lib
+from sweeps import study
+from sweeps.cost import bound
 from sweeps.driver import Refused, lock
+from sweeps.phases import plan
+from sweeps.trial import Race
 
 ROOT = Path(__file__).parent.parent
 STUDY = str(ROOT / "tests/tiny_race.py")
@@ -286,7 +290,8 @@ def test_failed_trials_are_retried_on_request(undisturbed, tmp_path, monkeypatch
 def test_dry_run_prints_costs_and_trains_nothing(tmp_path, capsys):
     assert run(tmp_path, "--dry_run", "--device=tpu-v5e") == 0
     output = capsys.readouterr().out
-    assert "next round" in output and "whole study, at most" in output and "h on tpu-v5e" in output
+    assert "next round" in output and "whole study, at most" in output
+    assert "7.88e+13 FLOP/s (tpu-v5e)" in output
     assert not (tmp_path / "trials").exists()
     assert run(tmp_path, "--dry_run", "--device=tpu-v5") == 2
 
@@ -294,13 +299,31 @@ def test_dry_run_prints_costs_and_trains_nothing(tmp_path, capsys):
 def test_a_plan_over_budget_is_refused(tmp_path, capsys):
     assert run(tmp_path, "--config.budget={'trials':5}") == 2
     assert "budget.trials=5 is less than" in capsys.readouterr().err
+    assert run(tmp_path, "--config.budget={'hours':1e-9}", "--device=h100") == 2
+    assert "budget.hours=1e-09 is less than" in capsys.readouterr().err
     assert not (tmp_path / "trials").exists()
 
 
-def test_upper_bound_holds(undisturbed):
-    from sweeps import study
-    from sweeps.cost import bound
-    from sweeps.trial import Race
+def test_dry_run_says_what_then_trains(tmp_path, capsys):
+    assert run(tmp_path, "--dry_run") == 0
+    line = next(s for s in capsys.readouterr().out.splitlines() if s.startswith("next round"))
+    words = line.replace(",", "").split()
+    promised = {"trials": int(words[2]), "tokens": float(words[6]), "programs": int(words[4])}
+    first_round = plan_first_round()
+    assert promised["trials"] == len(first_round)
+    assert run(tmp_path) == 0
+    results = []
+    for trial_hash in first_round:
+        results.append(json.loads((tmp_path / "trials" / trial_hash / "result.json").read_text()))
+    assert sum(r["tokens"] for r in results) == pytest.approx(promised["tokens"], rel=0.01)
+    assert promised["programs"] == 2
 
+
+def plan_first_round():
+    race = Race(study.load(STUDY))
+    return [race.hash(trial) for trial in plan(race, {}).pending]
+
+
+def test_upper_bound_holds(undisturbed):
     race = Race(study.load(STUDY))
     assert len(trained(undisturbed)) <= bound(race).trials
