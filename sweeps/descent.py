@@ -62,9 +62,7 @@ class Problem:
     cell: Cell
     start: Mapping[str, Any]
     grids: Mapping[str, Sequence[Any]]
-    bounds: Mapping[
-        str, tuple[float, float]
-    ]  # hyper-parameters whose grid may be extended, and how far
+    bounds: Mapping[str, tuple[float, float]]  # whose grid may grow at its edges, and how far
     refusal: Callable[[Mapping[str, Any]], str | None]
     rule: Rule
     seed: int = 0
@@ -119,17 +117,14 @@ class Settled:
     @cached_property
     def best(self) -> Point | None:
         """The winner: the lowest run by the study's rule, the tested centre by the noise rule."""
-        noisy = self.problem.rule.mode == "noise"
-        point = (
-            (self.proven or self.centre) if noisy else min(self.losses, key=self.losses.__getitem__)
-        )
+        point = self.proven or self.centre
+        if self.problem.rule.mode == "published":
+            point = min(self.losses, key=self.losses.__getitem__, default=point)
         return point if finite(self.losses.get(point, math.inf)) else None
 
 
 def mean(runs: Sequence[Outcome]) -> float:
     """Mean loss of the finished runs of a point, infinite if any did not finish."""
-    if len(runs) == 1:
-        return runs[0].loss
     if len(runs) == 1:
         return runs[0].loss
     return math.fsum(run.loss for run in runs) / len(runs) if runs else math.inf
@@ -148,9 +143,7 @@ def neighbours(problem: Problem, centre: Point, names: Iterable[str]) -> list[Po
 
 
 def extension(values: Sequence[Any], value: Any, bounds: tuple[float, float]) -> Any | None:
-    """The next value beyond the edge of a grid, continuing its spacing, or None inside the grid or
-    the bounds.
-    """
+    """The next value beyond the edge of a grid, by its spacing; None inside or out of bounds."""
     numbers = sorted({*values, value})
     if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
         return None
@@ -166,9 +159,7 @@ def extension(values: Sequence[Any], value: Any, bounds: tuple[float, float]) ->
 
 
 def opening(problem: Problem, results: Mapping[Trial, Outcome]) -> list[Trial]:
-    """What is missing of the first round: the start (by the noise rule, its calibration runs) and
-    its neighbours.
-    """
+    """What is missing of the first round: the calibration runs of the start, and its neighbours."""
     return _Search(problem, results).open()
 
 
@@ -235,11 +226,9 @@ class _Search:
         if self.problem.rule.mode == "noise":
             return self._judge_noise(centre, candidates)
         rule, losses = self.problem.rule, {p: mean(r) for p, r in self.runs.items()}
-        best = min(losses, key=losses.__getitem__)
-        if (
-            not finite(losses[best])
-            or losses.get(centre, math.inf) <= losses[best] + rule.threshold
-        ):
+        best = min(losses, key=losses.__getitem__, default=None)
+        here = losses.get(centre, math.inf)
+        if best is None or not finite(losses[best]) or here <= losses[best] + rule.threshold:
             return None
         missing = {
             point: self._unseen(point)

@@ -47,12 +47,11 @@ def plan(race: Race, results: Mapping[Trial, Outcome]) -> Plan:
                 phases[phase].append(cell)
         full = [problem(race, cell) for cell in phases["I"]]
         later = dict.fromkeys(phases["II"] + phases["III"], "waits for Phase I")
-        if (prior := calibrate(full, results)) is None:  # judge nothing before the noise is known
+        if (known := calibrate(full, results)) is None:  # judge nothing before the noise is known
             out.pending += [trial for this in full for trial in opening(this, results)]
             out.waiting |= later | {this.cell: "waits for the noise calibration" for this in full}
             continue
-        full = [replace(this, prior=prior) for this in full]
-        _search(results, out, full)
+        _search(results, out, [replace(p, prior=prior(known, p.cell)) for p in full])
         first = [out.settled.get(cell) for cell in phases["I"]]
         if None in first:
             out.waiting |= later
@@ -60,35 +59,39 @@ def plan(race: Race, results: Mapping[Trial, Outcome]) -> Plan:
         out.sensitive[optimizer] = sensitive(first)
         near = [point for state in first for point in near_best(state, share=len(first))]
         cut = [second(race, out, cell, first, near) for cell in phases["II"]]
-        _search(results, out, [replace(this, prior=prior) for this in cut])
-        known = [out.settled.get(cell) for cell in phases["I"] + phases["II"]]
-        if phases["III"] and None in known:
+        everywhere = prior(known)
+        _search(results, out, [replace(this, prior=everywhere) for this in cut])
+        tuned = [out.settled.get(cell) for cell in phases["I"] + phases["II"]]
+        if phases["III"] and None in tuned:
             out.waiting |= dict.fromkeys(phases["III"], "waits for Phase II")
         elif phases["III"]:
-            out.laws[optimizer] = fit(race, out.sensitive[optimizer], known)
-            ahead = [third(race, out, cell, known) for cell in phases["III"]]
-            _search(results, out, [replace(this, prior=prior) for this in ahead])
+            out.laws[optimizer] = fit(race, out.sensitive[optimizer], tuned)
+            ahead = [third(race, out, cell, tuned) for cell in phases["III"]]
+            _search(results, out, [replace(this, prior=everywhere) for this in ahead])
     _finish(race, results, out)
     out.pending = list(dict.fromkeys(out.pending))
     return out
 
 
-def calibrate(problems: Sequence[Problem], results: Mapping[Trial, Outcome]) -> noise.Noise | None:
-    """One optimizer's noise from the repeated starts of its Phase I cells; None while runs are
-    missing.
-
-    It enters each cell's own estimate as PRIOR_DF degrees of freedom at most, so that a cell
-    noisier or quieter than the others can say so.
-    """
+def calibrate(
+    problems: Sequence[Problem], results: Mapping[Trial, Outcome]
+) -> dict[Cell, list[float]] | None:
+    """The losses of each cell's repeated start, by the noise rule; None while any is missing."""
     if not problems or problems[0].rule.mode != "noise":
-        return noise.UNKNOWN
-    runs = [[results.get(trial) for trial in this.calibration] for this in problems]
-    if any(outcome is None for group in runs for outcome in group):
+        return {}
+    runs = {this.cell: [results.get(t) for t in this.calibration] for this in problems}
+    if any(outcome is None for group in runs.values() for outcome in group):
         return None
-    rule = problems[0].rule
-    groups = [[run.loss for run in group if finite(run.loss)] for group in runs]
-    found = noise.estimate(groups, prior_sd=rule.prior_sd, prior_df=rule.prior_df)
-    return found._replace(df=min(found.df, PRIOR_DF))
+    return {cell: [r.loss for r in group if finite(r.loss)] for cell, group in runs.items()}
+
+
+def prior(known: Mapping[Cell, list[float]], cell: Cell | None = None) -> noise.Noise | None:
+    """One optimizer's noise from its other cells' repeated starts (`cell` counts its own itself).
+
+    It is worth PRIOR_DF degrees of freedom at most, so that a noisier or quieter cell can say so.
+    """
+    found = noise.estimate([losses for other, losses in known.items() if other != cell])
+    return found._replace(df=min(found.df, PRIOR_DF)) if found.df else None
 
 
 def _search(results: Mapping, out: Plan, problems: Iterable[Problem]) -> None:
