@@ -24,7 +24,7 @@ def question(f: Findings, show) -> str:
     ratios = ", ".join(f"{ratio:g}×" for ratio in sorted(best["chinchilla_ratio"].unique()))
     corpora = ", ".join(sorted(runs["corpus"].dropna().unique()))
     rule = f.study.settings.get("rule", {})
-    threshold = f", threshold {rule['threshold']:g} nats" if "threshold" in rule else ""
+    threshold = f", threshold {rule['threshold']:g} nats" if rule.get("threshold") else ""
     rows = [
         ("optimizers", ", ".join(names)),
         ("model sizes", ", ".join(sizes)),
@@ -210,10 +210,15 @@ def noise(f: Findings, show) -> str:
             "No setting was run twice, so nothing is known about the noise. Repeating the"
             " winners with two more seeds is enough for a first estimate."
         )
-    return page.paragraph(
+    words = page.paragraph(
         f"{f.noise}. A difference of two single runs is real (95 %) from"
         f" {races.quantile(f.noise) * 2**0.5 * f.noise.sigma:.4f} nats on."
-    ) + show("noise", "Runs that differ only in their seed.", lambda: figures.noise(f.repeats))
+    )
+    if f.repeats.empty:
+        return words
+    return words + show(
+        "noise", "Runs that differ only in their seed.", lambda: figures.noise(f.repeats)
+    )
 
 
 def cost(f: Findings, show) -> str:
@@ -267,13 +272,22 @@ def provenance(f: Findings, show) -> str:
 
 
 def downstream(f: Findings, show) -> str:
-    """Accuracy on ten tasks against loss."""
+    """Accuracy on ten tasks against loss, and per cell."""
+    scores = recorded.downstream()
+    cells = scores.pivot_table(
+        index=["model_size", "chinchilla_ratio"],
+        columns="optimizer",
+        values="average_pct",
+        sort=False,
+    ).reset_index()
+    columns = {"model_size": "size", "chinchilla_ratio": "ratio"}
+    columns |= {name: style.label(name) for name in style.ordered(scores["optimizer"])}
     return show(
         "downstream",
         "Average accuracy on ten tasks against the validation loss of the same run: loss decides,"
         " the optimizer adds little.",
-        lambda: figures.downstream(recorded.downstream()),
-    )
+        lambda: figures.downstream(scores),
+    ) + page.table(cells, columns)
 
 
 STUDY = [

@@ -95,10 +95,9 @@ def lead_over_training(
         for optimizer in style.ordered(leads):
             axis.plot(leads.index, leads[optimizer], **style.line(optimizer))
         axis.axhline(0.0, color=style.of(baseline)["color"], linewidth=1.2)
-        ends = leads[leads.index >= 0.3].stack()
-        axis.set_ylim(
-            max(-limit, 1.1 * min(ends.min(), -0.005)), min(limit, 1.1 * max(ends.max(), 0.005))
-        )
+        late = leads[leads.index >= 0.3].to_numpy()
+        low, high = min(np.nanmin(late), -0.005), max(np.nanmax(late), 0.005)
+        axis.set_ylim(max(-limit, 1.1 * low), min(limit, 1.1 * high))
         axis.set_title(f"{size}, {ratio:g}×")
         axis.set_xlabel("fraction of training")
         if axis.get_subplotspec().is_first_col():

@@ -32,7 +32,7 @@ def loss_against_ratio(cells: pd.DataFrame, laws: dict[str, DataLaw] | None = No
             axis.plot(runs["chinchilla_ratio"], runs["loss"], **style.of(optimizer))
         if laws and size in laws:
             ratios = np.geomspace(*at_size["chinchilla_ratio"].agg(["min", "max"]), 50)
-            law = style.line("adamw") | {"label": "AdamW's law", "linestyle": (0, (1, 1))}
+            law = {"color": "black", "label": "AdamW's law", "linestyle": (0, (1, 1))}
             axis.plot(ratios, laws[size].loss(ratios), **law | {"linewidth": 3, "alpha": 0.35})
         ratio_axis(axis, at_size["chinchilla_ratio"])
         axis.set_title(size_title(at_size))

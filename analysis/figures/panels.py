@@ -9,7 +9,7 @@ def panels(table, keys, *, source=None, title="{}", per_row=4):
     """A figure of one panel per key and a dict key -> Axes. An empty table raises ValueError."""
     keys = list(keys)
     if table.empty or not keys:
-        raise ValueError("nothing to draw: the table has no rows for this figure")
+        raise ValueError("nothing to draw, the table has no rows for it")
     columns = min(len(keys), per_row)
     rows = -(-len(keys) // columns)
     width = min(3.4 * columns + 0.6, 12.5) if columns > 1 else 5.6
