@@ -72,22 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable = print) -> int:
     """The command with its arguments parsed; returns the exit code."""
-    named = study.load(arguments.config, overrides)
     cost.rate(arguments.device)  # refuses an unknown device
-    named["data"] = resolve_data(named, log)
-    workdir = arguments.workdir
-    race = Race(named)
-    race.check()
-    before = read_study(workdir)
-    if before is not None and (reason := study.incompatible(before, named)):
-        raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
-    changes = list(study.differences(before, named)) if before is not None else []
-    if changes and not (arguments.extend or arguments.dry_run):
-        name, old, new = changes[0]
-        raise Refused(
-            f"{workdir} holds a different study: {name} is {old!r} there and {new!r} here; "
-            f"choose another workdir, or see with --dry_run what is new and go on with --extend"
-        )
+    race, changes = resolve(arguments, overrides, log)
+    workdir, named = arguments.workdir, race.study
     if arguments.dry_run:
         dry_run(race, ledger.load(workdir, race).outcomes, arguments.device, changes, log)
         return 0
@@ -110,6 +97,30 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
         state = driver.run()
     report(race, state, driver, log)
     return 0
+
+
+def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable) -> tuple:
+    """The race that the command names, and what has changed since its workdir was last used.
+
+    Raises:
+      ConfigError, Refused: one line; among others when the workdir holds another study.
+    """
+    named = study.load(arguments.config, overrides)
+    named["data"] = resolve_data(named, log)
+    workdir = arguments.workdir
+    race = Race(named)
+    race.check()
+    before = read_study(workdir)
+    if before is not None and (reason := study.incompatible(before, named)):
+        raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
+    changes = list(study.differences(before, named)) if before is not None else []
+    if changes and not (arguments.extend or getattr(arguments, "dry_run", False)):
+        name, old, new = changes[0]
+        raise Refused(
+            f"{workdir} holds a different study: {name} is {old!r} there and {new!r} here; "
+            f"choose another workdir, or see with --dry_run what is new and go on with --extend"
+        )
+    return race, changes
 
 
 def resolve_data(named: dict, log: Callable) -> dict:
