@@ -61,6 +61,7 @@ class Gang:
     def __init__(self, name: str, seats: list, group=None):
         self.name, self.seats, self.group, self.whole = name, seats, group, True
         self.answers = [seat.where.remote() for seat in seats]
+        self.starts: list = []
         self.places: dict[int, tuple[str, str]] = {}
         self.idle_since = time.monotonic()
 
@@ -87,8 +88,10 @@ class Gang:
     def send(self, pack: Mapping) -> None:
         """Starts a pack {name, configs, folders, timeout}."""
         first = self.answers[0] if len(self.seats) > 1 else None
-        for rank, seat in enumerate(self.seats):
+        self.starts = [
             seat.train.remote(pack, first, rank, len(self.seats))
+            for rank, seat in enumerate(self.seats)
+        ]
         self.follow(pack["name"])
 
     def follow(self, pack_name: str) -> None:
@@ -100,9 +103,8 @@ class Gang:
     def nodes(self) -> set[str]:
         """The nodes of the seats that are placed by now."""
         for rank, answer in enumerate(self.answers):
-            if rank not in self.places and ray.wait([answer], timeout=0)[0]:
-                with contextlib.suppress(ray.exceptions.RayError):
-                    self.places[rank] = ray.get(answer)
+            if rank not in self.places and _came_back(answer):
+                self.places[rank] = ray.get(answer)
         return {node for node, _ in self.places.values()}
 
     def placed(self) -> bool:
@@ -147,7 +149,9 @@ class Gang:
         node = self.places.get(rank, ("", ""))[0]
         if (node and node not in alive) or "node has died" in message or "node was" in message:
             return Report("preempted", f"node {node[:12] or '?'} is gone")
-        if "memory" in message:
+        if self.starts and not _came_back(self.starts[rank]):
+            return Report("preempted", "its worker was gone before it began")
+        if "running low on memory" in message:  # Ray's memory monitor
             return Report("memory", "Ray ended it because its node ran out of memory")
         return Report("killed", "the actor of its worker was killed")
 
@@ -163,6 +167,17 @@ class Gang:
         """The pack that is running."""
         answers = ray.get([seat.under_way.remote() for seat in self.seats], timeout=ANSWER)
         return next((pack for pack in answers if pack is not None), None)
+
+
+def _came_back(call) -> bool:
+    """Whether a call of a seat has returned; not so while it waits, nor after the seat died."""
+    if not ray.wait([call], timeout=0)[0]:
+        return False
+    try:
+        ray.get(call)
+        return True
+    except ray.exceptions.RayError:
+        return False
 
 
 def _seat(name, rank, need, labels, trainer, log_folder, group):

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 STUDY = str(ROOT / "tests/tiny_race.py")
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-FAST = {"BESTIARY_HEARTBEAT": "1", "BESTIARY_PATIENCE": "20", "PYTHONPATH": PATHS}
+FAST = {"BESTIARY_HEARTBEAT": "1", "PYTHONPATH": PATHS}
 
 
 class Rig:
@@ -22,7 +22,7 @@ class Rig:
 
         small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
         # A busy machine must not lose nodes by being slow, and a killed one shows at once anyway.
-        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 20}
+        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 12}
         head = {**small, "num_cpus": 0, "_system_config": health}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.each = {"object_store_memory": small["object_store_memory"], **each}
@@ -43,16 +43,18 @@ class Rig:
         ray.shutdown()
         self.cluster.shutdown()
 
-    def command(self, workdir, *extra, study=STUDY, trainer="fake_trainer:train_pack"):
-        words = [f"--config={study}", f"--workdir={workdir}", f"--trainer={trainer}"]
-        return [*words, "--executor=ray", f"--address={self.address}", *extra]
-
-    def drive(self, workdir, *extra, study=STUDY, **fake):
+    def drive(self, workdir, *extra, study=STUDY, trainer="fake_trainer:train_pack", **fake):
         """Starts `python -m sweeps.run` on the cluster."""
         environment = {**os.environ, **FAST, "BESTIARY_FAKE": json.dumps(fake)}
-        words = [sys.executable, "-m", "sweeps.run", *self.command(workdir, *extra, study=study)]
+        words = [sys.executable, "-m", "sweeps.run"]
+        words += ["--executor=ray", f"--address={self.address}"]
+        words += [f"--config={study}", f"--workdir={workdir}", f"--trainer={trainer}"]
         return subprocess.Popen(
-            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*words, *extra],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
 

@@ -1,0 +1,128 @@
+"""Studies on a simulated Ray cluster end as they do on one machine, whatever dies on the way."""
+
+import json
+import os
+import signal
+
+import pytest
+from cluster_rig import STUDY, Rig, table, trained, until, workers
+
+from sweeps import run as run_lib
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+LONG = 400  # seconds for a study on a busy machine
+
+
+@pytest.fixture(scope="module")
+def rig():
+    rig = Rig(2, num_cpus=2)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("local") / "w"
+    words = [f"--config={STUDY}", f"--workdir={workdir}", "--trainer=fake_trainer:train_pack"]
+    assert run_lib.main(words) == 0
+    return workdir
+
+
+def finish(child):
+    output, _ = child.communicate(timeout=LONG)
+    assert child.returncode == 0, output
+    noise = ("raylet", "INFO", "WARNING", "Warning", "dashboard", "usage")
+    assert not any(word in output for word in noise), output
+    return output
+
+
+def once(workdir):
+    """No trial trained twice, none without its training."""
+    names = trained(workdir)
+    return len(names) == len(set(names)) == len(list((workdir / "trials").iterdir()))
+
+
+def test_the_table_is_that_of_one_machine(rig, undisturbed, tmp_path):
+    finish(rig.drive(tmp_path))
+    assert once(tmp_path)
+    assert table(tmp_path) == table(undisturbed)
+    assert finish(rig.drive(tmp_path)).count("trials are finished already") == 1
+    assert once(tmp_path)
+
+
+def test_packs_outlive_their_driver_and_the_next_takes_them_over(rig, undisturbed, tmp_path):
+    child = rig.drive(tmp_path, sleep=1.0)
+    until(lambda: len(trained(tmp_path)) >= 2)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    before = len(trained(tmp_path))
+    until(lambda: len(trained(tmp_path)) >= before + 2)  # they go on without a driver
+    output = finish(rig.drive(tmp_path))
+    assert "is running already" in output
+    assert once(tmp_path)
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_a_lost_node_and_killed_workers_cost_their_packs_only(rig, undisturbed, tmp_path):
+    node = rig.add(num_cpus=2)
+    rig.nodes.append(node)
+    child = rig.drive(tmp_path, sleep=0.3)
+    until(lambda: len(workers(tmp_path)) >= 4 and len(trained(tmp_path)) >= 2)
+    for process in workers(tmp_path)[:1]:
+        os.kill(process, signal.SIGKILL)
+    rig.kill(node)
+    output = finish(child)
+    assert "(preempted): node" in output or "(killed)" in output
+    assert once(tmp_path)
+    assert table(tmp_path) == table(undisturbed)
+
+
+@pytest.mark.parametrize("accident", ["crash", "hang", "nan"])
+def test_one_bad_trial_among_many_fails_alone(rig, tmp_path, accident):
+    """0.5 is a learning rate at which the fake trainer's loss is not finite."""
+    rate = 0.5 if accident == "nan" else 0.032
+    rates = f"--config.optimizers.adamw.grids.learning_rate=[0.004,0.008,0.016,{rate}]"
+    fake = {} if accident == "nan" else {accident: rate}
+    finish(rig.drive(tmp_path, "--timeout=5", "--config.pack.width=16", rates, **fake))
+    statuses = {}
+    for path in (tmp_path / "trials").iterdir():
+        config = json.loads((path / "config.json").read_text())
+        found = json.loads((path / "result.json").read_text())["status"]
+        bad = config["optimizer"]["learning_rate"] == rate
+        statuses.setdefault(bad, []).append(found)
+    assert set(statuses[True]) == {"diverged" if accident == "nan" else "failed"}
+    assert set(statuses[False]) == {"finished"} and len(statuses[False]) >= 15
+
+
+def test_what_no_node_has_is_refused_with_the_arithmetic(rig, tmp_path):
+    child = rig.drive(tmp_path, "--resources=GPU=2,CPU=1")
+    output, _ = child.communicate(timeout=LONG)
+    assert child.returncode == 2 and output.count("\n") == 1
+    assert "a pack needs GPU=2 CPU=1 on one host; 0 of 3 nodes have that" in output
+    assert "2 x (CPU=2)" in output
+
+
+def test_a_node_on_which_everything_dies_gets_no_more_packs(rig, undisturbed, tmp_path):
+    node = rig.add(num_cpus=2, env_vars={"TEST_BAD_NODE": "1"})
+    rig.nodes.append(node)
+    child = rig.drive(tmp_path, trainer="cluster_trainers:picky", sleep=0.2)
+    output = finish(child)
+    rig.kill(node)
+    attempts = (tmp_path / "attempts").read_text().split()
+    assert "gets no more packs" in output
+    assert 2 <= attempts.count("bad") < attempts.count("good")
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_a_gang_has_one_process_on_each_host(rig, undisturbed, tmp_path):
+    child = rig.drive(tmp_path, "--resources=CPU=1,hosts=2", trainer="cluster_trainers:gang")
+    finish(child)
+    packs = {}
+    for line in (tmp_path / "gang").read_text().splitlines():
+        name, rank, count, address, _ = (line + " ").split(" ", 4)
+        packs.setdefault(name, []).append((rank, count, address))
+    for told in packs.values():
+        assert sorted(rank for rank, _, _ in told) == ["0", "1"]
+        assert len({(count, address) for _, count, address in told}) == 1
+    assert table(tmp_path) == table(undisturbed)
