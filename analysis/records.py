@@ -11,6 +11,7 @@ the prefix `hp_`.
 """
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -64,6 +65,11 @@ class Study:
     def hyperparameters(self) -> list[str]:
         """Names (without prefix) of everything an optimizer was told, tuned or not."""
         return [column.removeprefix("hp_") for column in self.runs if column.startswith("hp_")]
+
+    @functools.cached_property
+    def certificates(self) -> dict[tuple, dict]:
+        """(optimizer, model_size, chinchilla_ratio) -> certificate."""
+        return {tuple(row[name] for name in CELL): row for row in self.cells.to_dict("records")}
 
     @property
     def tuned(self) -> list[str]:

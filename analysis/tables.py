@@ -26,7 +26,7 @@ def best(study: Study) -> pd.DataFrame:
     """
     rows = []
     for cell, runs in study.runs.groupby(CELL):
-        certificate = _certificate(study, cell)
+        certificate = study.certificates.get(cell)
         searched = runs[runs["seed"] == base_seed(study, cell, runs)]
         finished = searched[searched["status"] == "finished"].sort_values(["loss", "hash"])
         if certificate is not None:
@@ -83,7 +83,7 @@ def searched(study: Study) -> pd.DataFrame:
 def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
     """The seed that competes in a cell: the certificate's centre run, else the most frequent
     one."""
-    certificate = _certificate(study, cell)
+    certificate = study.certificates.get(cell)
     if certificate is not None:
         centre = runs.loc[runs["hash"] == certificate["centre_hash"], "seed"]
         if len(centre):
@@ -118,7 +118,7 @@ def deviations(study: Study) -> pd.DataFrame:
 
 
 def _centre(study, cell, runs):
-    certificate = _certificate(study, cell)
+    certificate = study.certificates.get(cell)
     finished = runs[runs["status"] == "finished"].sort_values(["loss", "hash"])
     if certificate is not None:
         certified = finished[finished["hash"] == certificate["centre_hash"]]
@@ -138,14 +138,6 @@ def deviation(cell, name, run, centre) -> dict:
         "centre_loss": centre["loss"],
         "delta": run["loss"] - centre["loss"] if run["status"] == "finished" else np.nan,
     }
-
-
-def _certificate(study, cell):
-    cells = study.cells
-    if cells.empty:
-        return None
-    found = cells[(cells[CELL] == list(cell)).all(axis=1)]
-    return found.iloc[-1] if len(found) else None
 
 
 def repeats(study: Study) -> pd.DataFrame:
