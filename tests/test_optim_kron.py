@@ -12,6 +12,7 @@ from optim import triangular
 from optim.kron import scale_by_kron
 from optim.turns import due_parts, in_parts, update_probability
 
+DTYPES = ["float64", pytest.param("float32", marks=pytest.mark.slow)]
 PARAMS, GRADS = replay.random_tree(0), replay.gradients(34)
 PROBES = [replay.random_tree(100 + t) for t in range(34)]
 HPARAMS = dict(
@@ -25,7 +26,7 @@ HPARAMS = dict(
 RULE = (0.05, 0.9, 0.3, 0.4, -900, 0.1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_authors_trajectory(dtype):
     tx = optim.build("kron", HPARAMS, preset="authors", max_size_triangular=12)
     grads, probes = ([replay.to_torch(x) for x in rows] for rows in (GRADS, PROBES))
@@ -34,7 +35,7 @@ def test_authors_trajectory(dtype):
     replay.check(ours, [replay.from_torch(x) for x in reference], PARAMS, dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_study_trajectory(dtype):
     options = dict(max_size_triangular=12, block_size=3)
     tx = optim.build("kron", HPARAMS, preset="study", **options)
@@ -101,6 +102,7 @@ def test_whitens_gradients_of_any_orientation():
     assert max(conditions) < 2
 
 
+@pytest.mark.slow
 def test_equivariant_under_reflections_of_coordinates():
     rows, columns = jnp.array([1.0, -1.0, 1.0, -1.0]), jnp.array([-1.0, -1.0, 1.0])
     signs = (rows[:, None] * columns[None])[None]
@@ -112,6 +114,7 @@ def test_equivariant_under_reflections_of_coordinates():
         np.testing.assert_allclose(signs * a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_normalised_gradients_have_no_scale():
     g, v = ([normal(k + t, 2, 4, 3) for t in range(6)] for k in (0, 50))
     tx = scale_by_kron(roles=ROLE, normalize_grads=True, statistics="leaf")
@@ -121,6 +124,7 @@ def test_normalised_gradients_have_no_scale():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scanned_equals_unrolled_where_statistics_are_per_matrix():
     g, v = ([normal(k + t, 2, 4, 3) for t in range(6)] for k in (0, 50))
     errors = {}
@@ -155,6 +159,7 @@ def test_norm_lower_bound():
     assert triangular.norm_lower_bound(jnp.zeros((3, 3))) == 0
 
 
+@pytest.mark.slow
 def test_overflow_leaves_the_factors():
     tx = scale_by_kron(roles=ROLE)
     _, state = directions(tx, [normal(0, 2, 4, 4).at[1].multiply(1e30)])
@@ -180,6 +185,7 @@ def test_in_parts_does_only_what_is_due():
     np.testing.assert_array_equal(out.ravel(), [0, 101, 2, 3, 104, 5, 6])
 
 
+@pytest.mark.slow
 def test_fitting_in_turns_is_the_same_while_all_are_due():
     g, v = ([normal(k + t, 5, 4, 3) for t in range(4)] for k in (0, 50))
     runs = [directions(scale_by_kron(roles=ROLE, turns=turns), g, v)[0] for turns in (1, 3)]

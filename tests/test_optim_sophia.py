@@ -11,6 +11,7 @@ import optim
 from optim.probes import gaussian_like, probe_key
 from optim.sophia import scale_by_sophia
 
+DTYPES = ["float64", pytest.param("float32", marks=pytest.mark.slow)]
 PARAMS, GRADS = replay.random_tree(0), replay.gradients(32)
 PROBES = [replay.random_tree(100 + t) for t in range(32)]
 HPARAMS = dict(learning_rate=0.05, beta1=0.9, beta2=0.8, gamma=0.1, epsilon=1e-6, weight_decay=0.1)
@@ -46,7 +47,7 @@ def grad_fn(x):
     return {k: leaf(k, w) for k, w in x.items()}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_authors_trajectory(dtype):
     tx = optim.build("sophia", HPARAMS | {"max_grad_norm": 0.0}, preset="authors", refresh_every=5)
     reference = list(reference_sophia.authors(PARAMS, GRADS, hessian, PROBES, *RULE))
@@ -54,7 +55,7 @@ def test_authors_trajectory(dtype):
     replay.check(ours, reference, PARAMS, dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_study_trajectory(dtype):
     tx = optim.build("sophia", HPARAMS | {"max_grad_norm": 0.0}, preset="study", refresh_every=5)
     reference = list(
