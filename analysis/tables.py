@@ -37,10 +37,8 @@ def best(study: Study) -> pd.DataFrame:
         if finished.empty:
             continue
         row = finished.iloc[0].to_dict()
-        row["trials"], row["diverged"] = (
-            len(searched),
-            int((searched["status"] == "diverged").sum()),
-        )
+        row["trials"] = len(searched)
+        row["diverged"] = int((searched["status"] == "diverged").sum())
         row["complete"] = bool(certificate is not None and certificate["complete"])
         row["edges"] = _edges(study, row, certificate)
         reruns = _reruns(runs, certificate)
@@ -72,17 +70,8 @@ def _edges(study: Study, row: dict, certificate) -> str:
     )
 
 
-def searched(study: Study) -> pd.DataFrame:
-    """The runs that compete: those of each cell's base seed, in the order of `study.runs`."""
-    cells = study.runs.groupby(CELL)
-    seeds = pd.Series({cell: base_seed(study, cell, runs) for cell, runs in cells})
-    seed = seeds.reindex(pd.MultiIndex.from_frame(study.runs[CELL])).to_numpy()
-    return study.runs[study.runs["seed"] == seed]
-
-
 def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
-    """The seed that competes in a cell: the certificate's centre run, else the most frequent
-    one."""
+    """The seed that competes in a cell: that of the certified centre, else the most frequent one."""
     certificate = study.certificates.get(cell)
     if certificate is not None:
         centre = runs.loc[runs["hash"] == certificate["centre_hash"], "seed"]
@@ -106,11 +95,10 @@ def deviations(study: Study) -> pd.DataFrame:
         if centre is None:
             continue
         same = (runs[names] == centre[names]) | (runs[names].isna() & centre[names].isna())
-        for index in runs.index[(~same).sum(axis=1) == 1]:
-            name = same.columns[~same.loc[index]][0]
-            rows.append(deviation(cell, name, runs.loc[index], centre))
-        swept = {row["hyperparameter"] for row in rows if tuple(row[key] for key in CELL) == cell}
-        rows += [deviation(cell, f"hp_{name}", centre, centre) for name in sorted(swept)]
+        changed = runs.index[(~same).sum(axis=1) == 1]
+        found = [(same.columns[~same.loc[index]][0], runs.loc[index]) for index in changed]
+        found += [(name, centre) for name in sorted({name for name, _ in found})]
+        rows += [deviation(cell, name, run, centre) for name, run in found]
     columns = [*CELL, "non_embedding_params", "hyperparameter", "value", "loss", "status"]
     columns += ["centre_value", "centre_loss", "delta"]
     table = pd.DataFrame(rows, columns=columns)
