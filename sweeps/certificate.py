@@ -1,8 +1,9 @@
-"""What a finished cell can show for its choice: the centre, every neighbour, what is missing, and
-how far it is from flipping.
- Fields beyond the contract of docs/design.md: `overturn` (the neighbour that comes closest to
-changing the choice and by how much its loss would have to fall), `ties` (contenders not told
-apart), `moves`, `error_rate`, `converged`.
+"""What a finished cell can show for its choice.
+
+Losses are those of the hash beside them, at the study's seed; a neighbour's `gain` over the centre
+is the mean over their common `seeds`. Beyond the contract of docs/design.md there are `overturn`
+(the run whose loss would have to fall least for the choice to change, and by how much), `ties`
+(contenders not told apart), `start` and what it lost, `moves`, `refined`, `converged`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sweeps.descent import Settled, mean, neighbours
+from sweeps.descent import Settled, neighbours
 from sweeps.phases import Plan
 from sweeps.trial import Outcome, Point, Race, Trial, finite, freeze
 
@@ -46,14 +47,14 @@ def certificate(
         "error_rate": rule.error_rate if rule.mode == "noise" else None,
         "noise": _noise(state, repeats),
         "start": dict(start),
-        "start_loss": _number(mean(state.runs.get(start, ()))),
+        "start_loss": _number(state.losses.get(start, math.inf)),
         "start_regret": _regret(state, start),
         "centre": dict(centre),
         "centre_hash": hashed(centre) if centre in state.runs else None,
-        "centre_loss": _number(mean(state.runs.get(centre, ()))),
+        "centre_loss": _number(state.losses.get(centre, math.inf)),
         "best": dict(best) if best else None,
         "best_hash": hashed(best) if best else None,
-        "best_loss": _number(mean(state.runs[best])) if best else None,
+        "best_loss": _number(state.losses[best]) if best else None,
         "neighbours": star,
         "missing": [n for n in star if n["status"] in ("missing", "unrecorded")],
         "refused": [n for n in star if n["status"] == "refused"],
@@ -119,20 +120,18 @@ def edges(state: Settled) -> list[dict[str, Any]]:
 
 def overturn(state: Settled) -> dict[str, Any] | None:
     """The run whose loss would have to fall least, in nats, for the search to move its centre."""
-    centre = mean(state.runs.get(state.centre, ()))
-    if not finite(centre):
+    if not finite(state.losses.get(state.centre, math.inf)):
         return None
     rule, nearest = state.problem.rule, None
-    for point, runs in state.runs.items():
-        if point == state.centre or not finite(state.losses[point]):
+    for point, loss in state.losses.items():
+        if point == state.centre or not finite(loss):
             continue
+        gain, seeds = state.gain(point, state.centre)
         margin = rule.threshold
         if rule.mode == "noise":
             tests = max(1, len(state.runs) - 1) * len(rule.looks)
-            margin = state.noise.margin(
-                rule.error_rate / tests, len(runs), len(state.runs[state.centre])
-            )
-        fall = mean(runs) - centre + margin
+            margin = state.noise.margin(rule.error_rate / tests, seeds)
+        fall = margin - gain
         if finite(fall) and (nearest is None or fall < nearest["fall"]):
             nearest = {"changes": _change(point, state.centre), "fall": fall}
     return nearest
@@ -153,12 +152,11 @@ def _neighbour(state: Settled, point: Point, hashed: Callable[[Point], str]) -> 
     if not runs:
         return base | {"hash": hashed(point), "status": "missing", "loss": None}
     status = next((run.status for run in runs if run.status != "finished"), "finished")
-    return base | {
-        "hash": hashed(point),
-        "status": status,
-        "loss": _number(mean(runs)),
-        "runs": len(runs),
-    }
+    loss = state.losses[point]
+    found = base | {"hash": hashed(point), "status": status, "loss": _number(loss)}
+    if finite(loss) and finite(state.losses.get(state.centre, math.inf)):
+        found["gain"], found["seeds"] = state.gain(point, state.centre)
+    return found
 
 
 def _change(point: Point, centre: Point) -> dict[str, Any]:

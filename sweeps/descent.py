@@ -1,10 +1,11 @@
-"""The search of one cell as a pure function: finished results in, the next trials or the settled
-cell out.
- Two orders, one stopping rule. `star` (the study, arXiv 2509.02046) tries every one-parameter
+"""The search of one cell as a pure function of its finished results.
+
+Two orders, one stopping rule. `star` (the study, arXiv 2509.02046) tries every one-parameter
 change of the centre at once; `coordinate` tries one hyper-parameter after the other and moves as
 soon as one helps. Either stops when the whole star of the centre has been run and nothing in it is
 better.
- "Better" is either the study's fixed threshold or a test against measured noise. The search is
+
+"Better" is either the study's fixed threshold or a test against measured noise. The search is
 replayed from its starting point each time and uses only results it has itself asked for, so any
 interruption leads to the same end.
 """
@@ -18,7 +19,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sweeps import noise
+from sweeps.noise import Noise, estimate, null_groups
 from sweeps.trial import Cell, Outcome, Point, Trial, finite, freeze
 
 
@@ -26,31 +27,28 @@ from sweeps.trial import Cell, Outcome, Point, Trial, finite, freeze
 class Rule:
     """How a race decides. Losses and thresholds in nats per token.
 
-    `published` moves when the best run beats the centre by more than `threshold`. `noise` moves
-    when a difference is significant at `error_rate` over the whole star and all looks, and asks for
-    repeats of up to `contenders` apparent improvements larger than `tolerance` before it calls them
-    ties.
+    `published` moves when the best run beats the centre by more than `threshold`. `noise` compares
+    on common seeds, moves when a gain is significant at `error_rate` over the star and all looks,
+    and repeats up to `contenders` apparent gains above `tolerance` before it calls them ties.
     """
 
     mode: str = "published"
     order: str = "star"
     threshold: float = 3e-3  # PROTOCOL's Delta 1
     near_best: float = 6.4e-3  # Delta 2, the paper's
-    fewer_missing: int = (
-        10  # a near-best centre with this many fewer missing neighbours is preferred
-    )
+    fewer_missing: int = 10  # so many fewer unseen neighbours make a near-best point the centre
     max_moves: int = 8
     error_rate: float = 0.05
     tolerance: float = 1e-3
     contenders: int = 3
     looks: tuple[int, ...] = (1, 3, 5)  # runs per contender at each look
-    calibration: int = 3  # runs of the starting point, for a first noise estimate
+    calibration: int = 3  # runs of Phase I's starts and their best neighbours: a first estimate
     prior_sd: float = 0.0  # noise declared before any run, worth prior_df degrees of freedom
     prior_df: float = 0.0
     null_below: float = 1e-12  # epsilons up to here cannot matter
     extend: tuple[str, ...] = (
         "I",
-    )  # phases whose grids grow at their edges; elsewhere edges are flagged
+    )  # phases whose grids grow at edges; elsewhere these are flagged
     equal_effort: float = 0.0  # runs of all optimizers in a cell equal within this share; 0: off
     verify: bool = False  # Phase III runs the star of its prediction too
 
@@ -67,7 +65,8 @@ class Problem:
     rule: Rule
     seed: int = 0
     fresh_seeds: tuple[int, ...] = ()  # for the winner only, never used to choose it
-    prior: noise.Noise | None = None  # the noise known before this cell's runs; None: the rule's
+    prior: Noise | None = None  # the noise known before this cell's runs; None: the rule's
+    calibrate: bool = False  # repeat the start and its best neighbours before judging
 
     @property
     def groups(self) -> list[tuple[str, ...]]:
@@ -75,12 +74,6 @@ class Problem:
         if self.rule.order == "star" or not self.grids:
             return [tuple(self.grids)]
         return [(name,) for name in self.grids]
-
-    @property
-    def calibration(self) -> list[Trial]:
-        """The runs of the starting point; by the noise rule several, for a first estimate."""
-        count = self.rule.calibration if self.rule.mode == "noise" else 1
-        return [Trial(self.cell, freeze(self.start), seed) for seed in self.seeds(count)]
 
     def seeds(self, count: int) -> list[int]:
         """The search's seeds: the study's first, then ones no winner is re-run with."""
@@ -103,7 +96,7 @@ class Settled:
     runs: dict[Point, list[Outcome]]  # every point asked for, in the order of asking
     refused: dict[Point, str]
     moves: list[Point]
-    noise: noise.Noise | None
+    noise: Noise
     converged: bool = True  # False: stopped by max_moves
     ties: list[Point] = field(default_factory=list)
     refined: int = 0  # points run beyond the search, for equal effort
@@ -111,8 +104,8 @@ class Settled:
 
     @cached_property
     def losses(self) -> dict[Point, float]:
-        """Mean loss of every point that was run."""
-        return {point: mean(runs) for point, runs in self.runs.items()}
+        """Loss of every point that was run, at the study's seed: comparable, point by point."""
+        return {point: loss_of(runs) for point, runs in self.runs.items()}
 
     @cached_property
     def best(self) -> Point | None:
@@ -122,12 +115,20 @@ class Settled:
             point = min(self.losses, key=self.losses.__getitem__, default=point)
         return point if finite(self.losses.get(point, math.inf)) else None
 
+    def gain(self, point: Point, over: Point) -> tuple[float, int]:
+        """By how much a point is better than another, and on how many common seeds."""
+        return gain(self.runs[point], self.runs[over])
 
-def mean(runs: Sequence[Outcome]) -> float:
-    """Mean loss of the finished runs of a point, infinite if any did not finish."""
-    if len(runs) == 1:
-        return runs[0].loss
-    return math.fsum(run.loss for run in runs) / len(runs) if runs else math.inf
+
+def loss_of(runs: Sequence[Outcome]) -> float:
+    """Loss of a point's first run; infinite if any of its runs did not finish."""
+    return runs[0].loss if runs and all(finite(run.loss) for run in runs) else math.inf
+
+
+def gain(runs: Sequence[Outcome], over: Sequence[Outcome]) -> tuple[float, int]:
+    """Mean loss of `over` minus that of `runs` on their common seeds, and their number."""
+    pairs = list(zip(runs, over, strict=False))
+    return math.fsum(b.loss - a.loss for a, b in pairs) / len(pairs), len(pairs)
 
 
 def neighbours(problem: Problem, centre: Point, names: Iterable[str]) -> list[Point]:
@@ -158,8 +159,17 @@ def extension(values: Sequence[Any], value: Any, bounds: tuple[float, float]) ->
     return beyond if bounds[0] <= beyond <= bounds[1] and beyond != edge else None
 
 
+def layout(problem: Problem, results: Mapping[Trial, Outcome]) -> list[list[float]] | None:
+    """Losses of a cell's calibration by point and seed, or None while any is missing."""
+    search = _Search(problem, results)
+    if search.open():
+        return None
+    runs = [r for r in search.runs.values() if len(r) > 1 and finite(loss_of(r))]
+    return [[run.loss for run in r] for r in runs]
+
+
 def opening(problem: Problem, results: Mapping[Trial, Outcome]) -> list[Trial]:
-    """What is missing of the first round: the calibration runs of the start, and its neighbours."""
+    """What is missing of the first round and its calibration."""
     return _Search(problem, results).open()
 
 
@@ -201,9 +211,14 @@ class _Search:
         self.ties: list[Point] = []
 
     def open(self) -> list[Trial]:
+        """What is missing of the start, its first neighbours, and the calibration of both."""
         problem, centre = self.problem, freeze(self.problem.start)
         first = neighbours(problem, centre, problem.groups[0])
-        return self.ask([centre], len(problem.calibration)) + self.ask(first)
+        missing = self.ask([centre, *first])
+        if missing or not (problem.calibrate and first):
+            return missing
+        tried = sorted((p for p in first if p in self.runs), key=lambda p: loss_of(self.runs[p]))
+        return self.ask([centre, *tried[:2]], problem.rule.calibration)
 
     def ask(self, points: Iterable[Point], count: int = 1) -> list[Trial]:
         """Takes up `count` runs of each feasible point; returns those not there yet."""
@@ -225,7 +240,7 @@ class _Search:
         """Where to move, what to repeat first, or None to stay."""
         if self.problem.rule.mode == "noise":
             return self._judge_noise(centre, candidates)
-        rule, losses = self.problem.rule, {p: mean(r) for p, r in self.runs.items()}
+        rule, losses = self.problem.rule, {p: loss_of(r) for p, r in self.runs.items()}
         best = min(losses, key=losses.__getitem__, default=None)
         here = losses.get(centre, math.inf)
         if best is None or not finite(losses[best]) or here <= losses[best] + rule.threshold:
@@ -245,23 +260,18 @@ class _Search:
 
     def _judge_noise(self, centre: Point, candidates: Sequence[Point]) -> Point | Pending | None:
         rule, runs = self.problem.rule, self.runs
-        candidates = [p for p in candidates if p in runs and finite(mean(runs[p]))]
-        if not candidates or not finite(mean(runs.get(centre, ()))):
-            return min(candidates, key=lambda p: mean(runs[p]), default=None)
+        candidates = [p for p in candidates if finite(loss_of(runs.get(p, ())))]
+        if not candidates or not finite(loss_of(runs.get(centre, ()))):
+            return min(candidates, key=lambda p: loss_of(runs[p]), default=None)
         error_rate = rule.error_rate / (len(candidates) * len(rule.looks))
         while True:
-            spread, here = self.noise(), mean(runs[centre])
-            gains = {p: here - mean(runs[p]) for p in candidates}
-            proven = [
-                p
-                for p in candidates
-                if gains[p] > spread.margin(error_rate, len(runs[p]), len(runs[centre]))
-            ]
+            noise = self.noise()
+            gains = {p: gain(runs[p], runs[centre]) for p in candidates}
+            proven = [p for p, (g, n) in gains.items() if g > noise.margin(error_rate, n)]
             if proven:
                 return max(proven, key=gains.__getitem__)
-            apparent = sorted(
-                (p for p in candidates if gains[p] > rule.tolerance), key=lambda p: -gains[p]
-            )[: rule.contenders]
+            apparent = [p for p in candidates if gains[p][0] > rule.tolerance]
+            apparent = sorted(apparent, key=gains.__getitem__, reverse=True)[: rule.contenders]
             undecided = [p for p in apparent if len(runs[p]) < rule.looks[-1]]
             if not undecided:
                 self.ties += [p for p in apparent if p not in self.ties]
@@ -270,14 +280,15 @@ class _Search:
             look = next(n for n in rule.looks if n > reached)
             if missing := self.ask([centre, *undecided], look):
                 return Pending(missing)
+            candidates = [p for p in candidates if finite(loss_of(runs[p]))]
 
-    def noise(self) -> noise.Noise:
-        rule = self.problem.rule
-        prior = self.problem.prior or noise.Noise(rule.prior_sd, rule.prior_df)
-        seeds = [[r.loss for r in runs if finite(r.loss)] for runs in self.runs.values()]
-        first = {p: runs[0].loss for p, runs in self.runs.items() if finite(runs[0].loss)}
-        nulls = noise.null_groups(first, rule.null_below)
-        return noise.estimate(seeds, nulls, prior_sd=prior.sd, prior_df=prior.df)
+    def noise(self) -> Noise:
+        rule, runs = self.problem.rule, self.runs
+        finished = {p: r for p, r in runs.items() if finite(loss_of(r))}
+        rows = [[run.loss for run in r] for r in finished.values() if len(r) > 1]
+        nulls = null_groups({p: r[0].loss for p, r in finished.items()}, rule.null_below)
+        prior = self.problem.prior or Noise(rule.prior_sd, rule.prior_df)
+        return estimate([rows], nulls, prior=prior)
 
     def settled(self, centre: Point, moves: list[Point], converged: bool) -> Settled:
         return Settled(

@@ -1,6 +1,4 @@
-"""The loop that turns plans into packs, packs into results, results into the next plan, until
-certificates.
-"""
+"""The loop from plan to packs to results to the next plan, until all cells are certified."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def refine(state: Settled, results: Mapping[Trial, Outcome], count: int) -> Sett
     if problem.rule.mode == "noise" and points:
         best = min(points, key=refined.losses.__getitem__)
         rate = problem.rule.error_rate / len(points)
-        margin = state.noise.margin(rate, 1, len(state.runs.get(state.centre, ())) or 1)
+        margin = state.noise.margin(rate, 1)
         here = refined.losses.get(state.centre, math.inf)
         if refined.losses[best] < here - margin:
             refined.proven = best

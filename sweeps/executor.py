@@ -1,5 +1,6 @@
-"""Where packs run: four calls, whatever is behind them (this process, worker processes, a cluster).
- An executor holds no truth. A pack is over when its trials have result files; if the driver dies,
+"""Where packs run: a few calls, whatever is behind them.
+
+An executor holds no truth. A pack is over when its trials have result files; if the driver dies,
 the next one reads those files and plans again.
 """
 

@@ -1,6 +1,6 @@
-"""Synthetic races with a known answer: a fake trainer for the planners, instant and exactly
-repeatable.
- Losses are quadratic in the logarithm of each hyper-parameter around an optimum that drifts with
+"""Synthetic races with a known answer: an instant, repeatable fake trainer.
+
+Losses are quadratic in the logarithm of each hyper-parameter around an optimum that drifts with
 size and ratio as a power law, plus interactions, plus Gaussian noise that is a pure function of the
 trial. A learning rate too far above its optimum diverges.
 """
@@ -32,7 +32,8 @@ class Landscape:
     curvature: Mapping[str, float]
     drift: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     interaction: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    noise: float = 1e-3
+    noise: float = 1e-3  # of each run by itself
+    seed_noise: float = 0.0  # of a seed, the same for all points of a cell
     cliff: float = 3.0  # octaves of learning rate above the optimum that diverge
     reference: float = 1.0  # N at which `optimum` holds
     draw: int = 0
@@ -57,10 +58,12 @@ class Landscape:
         loss = self.loss(trial.cell, dict(trial.point))
         if not math.isfinite(loss):
             return Outcome("diverged", math.inf)
-        return Outcome("finished", loss + self.noise * normal(self.draw, trial))
+        own = self.noise * normal(self.draw, trial)
+        shared = self.seed_noise * normal(self.draw, (trial.cell, trial.seed))
+        return Outcome("finished", loss + own + shared)
 
 
-def normal(draw: int, trial: Trial) -> float:
+def normal(draw: int, trial: Any) -> float:
     """A standard normal number that depends on nothing but its arguments."""
     digest = hashlib.blake2b(repr((draw, trial)).encode(), digest_size=8).digest()
     return float(special.ndtri((int.from_bytes(digest, "big") + 0.5) / 2**64))

@@ -1,5 +1,6 @@
 """How a tuned hyper-parameter moves with size N and Chinchilla ratio r.
- The study fits h = A N^B r^C + D with five or more free numbers to ten points from a start at A =
+
+The study fits h = A N^B r^C + D with five or more free numbers to ten points from a start at A =
 0, where B and C have no gradient. The default here is its three-parameter limb h = A N^B r^C,
 linear in logs, solved exactly; the published form is there to compare with. Neither is trusted
 further than its prediction is run (Phase III).

@@ -1,6 +1,4 @@
-"""Result files to a table and back. A trial is over when its folder holds a readable `result.json`;
-nothing else counts.
-"""
+"""Result files to a table and back. Only a readable `result.json` counts."""
 
 from __future__ import annotations
 

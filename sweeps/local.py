@@ -1,5 +1,6 @@
 """Packs on this machine: in this process, or in warm worker processes that may crash without harm.
- A worker imports JAX once and takes packs one after the other over its standard input. A crash, an
+
+A worker imports JAX once and takes packs one after the other over its standard input. A crash, an
 out-of-memory kill or a hang takes down one worker with one pack; the worker is replaced when the
 next pack needs it.
 """

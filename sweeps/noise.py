@@ -1,9 +1,11 @@
-"""How much a final loss moves when nothing that matters changes, and what that allows one to
-conclude.
- Three sources: the same point with other seeds; changes that cannot matter (an epsilon far below
-the gradient's scale) at the same seed; and a variance declared by the study, worth a declared
-number of degrees of freedom (the moderated variance of Smyth 2004). Null changes share data order
-and initialisation, so they bound the seed noise from below: the larger of the two estimates counts.
+"""How much a final loss moves when nothing that matters changes, and what that allows one to say.
+
+A run's loss is taken as point + seed + residual. The seed's share (initialisation, data order) is
+often the largest, but it is the same for all points, so points are compared on common seeds only
+and what counts is the residual. Three sources tell of it: points that were run with several common
+seeds (a two-way layout); changes that cannot matter (an epsilon far below the gradient's scale),
+which bound it from below; and what is known from elsewhere, as so many degrees of freedom (the
+moderated variance of Smyth 2004).
 """
 
 from __future__ import annotations
@@ -21,18 +23,16 @@ NULL_HYPERPARAMETERS = ("epsilon", "muon_epsilon", "scion_epsilon")
 
 
 class Noise(NamedTuple):
-    """Standard deviation of one run's final loss, in nats, and the degrees of freedom behind it."""
+    """Standard deviation of a run's residual, in nats, and the degrees of freedom behind it."""
 
     sd: float
     df: float
 
-    def margin(self, error_rate: float, n: int, m: int) -> float:
-        """How far two means of n and m runs must differ to be told apart, one-sided, at this error
-        rate.
-        """
+    def margin(self, error_rate: float, seeds: int) -> float:
+        """How far two points must differ on so many common seeds to be told apart, one-sided."""
         if self.df <= 0:
             return math.inf
-        return _t(error_rate, self.df) * self.sd * math.sqrt(1 / n + 1 / m)
+        return _t(error_rate, self.df) * self.sd * math.sqrt(2 / seeds)
 
 
 UNKNOWN = Noise(0.0, 0.0)
@@ -41,6 +41,31 @@ UNKNOWN = Noise(0.0, 0.0)
 @lru_cache(maxsize=4096)
 def _t(error_rate: float, df: float) -> float:
     return -float(special.stdtrit(df, error_rate))
+
+
+def layout_scatter(rows: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """(sum of squares, degrees of freedom) of what neither point nor seed explains.
+
+    Args:
+      rows: losses by point; the i-th entries of all rows share a seed, rows may end early. The
+        rectangle with the most degrees of freedom is used.
+    """
+    rows = sorted(rows, key=len, reverse=True)
+    sizes = [((count - 1) * (len(row) - 1), count) for count, row in enumerate(rows, 1)]
+    df, count = max(sizes, default=(0, 0))
+    if df <= 0:
+        return 0.0, 0
+    seeds = len(rows[count - 1])
+    table = [row[:seeds] for row in rows[:count]]
+    by_point = [math.fsum(row) / seeds for row in table]
+    by_seed = [math.fsum(column) / count for column in zip(*table, strict=True)]
+    middle = math.fsum(by_point) / count
+    residuals = (
+        loss - point - seed + middle
+        for row, point in zip(table, by_point, strict=True)
+        for loss, seed in zip(row, by_seed, strict=True)
+    )
+    return math.fsum(r * r for r in residuals), df
 
 
 def scatter(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
@@ -69,16 +94,17 @@ def null_groups(losses: Mapping[Point, float], below: float) -> list[list[float]
 
 
 def estimate(
-    seeds: Iterable[Sequence[float]],
+    layouts: Iterable[Iterable[Sequence[float]]],
     nulls: Iterable[Sequence[float]] = (),
     *,
-    prior_sd: float = 0.0,
-    prior_df: float = 0.0,
+    prior: Noise = UNKNOWN,
 ) -> Noise:
-    """The noise from repeats, null changes and the study's own declaration."""
-    square, df = scatter(seeds)
-    df += prior_df
-    variance = (square + prior_df * prior_sd**2) / df if df else 0.0
+    """The noise from two-way layouts, null changes and what was known before."""
+    square, df = prior.df * prior.sd**2, prior.df
+    for rows in layouts:
+        more, degrees = layout_scatter(rows)
+        square, df = square + more, df + degrees
+    variance = square / df if df else 0.0
     null_square, null_df = scatter(nulls)
     if null_df and null_square / null_df > variance:
         return Noise(math.sqrt(null_square / null_df), max(df, null_df))

@@ -1,6 +1,6 @@
-"""The three phases of the study as one pure function: `plan(race, results)` says what to train
-next.
- Phase I tunes every hyper-parameter in full. Phase II keeps what did not prove sensitive and
+"""The three phases of the study as one pure function of the finished results.
+
+Phase I tunes every hyper-parameter in full. Phase II keeps what did not prove sensitive and
 searches cut grids from the optimizer's smallest-ratio optimum of the same size. Phase III predicts
 settings by laws fitted to I and II. Cells of all optimizers that are ready go out together.
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from sweeps import effort, laws, noise
-from sweeps.descent import Pending, Problem, Rule, Settled, descend, opening
+from sweeps import effort, laws
+from sweeps.descent import Pending, Problem, Rule, Settled, descend, layout, opening
+from sweeps.noise import Noise, estimate
 from sweeps.trial import Cell, Outcome, Point, Race, Trial, finite
 
 ALWAYS_MOVE = ("learning_rate", "batch_size")  # swept in Phase II whether or not found sensitive
@@ -75,22 +76,20 @@ def plan(race: Race, results: Mapping[Trial, Outcome]) -> Plan:
 
 def calibrate(
     problems: Sequence[Problem], results: Mapping[Trial, Outcome]
-) -> dict[Cell, list[float]] | None:
-    """The losses of each cell's repeated start, by the noise rule; None while any is missing."""
+) -> dict[Cell, list[list[float]]] | None:
+    """Each cell's calibration by point and seed, by the noise rule; None while any is missing."""
     if not problems or problems[0].rule.mode != "noise":
         return {}
-    runs = {this.cell: [results.get(t) for t in this.calibration] for this in problems}
-    if any(outcome is None for group in runs.values() for outcome in group):
-        return None
-    return {cell: [r.loss for r in group if finite(r.loss)] for cell, group in runs.items()}
+    layouts = {this.cell: layout(this, results) for this in problems}
+    return None if None in layouts.values() else layouts
 
 
-def prior(known: Mapping[Cell, list[float]], cell: Cell | None = None) -> noise.Noise | None:
-    """One optimizer's noise from its other cells' repeated starts (`cell` counts its own itself).
+def prior(known: Mapping[Cell, list[list[float]]], cell: Cell | None = None) -> Noise | None:
+    """One optimizer's noise from its other cells' calibrations (`cell` counts its own itself).
 
     It is worth PRIOR_DF degrees of freedom at most, so that a noisier or quieter cell can say so.
     """
-    found = noise.estimate([losses for other, losses in known.items() if other != cell])
+    found = estimate([rows for other, rows in known.items() if other != cell])
     return found._replace(df=min(found.df, PRIOR_DF)) if found.df else None
 
 
@@ -140,6 +139,7 @@ def problem(race: Race, cell: Cell) -> Problem:
         bounds=bounds,
         refusal=partial(race.refusal, cell),
         rule=rule,
+        calibrate=rule.mode == "noise" and race.cells.get(cell, "I") == "I",
         seed=race.study["seeds"][0],
         fresh_seeds=tuple(race.study["seeds"][1:]),
     )
@@ -167,16 +167,20 @@ def near_best(cell: Settled, share: int = 1) -> list[tuple]:
     losses = {p: loss for p, loss in cell.losses.items() if finite(loss)}
     if not losses:
         return []
-    rule, best = cell.problem.rule, min(losses, key=losses.__getitem__)
+    rule = cell.problem.rule
     if rule.mode == "published":
+        best = min(losses, key=losses.__getitem__)
         return [p for p, loss in losses.items() if loss <= losses[best] + rule.near_best]
+    centre = cell.centre if finite(cell.losses.get(cell.centre, math.inf)) else None
+    centre = centre or min(losses, key=losses.__getitem__)
+    best = max(losses, key=lambda point: cell.gain(point, centre))
     error_rate = rule.error_rate / (share * max(1, len(losses) - 1))
-    return [
-        p
-        for p, loss in losses.items()
-        if loss - losses[best]
-        <= cell.noise.margin(error_rate, len(cell.runs[p]), len(cell.runs[best]))
-    ]
+
+    def worse(point: Point) -> bool:
+        behind, seeds = cell.gain(best, point)
+        return behind > cell.noise.margin(error_rate, seeds)
+
+    return [point for point in losses if not worse(point)]
 
 
 def second(
@@ -255,7 +259,8 @@ def upper_bound(race: Race) -> dict[Cell, int]:
     fresh seeds.
     """
     rule, fresh = Rule(**race.study["rule"]), len(race.study["seeds"]) - 1
-    looks = rule.looks[-1] - 1 if rule.mode == "noise" else 0
+    noisy = rule.mode == "noise"
+    looks = rule.looks[-1] - 1 if noisy else 0
     bound = {}
     for cell, phase in race.cells.items():
         entry: dict[str, Any] = race.study["optimizers"][cell.optimizer]
@@ -266,9 +271,10 @@ def upper_bound(race: Race) -> dict[Cell, int]:
             grids = {}
         extend = phase in rule.extend
         star = sum(len(g) - 1 + (n in entry.get("bounds", {}) and extend) for n, g in grids.items())
-        per_round = star + looks * (1 + rule.contenders) if star else 0
+        repeats = looks * (1 + rule.contenders) if star else 0
         rounds = 1 + (rule.max_moves if star else 0)
-        bound[cell] = 1 + looks + rounds * per_round + fresh
+        calibration = 3 * (rule.calibration - 1) if noisy and phase == "I" else 0
+        bound[cell] = 1 + calibration + rounds * (star + repeats) + fresh
     if rule.equal_effort:
         most = {cell[1:]: max(bound[c] for c in bound if c[1:] == cell[1:]) for cell in bound}
         return {cell: most[cell[1:]] for cell in bound}

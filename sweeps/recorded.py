@@ -1,5 +1,6 @@
 """The study's own runs (arXiv 2509.02046) as a fake trainer: 2,141 recorded losses in 150 cells.
- Read from `analysis/published/`. What was never recorded answers "unrecorded": the search passes it
+
+Read from `analysis/published/`. What was never recorded answers "unrecorded": the search passes it
 by and the certificate lists it as missing.
 """
 

@@ -1,8 +1,7 @@
-"""The planners against trainers that answer at once: the study's recorded runs, and synthetic
-landscapes.
+"""The planners against trainers that answer at once: recorded runs, synthetic landscapes.
 
-    python -m sweeps.replay recorded      # 150 cells of arXiv 2509.02046
-    python -m sweeps.replay landscapes    # false alarms, power, effort on races with a known answer
+python -m sweeps.replay recorded      # 150 cells of arXiv 2509.02046
+python -m sweeps.replay landscapes    # false alarms, power, effort on races with a known answer
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 from sweeps import recorded as records
 from sweeps import study
-from sweeps.descent import Rule, descend, mean
+from sweeps.descent import Rule, descend
 from sweeps.landscape import Landscape
 from sweeps.phases import Plan, moving, plan
 from sweeps.trial import Cell, Outcome, Race, Trial
@@ -38,7 +37,7 @@ def recorded_cells(recorded: records.Recorded, rule: Rule) -> dict[Cell, tuple[f
     gaps = {}
     for cell, record in recorded.cells.items():
         settled = descend(recorded.problem(cell, rule), recorded)
-        centre, best = (mean(settled.runs[point]) for point in (settled.centre, settled.best))
+        centre, best = (settled.losses[point] for point in (settled.centre, settled.best))
         gaps[cell] = (centre - record.best, best - record.best)
     return gaps
 
@@ -95,8 +94,12 @@ def synthetic(rule: Mapping[str, Any], *, start: Mapping[str, Any] = OPTIMUM) ->
 
 
 def landscape(race: Race, *, draw: int, noise: float = 1e-3, **others: Any) -> Landscape:
-    """The study-like landscape of `synthetic`; `others` replace its fields."""
-    fields = {"optimum": OPTIMUM, "curvature": CURVATURE, "reference": race.params("a"), **others}
+    """The study-like landscape of `synthetic`; `others` replace its fields.
+
+    Seeds matter 20 times as much as anything else, as on the CPU ladder (docs/LOG.md).
+    """
+    fields = {"optimum": OPTIMUM, "curvature": CURVATURE, "reference": race.params("a")}
+    fields |= {"seed_noise": 20 * noise, **others}
     return Landscape(params=race.params, noise=noise, draw=draw, **fields)
 
 

@@ -1,7 +1,9 @@
 """A study at a glance, from its files alone: while it runs, after it died, from another machine.
 
-python -m sweeps.status runs/nano
-python -m sweeps.status runs/nano --watch
+    python -m sweeps.status runs/nano
+    python -m sweeps.status runs/nano --watch
+
+Counts come from the trials' result files, the rest from the driver's last snapshot.
 """
 
 from __future__ import annotations

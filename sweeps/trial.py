@@ -1,5 +1,6 @@
 """What a race is made of: cells, points, trials; and the run config that each trial stands for.
- A *cell* is one optimizer at one size and ratio, a *point* one setting of its hyper-parameters, a
+
+A *cell* is one optimizer at one size and ratio, a *point* one setting of its hyper-parameters, a
 *trial* a point with a seed. Planners handle these tuples only; the config and its hash appear when
 a trial meets the disk.
 """

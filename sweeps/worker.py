@@ -1,7 +1,8 @@
-"""The other end of `sweeps.local.Workers`: takes packs as lines of JSON, answers each with one
-line.
+"""The other end of `sweeps.local.Workers`: packs come and reports go as lines of JSON.
 
-python -m sweeps.worker TRAINER THREADS SLOT
+    python -m sweeps.worker TRAINER THREADS SLOT
+
+It is started by whoever has the packs, and ends with it.
 """
 
 from __future__ import annotations

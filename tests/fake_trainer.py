@@ -1,5 +1,6 @@
 """A trainer that takes no time: losses from a formula, result files like the real ones.
- BESTIARY_FAKE holds JSON: {"sleep": seconds per trial, "crash" | "hang" | "raise" | "disk": a
+
+BESTIARY_FAKE holds JSON: {"sleep": seconds per trial, "crash" | "hang" | "raise" | "disk": a
 learning rate at which that happens instead}. Every result is also noted in the workdir's `trained`
 file, so that tests can count trainings.
 """

@@ -1,6 +1,4 @@
-"""Phases I to III: what is sensitive, what Phase II cuts, what Phase III predicts; and the recorded
-study replayed.
-"""
+"""Phases I to III on landscapes with a known answer and on the recorded study."""
 
 import math
 
