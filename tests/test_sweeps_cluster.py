@@ -52,12 +52,12 @@ def test_the_table_is_that_of_one_machine(rig, undisturbed, tmp_path):
 
 
 def test_packs_outlive_their_driver_and_the_next_takes_them_over(rig, undisturbed, tmp_path):
-    child = rig.drive(tmp_path, sleep=1.0)
-    until(lambda: len(trained(tmp_path)) >= 2)
+    child = rig.drive(tmp_path, sleep=4.0)
+    until(lambda: len(trained(tmp_path)) >= 1)
     child.send_signal(signal.SIGKILL)
     child.communicate()
     before = len(trained(tmp_path))
-    until(lambda: len(trained(tmp_path)) >= before + 2)  # they go on without a driver
+    until(lambda: len(trained(tmp_path)) > before)  # they go on without a driver
     output = finish(rig.drive(tmp_path))
     assert "is running already" in output
     assert once(tmp_path)
