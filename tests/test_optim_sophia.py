@@ -97,6 +97,16 @@ def test_probes_depend_on_seed_step_and_path_only():
     assert not np.array_equal(z["b"], gaussian_like(tree, probe_key(1), 5)["b"])
 
 
+def test_probes_of_every_size(monkeypatch):
+    """Small leaves in chunks, large ones by themselves, empty ones; all of unit variance."""
+    monkeypatch.setattr("optim.probes.SMALL", 5000)
+    shapes = {"large": (60, 100), "chunks": (3000,), "scalar": (), "empty": (0, 4)}
+    z = gaussian_like({k: jnp.zeros(s) for k, s in shapes.items()}, probe_key(0), 3)
+    assert {k: x.shape for k, x in z.items()} == shapes
+    assert all(abs(z[k].std() - 1) < 0.05 for k in ("large", "chunks"))
+    assert abs(np.corrcoef(z["chunks"][:1024], z["chunks"][1024:2048])[0, 1]) < 0.1
+
+
 def test_vmap_in_lockstep_estimates_only_when_due():
     """The estimates of a packed run are a branch, and its numbers those of the runs alone."""
     w = {"w": jnp.array([1.0, -2.0])}
