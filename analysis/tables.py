@@ -71,7 +71,7 @@ def _edges(study: Study, row: dict, certificate) -> str:
 
 
 def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
-    """The seed that competes in a cell: that of the certified centre, else the most frequent one."""
+    """The seed that competes: that of the certified centre, else the most frequent one."""
     certificate = study.certificates.get(cell)
     if certificate is not None:
         centre = runs.loc[runs["hash"] == certificate["centre_hash"], "seed"]

@@ -5,6 +5,7 @@ import html.parser
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ import synthetic_study
 from analysis import findings, races, records, report, verdicts
 
 SMALL = {"optimizers": ["adamw", "muon"], "sizes": ["tiny"], "ratios": [1], "seeds": 2}
+
+EXAMPLE = Path(__file__).parent.parent / "docs" / "report"
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +294,14 @@ def test_the_recorded_study_and_a_comparison_with_it(tmp_path, capsys):
     assert row["value"].item() == pytest.approx(1.382, abs=2e-3)
     assert {"robust_cell", "robust_joint"} <= set(numbers["procedure"])
     read(tmp_path / "published" / "index.html")
+    # the committed example: python -m analysis.report published --small --out=docs/report
+    fresh, committed = (
+        pd.read_csv(folder / "table.csv")[
+            ["published", "robust", "joint", "joint_low", "joint_high"]
+        ]
+        for folder in (tmp_path / "published", EXAMPLE)
+    )
+    np.testing.assert_allclose(fresh, committed, atol=2e-3)
 
     workdir = synthetic_study.write(tmp_path / "mine", optimizers=["adamw", "muon", "zephyr"])
     assert report.main([str(workdir), "--against=published"]) == 0
