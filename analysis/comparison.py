@@ -42,8 +42,8 @@ def speed(f: Findings, show) -> str:
             " carries the noise of every run, and gives a lower bound instead of extrapolating."
             " The 'joint model' lets all optimizers share one curve per size, with log speed-up"
             " linear in log size and log budget. Both use fair losses: the best loss with the"
-            " luck of being the best taken out, averaged with the winner's repeats. Step time is not"
-            " in a speed-up; see Cost."
+            " luck of being the best taken out, averaged with the winner's repeats. Step time is"
+            " not in a speed-up; see Cost."
         )
         + show(
             "speedup_against_ratio",
