@@ -7,6 +7,8 @@ rows and "outputs" for the columns. A side that is missing is not rotated.
 import jax
 import jax.numpy as jnp
 
+from optim import lapack
+
 SIDES = ("inputs", "outputs")
 
 
@@ -38,7 +40,7 @@ def decompose(factors, last, shift):
     eye = jnp.eye(size, dtype=factors.dtype)[None]
 
     def eigh(shifts):
-        values, vectors = jnp.linalg.eigh(factors + shifts * eye)
+        values, vectors = lapack.eigh(factors + shifts * eye)
         return settle(values[:, ::-1], vectors[:, :, ::-1])
 
     def again(first):
@@ -62,7 +64,7 @@ def settle(values, vectors):
     inside = vectors.mT @ (ramp[None, :, None] * vectors)
     inside = jnp.where(null[:, :, None] & null[:, None, :], inside, 0)
     outside = jnp.where(null, 0, 3 * size - ramp[None])  # larger, and in their order
-    turn = jnp.linalg.eigh(inside + outside[:, :, None] * jnp.eye(size, dtype=values.dtype)[None])
+    turn = lapack.eigh(inside + outside[:, :, None] * jnp.eye(size, dtype=values.dtype)[None])
     return jnp.where(null[:, None, :], vectors @ turn[1][:, :, ::-1], vectors)
 
 
@@ -85,7 +87,7 @@ def power_step(factors, bases):
         is_null(values)[:, None], bases * jnp.finfo(bases.dtype).tiny ** 0.5, product
     )
     order = jnp.argsort(-values, axis=1, stable=True)
-    new = jnp.linalg.qr(jnp.take_along_axis(product, order[:, None, :], axis=2))[0]
+    new = lapack.qr(jnp.take_along_axis(product, order[:, None, :], axis=2))
     finite = is_finite(new)
     return jnp.where(finite, new, bases), jnp.where(finite[:, :, 0], order, unchanged(bases))
 

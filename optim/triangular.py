@@ -7,7 +7,8 @@ has outputs only.
 
 import jax
 import jax.numpy as jnp
-from jax.lax.linalg import triangular_solve
+
+from optim import lapack
 
 SIDES = ("inputs", "outputs")
 
@@ -37,7 +38,7 @@ def solve_transposed(x, factors):
         def solve(x, q=q):
             if is_diagonal(q):
                 return x / q[:, :, None]
-            return triangular_solve(q, x, left_side=True, lower=False, transpose_a=True)
+            return lapack.solve_transposed(q, x)
 
         x = on_rows(side, solve, x)
     return x
