@@ -101,7 +101,8 @@ def minimise(
         h = hessian[active][:, free][:, :, free] / root[:, :, None] / root[:, None, :]
         eye = np.eye(h.shape[1])
         newton = np.linalg.solve(h + 1e-13 * eye, (g / root)[..., None])[..., 0]
-        gain = np.abs((newton * g / root).sum(1)) / 2
+        with np.errstate(over="ignore"):  # an infinite gain is one that is not done yet
+            gain = np.abs((newton * g / root).sum(1)) / 2
         done = (gain <= tolerance * objective[active]) | (objective[active] <= rounding[active])
         converged[active[done]] = True
         keep = ~done & (damping[active] < 1e14)
