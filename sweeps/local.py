@@ -7,6 +7,7 @@ next pack needs it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import json
@@ -150,6 +151,7 @@ class _Worker:
             line, self.output = self.output.split(b"\n", 1)
             return Report(**json.loads(line))
         if (code := self.process.poll()) is not None:
+            self.kill()
             return Report(_exit_cause(code), _exit_reason(code))
         if time.monotonic() > self.deadline:
             self.kill()
@@ -160,9 +162,11 @@ class _Worker:
         return self.process.poll() is None
 
     def kill(self) -> None:
+        """Ends the process, if it has not ended by itself, and lets go of its pipes."""
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
 
 

@@ -45,6 +45,11 @@ def process(workdir, *extra, study=STUDY, **fake):
     )
 
 
+def kill(child):
+    child.send_signal(signal.SIGKILL)
+    child.communicate()  # reaps it and closes its pipe
+
+
 def trained(workdir):
     path = workdir / "trained"
     return path.read_text().split() if path.exists() else []
@@ -119,8 +124,7 @@ def test_killed_at_any_point_it_ends_in_the_same_table(undisturbed, tmp_path, wo
         while len(trained(tmp_path)) < part * total:
             time.sleep(0.01)
         time.sleep(0.1 * rng.random())
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        kill(child)
         assert len(trained(tmp_path)) < total
     child = process(tmp_path, f"--workers={workers}")
     output, _ = child.communicate(timeout=120)

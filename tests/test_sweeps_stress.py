@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from test_sweeps_run import STUDY, process, run, table, trained
+from test_sweeps_run import STUDY, kill, process, run, table, trained
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +37,9 @@ def test_no_trial_is_lost_or_trained_twice(tmp_path):
                 killed["worker"] += 1
         if driver.poll() is not None:
             break
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
+        kill(driver)
         killed["driver"] += 1
-    output = driver.stdout.read()
+    output, _ = driver.communicate()
     assert driver.returncode == 0, output
     assert killed["driver"] >= 2 and killed["worker"] >= 4, killed
     results = trained(disturbed)
