@@ -7,7 +7,6 @@ or not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import optax
 from jax import Array
 
 import optim
+from lm import divergence
 from lm import loss as loss_lib
 from lm import model as model_lib
 from optim.matrices import path_name
@@ -66,10 +66,7 @@ def build(config: Mapping) -> Run:
     known = optim.catalogue.get(given["name"])
     options = {k: v for k, v in given.items() if k in known.options}
     chunks, accumulate = config["program"]["loss_chunks"], config["program"]["accumulate"]
-    # The study's rule is 6 nats after 2,000 steps. A small vocabulary starts below 6: there the
-    # ceiling is a nat above a uniform guess, and short runs are judged from 40 % on.
-    guess = math.log(config["model"]["vocab_size"])
-    ceiling = 6.0 if guess > 6.0 else guess + 1.0
+    ceiling = divergence.ceiling(config["model"]["vocab_size"])
 
     def transformation(hparams):
         return optim.build(
@@ -112,8 +109,7 @@ def build(config: Mapping) -> Run:
             grads, state.optimizer, state.params, value=nats, grad_fn=grad_fn
         )
         step = state.step + 1
-        patience = jnp.minimum(2000.0, 0.4 * hparams["steps"])
-        bad = ~jnp.isfinite(nats) | ((step >= patience) & (nats >= ceiling))
+        bad = divergence.diverged(nats, step, hparams["steps"], ceiling)
         first = jnp.where(bad & (state.diverged_at < 0), step, state.diverged_at)
         new = State(optax.apply_updates(state.params, updates), optimizer, step, first)
         return new, Metrics(nats, optax.tree.norm(grads))

@@ -6,10 +6,12 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
-from lm import records, train
+from analysis import published
+from lm import divergence, records, train
 from lm.config import ConfigError, config_hash, what
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +58,28 @@ def test_curve_has_training_and_validation_lines(runs):
     assert validation[-1]["validation_loss"] == results[1]["loss"]
     assert set(training[0]) >= {"step", "tokens", "learning_rate", "grad_norm", "param_norm"}
     assert validation[0]["tokens"] == 20 * 2 * 16
+
+
+def test_the_divergence_rule_ends_no_recorded_run_that_went_on():
+    curves = published.curves()
+    limit = divergence.ceiling(128_256)
+    ended = []
+    for name, curve in curves.groupby(["optimizer", "model_size", "chinchilla_ratio"]):
+        loss, step = curve["loss"].to_numpy(), curve["step"].to_numpy()
+        if bool(divergence.diverged(loss, step, float(step.max()), limit).any()):
+            ended.append(name)
+    # One of the two recorded SOAP runs of this cell did diverge: it ends at 5.44.
+    assert len(curves) > 4000 and ended == [("soap", "300m", 1)]
+
+
+def test_divergence_waits_for_its_patience_but_not_for_nan():
+    def bad(loss, step, steps=100):
+        return bool(divergence.diverged(np.float32(loss), step, steps, divergence.ceiling(257)))
+
+    assert bad(np.nan, 1) and bad(np.inf, 1)
+    assert not bad(50.0, 39) and bad(50.0, 40)
+    assert not bad(6.5, 99) and bad(6.6, 99)
+    assert not bad(50.0, 1999, 100_000) and bad(50.0, 2000, 100_000)
 
 
 def test_loss_falls_on_real_text(tmp_path):

@@ -1,0 +1,28 @@
+"""When a run has diverged: the only early stop there is."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def ceiling(vocab_size: int) -> float:
+    """The loss, in nats per token, that a run past its patience may not reach.
+
+    6 in the study (arXiv 2509.02046), half of what its vocabulary of 128,256 starts from. A small
+    vocabulary starts below 6: there it is a nat above a uniform guess.
+    """
+    guess = math.log(vocab_size)
+    return 6.0 if guess > 6.0 else guess + 1.0
+
+
+def diverged(loss: Array, step: Array, steps: Array, ceiling: float) -> Array:
+    """Whether a training loss at update `step` of `steps` says that the run has diverged.
+
+    Not finite, at any step; or at the ceiling, past the study's patience of 2,000 steps or 40 % of
+    a shorter run.
+    """
+    patience = jnp.minimum(2000.0, 0.4 * steps)
+    return ~jnp.isfinite(loss) | ((step >= patience) & (loss >= ceiling))
