@@ -1,9 +1,9 @@
 """How a tuned hyper-parameter moves with size N and Chinchilla ratio r.
 
 The study fits h = A N^B r^C + D with five or more free numbers to ten points from a start at A =
-0, where B and C have no gradient. The default here is its three-parameter limb h = A N^B r^C,
-linear in logs, solved exactly; the published form is there to compare with. Neither is trusted
-further than its prediction is run (Phase III).
+0, where B and C have no gradient (`analysis.transfer` has that form, exactly as published). Here
+it is the three-parameter limb h = A N^B r^C, linear in logs, solved exactly, and trusted no further
+than its prediction is run (Phase III).
 """
 
 from __future__ import annotations
