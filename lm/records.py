@@ -5,6 +5,7 @@ atomically.
 from __future__ import annotations
 
 import datetime
+import errno
 import functools
 import importlib.metadata
 import json
@@ -87,7 +88,9 @@ def write_json(path: Path, value) -> None:
         os.replace(scratch, path)
     except OSError as error:
         scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        words = f"no space left on the device for {path}" if full else error.strerror
+        raise OSError(error.errno, words, str(path)) from None
 
 
 def _finite(value):

@@ -124,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = "" if str(error.filename) in error.strerror else f"{error.filename}: "
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(stopped)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lm.records import write_json
 from sweeps.trial import Outcome, Race, Trial
 
 STATUSES = ("finished", "diverged", "failed")
@@ -105,24 +104,3 @@ def record_failure(path: Path, config: Mapping, reason: str) -> None:
         "total_params optimizer_bytes flops seconds compile_seconds"
     )
     write_json(path / "result.json", result | dict.fromkeys(keys.split()))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomic and durable: the file holds the old text or the new, never half of one.
-
-    Raises:
-      OSError: with the path and what to do, when the device is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w") as file:
-            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, f"no space left on the device for {path}") from None
-        raise
