@@ -41,7 +41,8 @@ def check(name, hparams, preset, rows, dtype, **options):
     replay.check(replay.run(tx, GRADS, PARAMS, dtype), rows, PARAMS, dtype)
 
 
-both = pytest.mark.parametrize("dtype", ["float32", "float64"])
+slow = pytest.mark.slow
+both = pytest.mark.parametrize("dtype", [pytest.param("float32", marks=slow), "float64"])
 
 
 @both
@@ -82,6 +83,7 @@ def test_muon_authors(dtype):
     check("muon", MUON, "authors", muon_authors(), dtype, ns_dtype=None)
 
 
+@slow
 def test_muon_authors_in_bfloat16_stays_near():
     ours = replay.run(optim.build("muon", MUON, preset="authors"), GRADS, PARAMS, "float32")
     for name in filter(is_matrix, PARAMS):
@@ -121,6 +123,7 @@ def test_scion_study(dtype):
     check("scion", hparams, "study", [replay.from_study(x) for x in rows], dtype)
 
 
+@slow
 def test_a_wrong_variant_is_noticed():
     """The paper's text says K = 5, the code that ran 10: the replay tells them apart."""
     params, grads = replay.to_study(PARAMS), [replay.to_study(g) for g in GRADS]

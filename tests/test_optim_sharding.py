@@ -51,7 +51,9 @@ def flops(compiled):
     return compiled.cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "axes", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)]
+)
 def test_muon_on_a_mesh(axes):
     tx, step = stepper("muon")
     state = tx.init(PARAMS)
