@@ -1,8 +1,8 @@
 """AdamW, NAdamW, Lion, Muon and Scion, clipping and schedules in float64 NumPy, from their sources.
 
 `authors` rules are those of the PyTorch code named, on one (out, in) tensor a layer; `study` rules
-those of levanter at e7262219 with optax, on leaves (layers, out axes, in axes) with one matrix a layer.
-Each yields the parameters after every step.
+those of levanter at e7262219 with optax, on leaves (layers, out axes, in axes) with one matrix a
+layer. Each yields the parameters after every step.
 """
 
 import math
