@@ -22,7 +22,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweeps.executor import Report
-from sweeps.resources import Need
+from sweeps.resources import RANK, Need
 from sweeps.seat import Seat
 
 ANSWER = 60.0  # seconds a living seat may take to answer a new driver
@@ -77,7 +77,10 @@ class Gang:
                 strategy="STRICT_SPREAD",
                 lifetime="detached",
                 name=f"{namespace()}/{name}",
-                bundle_label_selector=[dict(labels)] * need.hosts,
+                bundle_label_selector=[
+                    {**labels, **({RANK: str(i)} if need.topology else {})}
+                    for i in range(need.hosts)
+                ],
             )
         return cls(
             name,
@@ -128,8 +131,10 @@ class Gang:
         self.ended = self.ended or time.monotonic()
         if len(self.reports) < len(self.seats):
             # One death takes the others down; the first to be heard of need not be the cause.
+            # When all is well the first seat, which writes, may take its time.
             good = all(report.cause is None for report in self.reports.values())
-            if time.monotonic() - self.ended < (ANSWER if good else SETTLE):
+            patience = SETTLE if not good else ANSWER if 0 in self.reports else float("inf")
+            if time.monotonic() - self.ended < patience:
                 return None
             self.whole = False
         worst = min(self.reports.values(), key=lambda report: WORST.index(report.cause))

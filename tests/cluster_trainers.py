@@ -1,9 +1,13 @@
 """Fake trainers that look at where they run."""
 
+import json
 import os
+import time
 from pathlib import Path
 
 import fake_trainer
+
+NAMES = ("PROCESS_ID", "NUM_PROCESSES", "COORDINATOR_ADDRESS")
 
 
 def picky(configs, folders, *, log=print):
@@ -17,10 +21,16 @@ def picky(configs, folders, *, log=print):
 
 
 def gang(configs, folders, *, log=print):
-    """What a gang's processes were told; only the first writes results."""
-    names = ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS")
-    words = [os.environ[name] for name in names] + [os.environ.get("TEST_NODE", "")]
-    with open(Path(folders[0]).parents[1] / "gang", "a") as journal:
-        journal.write(" ".join([Path(folders[0]).name, *words]) + "\n")
-    if os.environ["JAX_PROCESS_ID"] == "0":
+    """Notes what a gang's processes were told. The first needs the others' part, then writes."""
+    rank, count, address = (os.environ[f"JAX_{name}"] for name in NAMES)
+    root = Path(folders[0]).parents[1]
+    with open(root / "gang", "a") as journal:
+        journal.write(f"{Path(folders[0]).name} {rank} {count} {address}\n")
+    part = root / f"part-{Path(folders[0]).name}-{address}"
+    if rank == "0":
+        while not part.exists():  # for ever, as a collective without its peer
+            time.sleep(0.02)
         fake_trainer.train_pack(configs, folders, log=log)
+    else:
+        time.sleep(json.loads(os.environ["BESTIARY_FAKE"]).get("sleep", 0))
+        part.touch()

@@ -7,6 +7,7 @@ import signal
 import pytest
 from cluster_rig import STUDY, Rig, table, trained, until, workers
 
+from sweeps import resources
 from sweeps import run as run_lib
 
 pytest.importorskip("ray")
@@ -115,14 +116,43 @@ def test_a_node_on_which_everything_dies_gets_no_more_packs(rig, undisturbed, tm
     assert table(tmp_path) == table(undisturbed)
 
 
-def test_a_gang_has_one_process_on_each_host(rig, undisturbed, tmp_path):
-    child = rig.drive(tmp_path, "--resources=CPU=1,hosts=2", trainer="cluster_trainers:gang")
-    finish(child)
+def told(workdir):
+    """What each gang process was told: by trial, lists of (rank, count, coordinator)."""
     packs = {}
-    for line in (tmp_path / "gang").read_text().splitlines():
-        name, rank, count, address, _ = (line + " ").split(" ", 4)
-        packs.setdefault(name, []).append((rank, count, address))
-    for told in packs.values():
-        assert sorted(rank for rank, _, _ in told) == ["0", "1"]
-        assert len({(count, address) for _, count, address in told}) == 1
+    for line in (workdir / "gang").read_text().splitlines():
+        name, *words = line.split()
+        packs.setdefault(name, []).append(tuple(words))
+    return packs
+
+
+def test_a_gang_has_one_process_on_each_host(rig, undisturbed, tmp_path):
+    finish(rig.drive(tmp_path, "--resources=CPU=1,hosts=2", trainer="cluster_trainers:gang"))
+    for words in told(tmp_path).values():
+        assert sorted(rank for rank, _, _ in words) == ["0", "1"]
+        assert len({(count, address) for _, count, address in words}) == 1
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_a_slice_that_loses_a_host_starts_its_run_again_once(rig, undisturbed, tmp_path):
+    text = "slice=v4-2x2x2"
+    need = resources.parse(text)
+
+    def host(rank):
+        labels = {**need.labels, resources.SLICE: "s", resources.RANK: str(rank)}
+        rig.nodes.append(rig.add(num_cpus=1, resources={"TPU": 4}, labels=labels))
+        return rig.nodes[-1]
+
+    hosts = [host(0), host(1)]
+    words = {"trainer": "cluster_trainers:gang", "sleep": 0.5}
+    child = rig.drive(tmp_path, f"--resources={text}", **words)
+    until(lambda: len(trained(tmp_path)) >= 3)
+    rig.kill(hosts[1])  # while it trains: the others' part of a trial takes most of its time
+    hosts[1] = host(1)
+    output = finish(child)
+    for node in hosts:
+        rig.kill(node)
+    assert output.count("lost 1 trials (preempted)") == 1
+    gangs = [{address for _, _, address in words} for words in told(tmp_path).values()]
+    assert sorted(map(len, gangs))[-2:] == [1, 2] and len(set.union(*gangs)) == 2
+    assert once(tmp_path)
     assert table(tmp_path) == table(undisturbed)
