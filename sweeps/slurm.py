@@ -71,10 +71,10 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     race, _ = run_lib.resolve(arguments, overrides, say)
     workdir, named = arguments.workdir.resolve(), race.study
     with lock(workdir):
-        write_json(workdir / "study.json", named)
         found = run_lib.load(workdir, race, arguments.retry_failed, say)
         if reason := run_lib.over_budget(race, found.outcomes, arguments.device):
             raise Refused(reason)
+        write_json(workdir / "study.json", named)
         state = plan(race, found.outcomes)
         if not state.pending:
             driver = Driver(race, workdir, Inline(), found, log=say)  # trains nothing, certifies
