@@ -7,7 +7,7 @@ BIN     := .venv/bin
 RUN      ?= 130m,1x,muon
 TOPOLOGY ?= v5e:16x16
 
-.PHONY: study test fast lint lock clean help coverage preflight
+.PHONY: study test fast lint lock clean help coverage preflight stress
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -32,6 +32,9 @@ fast: .venv/ready  ## the tests to run while working (under 3 minutes)
 
 coverage: .venv/ready  ## do nominal 95 % intervals cover? a thousand synthetic studies, an hour
 	$(BIN)/python -m analysis.coverage --studies=1000 --out=docs/coverage.csv
+
+stress: .venv/ready  ## kill workers, drivers and nodes at random over hundreds of trials; minutes
+	$(BIN)/python -m pytest -s -m "slow or not slow" tests/test_sweeps_stress.py tests/stress_sweeps.py
 
 # An environment of its own: an installed libtpu changes how JAX starts.
 .venv-tpu/ready: requirements.lock pyproject.toml
