@@ -49,7 +49,8 @@ def shared(fn: Callable[[Any], Any], batch):
 def beside(state, params):
     """A fresh optimizer state, with every array that belongs to a parameter placed like it.
 
-    An array belongs to a parameter if its path ends with the parameter's and their shapes agree.
+    An array belongs to a parameter if its path ends with the parameter's and their shapes agree,
+    but for axes of length 1 where the state has one entry for many.
     The zeros of a new state depend on nothing, so a compiler would replicate them; here they are
     made to depend on the parameter, at no change in value. Later states follow from gradients and
     state.
@@ -61,9 +62,12 @@ def beside(state, params):
 
     def place(path, x):
         for param_path, p in leaves:
-            ends_alike = path[len(path) - len(param_path) :] == param_path
-            if x.ndim and ends_alike and x.shape == p.shape:
-                return x + (0 * jnp.where(jnp.isfinite(p), p, 0)).astype(x.dtype)
+            if not x.ndim or path[len(path) - len(param_path) :] != param_path:
+                continue
+            if x.ndim == p.ndim and all(n in (1, m) for n, m in zip(x.shape, p.shape, strict=True)):
+                joined = tuple(i for i in range(x.ndim) if x.shape[i] != p.shape[i])
+                zero = 0 * jnp.where(jnp.isfinite(p), p, 0)
+                return x + jnp.sum(zero, axis=joined, keepdims=True).astype(x.dtype)
         return x
 
     return jax.tree.map_with_path(place, state)
