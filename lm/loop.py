@@ -67,6 +67,23 @@ class Loop:
         self.trackers = trackers(self.configs[0], self.folders[0], self.program.host)
         self.optimizer_bytes = self.program.optimizer_bytes(state)
         self.progress = Progress(self.program, self.configs, step, self.log)
+        try:
+            self.train(step, state)
+        except BaseException:
+            self.close(delete=False)  # a stop waits for its checkpoint here
+            raise
+        self.close(delete=self.configs[0]["checkpoint"]["delete_when_finished"])
+        return self.results
+
+    def close(self, *, delete: bool) -> None:
+        """Ends curves, trackers and saving; removes the checkpoints when asked."""
+        for recorder in self.recorders:
+            recorder.close()
+        self.trackers.close()
+        self.checkpoints.close(delete=delete)
+
+    def train(self, step: int, state) -> None:
+        """Calls the program from `step` to the end, or until all members have diverged."""
         pending = None
         while step < self.steps and self.active.any():
             count = min(self.program.steps_per_call, self.next_event(step) - step)
@@ -86,13 +103,9 @@ class Loop:
             if (stop or save) and step < self.steps:
                 self.checkpoints.save(step, self.program.members(state), self.active)
             if stop and step < self.steps:
-                self.checkpoints.wait()
                 raise Stopped(f"stopped at step {step}/{self.steps}; the same command goes on")
         if pending is not None:
             self.receive(*pending)
-        self.checkpoints.close(delete=self.configs[0]["checkpoint"]["delete_when_finished"])
-        self.trackers.close()
-        return self.results
 
     def start(self) -> tuple[int, object]:
         """(step, state) of the newest checkpoint, or of a fresh start."""

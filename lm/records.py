@@ -44,11 +44,16 @@ class Recorder:
         clean = {k: _finite(v) for k, v in values.items()}
         self._curve.write(json.dumps(clean) + "\n")
 
+    def close(self) -> None:
+        """Ends the curve, for now or for good."""
+        if self._curve is not None:
+            self._curve.close()
+
     def finish(self, result: Mapping) -> dict:
         """Writes the result: the run is over."""
+        self.close()
         if self._curve is None:
             return dict(result)
-        self._curve.close()
         full = {
             "hash": config_hash(self.config),
             **{k: _finite(v) for k, v in result.items()},

@@ -24,11 +24,15 @@ class Termination:
     def __init__(self, log: Callable[[str], None] = print):
         self.requested = threading.Event()
         self.log, self.busy, self.grace = log, False, 25.0
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        self._pipe, wakeup = os.pipe()
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # not the default, which is to die
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        signal.sigwait({signal.SIGTERM})
+        while os.read(self._pipe, 1)[0] != signal.SIGTERM:
+            pass
         self.requested.set()
         if not self.busy:
             self.log("SIGTERM: nothing to save yet; run the same command to start again")
