@@ -147,7 +147,8 @@ def start(folder):
 @pytest.mark.slow
 def test_sigterm_saves_and_a_fresh_process_goes_on(tmp_path):
     whole = start(tmp_path / "whole")
-    assert whole.wait(timeout=300) == 0, whole.stdout.read()
+    out, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out
     process = start(tmp_path / "cut")
     for line in process.stdout:
         if line.startswith("step"):
