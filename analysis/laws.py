@@ -198,13 +198,20 @@ def fit_law(
     (theta,), (objective,), (agreement,) = solver.best_of_starts(solution, len(theta0))
     at = int(solution.objective.argmin())
     prediction, jacobian = form(theta[None])
-    scaled = jacobian[0] / np.linalg.norm(jacobian[0], axis=0)
     residual = target - prediction[0]
     return LawFit(
         tuple(columns), form, centre_K, theta, float(objective), delta, float(agreement),
-        bool(solution.converged[at]), float(np.linalg.cond(scaled) ** 2),
+        bool(solution.converged[at]), _condition(jacobian[0]),
         float((np.abs(residual) > delta).mean()), target, theta0[at],
     )  # fmt: skip
+
+
+def _condition(jacobian: np.ndarray) -> float:
+    """Condition number of the normal equations, columns scaled; infinite if a parameter is idle."""
+    size = np.linalg.norm(jacobian, axis=0)
+    if not (np.isfinite(size) & (size > 0)).all():
+        return float("inf")
+    return float(np.linalg.cond(jacobian / size) ** 2)
 
 
 def leave_out(fit: LawFit, groups) -> pd.DataFrame:

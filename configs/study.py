@@ -101,10 +101,14 @@ def smoke() -> dict[str, Any]:
 
 
 def nano() -> dict[str, Any]:
-    """The quick start: who wins at two tiny sizes, with the noise known."""
+    """The quick start: who wins at two tiny sizes, with the noise known.
+
+    Two moves at most: here a run's noise is above the published threshold, and would be chased.
+    """
     sizes = ["nano-xs", "nano-s"]
     phases = {"I": cells(sizes, [1]), "II": cells(sizes, [2, 4])}
-    return cpu(["adamw", "nadamw", "lion", "muon"], phases, only=CORE)
+    rule = {**PUBLISHED_RULE, "max_moves": 2}
+    return cpu(["adamw", "nadamw", "lion", "muon"], phases, only=CORE, rule=rule)
 
 
 def hour() -> dict[str, Any]:

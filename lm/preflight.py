@@ -1,0 +1,244 @@
+"""A pod launch checked without a pod: the exact step, compiled by the TPU's compiler on any
+machine.
+
+    python -m lm.preflight --config=configs/run.py:1.2b,8x,soap --topology=v5e:16x16
+
+needs the extra `tpu` in an environment of its own (`make preflight RUN=1.2b,8x,soap
+TOPOLOGY=v5e:16x16` makes one): an installed libtpu changes how JAX starts. No TPU is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+
+import optim
+from lm import flops, hlo
+from lm import model as model_lib
+from lm.config import ConfigError, finalise
+from lm.load import load
+from lm.solo import Solo
+
+
+class Chip(NamedTuple):
+    """Public data-sheet figures of one chip."""
+
+    hbm: float  # bytes
+    hbm_rate: float  # bytes/s
+    ici_rate: float  # bytes/s, all links
+
+
+CHIPS = {
+    "TPU v4": Chip(32e9, 1.23e12, 300e9),
+    "TPU v5 lite": Chip(16e9, 0.82e12, 200e9),
+    "TPU v5": Chip(95e9, 2.77e12, 600e9),
+    "TPU v6 lite": Chip(32e9, 1.64e12, 448e9),
+    "TPU7x": Chip(192e9, 7.38e12, 1200e9),
+}
+
+
+class Flight(NamedTuple):
+    """What a compiled step says; bytes and FLOPs per chip and step, seconds by roofline."""
+
+    run: str
+    topology: str
+    mesh: dict
+    chips: int
+    params_bytes: int
+    state_bytes: int
+    temporary_bytes: int
+    total_bytes: int
+    hbm_bytes: float
+    model_flops: float
+    update_flops: float
+    replication: float  # update FLOPs of all chips over those of one device alone
+    collectives: dict
+    compute_seconds: float
+    network_seconds: float
+    mfu_bound: float
+    compile_seconds: float
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.hbm_bytes
+
+
+def check(config: Mapping, topology: str, run: str = "") -> Flight:
+    """Compiles the step of a run for a topology such as `v5e:16x16`.
+
+    The mesh gives `data` as many chips as divide the batch and `model` the rest, unless the config
+    names sizes. Attention is splash.
+    Raises:
+      ConfigError: an unknown topology, or a mesh that does not fit the run.
+    """
+    devices = _devices(topology)
+    config = {k: dict(v) for k, v in config.items()}
+    data = math.gcd(config["train"]["batch_size"], len(devices))
+    given = config.get("mesh", {})
+    if given.get("data", -1) == -1 and given.get("model", 1) == 1:
+        config["mesh"] = {"data": data, "model": len(devices) // data}
+    config["program"] |= {"attention": "splash", "steps_per_call": 1}
+    config = finalise(config)
+    program = Solo([config], devices)
+    start = time.monotonic()
+    compiled = program.lower("tpu").compile()
+    seconds = time.monotonic() - start
+    memory = compiled.memory_analysis()
+    (state,) = program.abstract_members()
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    total += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    total += memory.generated_code_size_in_bytes
+    model, train = config["model"], config["train"]
+    tokens = train["batch_size"] * model["sequence_length"]
+    model_flops = 3 * flops.forward_flops_per_token(model) * tokens / len(devices)
+    update_flops, replication = _update(config, program)
+    moved = hlo.collectives(
+        compiled.as_text(),
+        chips=len(devices),
+        layers=model["layers"],
+        chunks=config["program"]["loss_chunks"],
+        accumulate=config["program"]["accumulate"],
+    )
+    kind = devices[0].device_kind
+    chip, peak = (
+        CHIPS[max((k for k in CHIPS if kind.startswith(k)), key=len)],
+        flops.peak_flops(kind),
+    )
+    recomputed = 4 / 3 if config["program"]["remat"] != "none" else 1.0
+    compute = (model_flops * recomputed + update_flops) / peak
+    network = sum(moved.values()) / chip.ici_rate
+    return Flight(
+        run=run,
+        topology=topology,
+        mesh=dict(program.mesh.shape),
+        chips=len(devices),
+        params_bytes=_local_bytes(state.params),
+        state_bytes=_local_bytes(state.optimizer),
+        temporary_bytes=memory.temp_size_in_bytes,
+        total_bytes=total,
+        hbm_bytes=chip.hbm,
+        model_flops=model_flops,
+        update_flops=update_flops,
+        replication=replication,
+        collectives=moved,
+        compute_seconds=compute,
+        network_seconds=network,
+        mfu_bound=model_flops / peak / max(compute, network),
+        compile_seconds=seconds,
+    )
+
+
+def _devices(topology: str) -> Sequence:
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # libtpu's own words are many and of many types
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(f"--topology={topology}: {reason} (as in v5e:16x16, v5p:4x4x4)") from None
+    return found.devices
+
+
+def _local_bytes(tree) -> int:
+    """Bytes of the abstract arrays that one chip holds."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def _update(config: Mapping, program: Solo) -> tuple[float, float]:
+    """(FLOPs of the update on one chip, how often the whole work is done over all chips).
+
+    XLA counts loop bodies once, so only the ratio is taken from it: the update compiled for the
+    mesh against the update lowered for one device. The total is `optim.describe`'s.
+    """
+    given = dict(config["optimizer"])
+    name, preset = given.pop("name"), given.pop("preset")
+    known = optim.catalogue.get(name)
+    options = {k: v for k, v in given.items() if k in known.options}
+    (state,) = program.abstract_members()
+    tx = optim.build(name, program.numbers, preset=preset, roles=model_lib.role, **options)
+
+    def update(grads, state, params):
+        return tx.update(grads, state, params, value=np.float32(0), grad_fn=lambda p: p)
+
+    def count(arguments, *, compile_it):
+        lowered = (
+            jax.jit(update)
+            .trace(*arguments)
+            .lower(lowering_platforms=("tpu" if compile_it else "cpu",))
+        )
+        return (lowered.compile() if compile_it else lowered).cost_analysis()["flops"]
+
+    here = (state.params, state.optimizer, state.params)
+    alone = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), here)
+    with jax.set_mesh(program.mesh):
+        per_chip = count(here, compile_it=True)
+    whole = count(alone, compile_it=False)
+    replication = per_chip * program.device_count / whole
+    total = optim.describe(name, alone[0], preset=preset, roles=model_lib.role, **options).flops
+    return total / program.device_count * replication, replication
+
+
+def report(flight: Flight) -> str:
+    """The answer in lines: fits or not, where memory and time go, what to change."""
+    gib = 2**30
+    mesh = " x ".join(f"{k}={v}" for k, v in flight.mesh.items())
+    verdict = "fits" if flight.fits else "DOES NOT FIT"
+    moved = ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in flight.collectives.items()) or "nothing"
+    share = flight.update_flops / (flight.update_flops + flight.model_flops)
+    lines = [
+        f"{flight.run} on {flight.topology} ({flight.chips} chips, {mesh}): {verdict}, "
+        f"{flight.total_bytes / gib:.2f} of {flight.hbm_bytes / gib:.1f} GiB a chip",
+        f"  memory a chip: parameters {flight.params_bytes / gib:.3f} GiB, optimizer "
+        f"{flight.state_bytes / gib:.3f}, temporary (activations, gradients) "
+        f"{flight.temporary_bytes / gib:.3f}",
+        f"  FLOPs a chip and step: model {flight.model_flops:.3g}, update "
+        f"{flight.update_flops:.3g} ({share:.2%} of the step; over all chips the work is done "
+        f"{flight.replication:.2f} times)",
+        f"  collectives a chip and step: {moved}",
+        f"  roofline: compute {1e3 * flight.compute_seconds:.1f} ms (peak bf16, blocks "
+        f"recomputed), network {1e3 * flight.network_seconds:.1f} ms (all links, nothing "
+        f"hidden): MFU at most {flight.mfu_bound:.0%}",
+        f"  compiled in {flight.compile_seconds:.0f} s",
+    ]
+    if not flight.fits:
+        lines.append(
+            "  to fit: --config.program.accumulate=2 (or more), --config.program.remat=block, "
+            "--config.program.loss_chunks=32, or a larger topology"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m lm.preflight",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="configs/run.py:SIZE,RATIO,OPTIMIZER")
+    parser.add_argument("--topology", default="v5e:16x16", help="as v5e:16x16, v5p:4x4x4")
+    arguments, overrides = parser.parse_known_args(argv)
+    try:
+        config = load(arguments.config, overrides)
+        flight = check(config, arguments.topology, arguments.config.partition(":")[2])
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report(flight))
+    return 0 if flight.fits else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
