@@ -63,7 +63,9 @@ def test_any_mesh_trains_the_same_run(one, data, model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["muon", "soap", "kron", "adam_mini", "sophia", "scion"])
+# Not SOAP: from its low-rank start it divides rounding by rounding, and its path depends on both.
+# `tests/test_optimizer_battery.py` holds it to one device on gradients of full rank.
+@pytest.mark.parametrize("optimizer", ["muon", "kron", "adam_mini", "sophia", "scion"])
 def test_matrix_optimizers_train_the_same_run_on_a_mesh(optimizer):
     _, alone, _ = trained(config(optimizer))
     _, sharded, _ = trained(config(optimizer, data=4, model=2), devices=8)
