@@ -91,7 +91,7 @@ def compete(folder, barrier, out):
 
 
 def test_of_many_who_try_one_trains(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # JAX, once imported here, forbids to fork
     barrier, out = context.Barrier(6), context.SimpleQueue()
     arguments = (tmp_path / "a", barrier, out)
     children = [context.Process(target=compete, args=arguments) for _ in range(6)]
