@@ -28,13 +28,13 @@ test: .venv/ready  ## every test
 	$(BIN)/python -m pytest -n 2 --dist=loadfile
 
 fast: .venv/ready  ## the tests to run while working (under 3 minutes)
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow and not stress"
 
 coverage: .venv/ready  ## do nominal 95 % intervals cover? a thousand synthetic studies, an hour
 	$(BIN)/python -m analysis.coverage --studies=1000 --out=docs/coverage.csv
 
 stress: .venv/ready  ## kill workers, drivers and nodes at random over hundreds of trials; minutes
-	$(BIN)/python -m pytest -s -m "slow or not slow" tests/test_sweeps_stress.py tests/stress_cluster.py tests/stress_sweeps.py
+	$(BIN)/python -m pytest -s -m stress
 
 # An environment of its own: an installed libtpu changes how JAX starts.
 .venv-tpu/ready: requirements.lock pyproject.toml

@@ -30,9 +30,18 @@ _NUMBERS = [
     *("non_embedding_params", "total_params", "optimizer_bytes", "seconds", "compile_seconds"),
 ]
 RUN_COLUMNS = ["hash", *CELL, "seed", "batch_size", "corpus", "fingerprint", *_RESULT_COLUMNS]
+# Suffixes of the norms that a curve logs: over all parameters, and over those of a role.
+ROLES = {
+    "": "all",
+    "_matrix": "matrices",
+    "_embedding": "embedding",
+    "_head": "head",
+    "_gain": "gains",
+}
 _CURVE_COLUMNS = [
     *("hash", "step", "tokens", "train_loss", "validation_loss", "bits_per_byte"),
-    *("learning_rate", "grad_norm", "param_norm"),
+    *("seconds", "learning_rate"),
+    *(f"{what}{role}" for what in ("param_norm", "grad_norm") for role in ROLES),
 ]
 
 

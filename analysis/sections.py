@@ -191,7 +191,8 @@ def training(f: Findings, show) -> str:
         })
         + show(
             "norms",
-            "Parameter norm, gradient norm and learning rate of the winners of the largest race.",
+            "Norms of parameters and gradient (before clipping), in all and per role: winners of"
+            " the largest race.",
             lambda: figures.norms(last),
         )
     )  # fmt: skip

@@ -38,7 +38,6 @@ def side(size: str, seconds: float, shape: dict) -> float:
     if shape["threads"] == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     import jax
-    import jax.numpy as jnp
     import numpy as np
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
@@ -65,13 +64,7 @@ def side(size: str, seconds: float, shape: dict) -> float:
     rows = {k: np.full(MEMBERS, v, np.float32) for k, v in step.hyperparameters(config).items()}
 
     def member(args):
-        state, hparams, block = args
-
-        def body(state, tokens):
-            new, metrics = run.train(state, hparams, tokens.astype(jnp.int32))
-            return new, metrics.train_loss
-
-        return jax.lax.scan(body, state, block)
+        return run.advance(*args, STEPS)
 
     def walk(f, args):
         if shape["walk"] == "vmap":

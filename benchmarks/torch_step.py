@@ -72,64 +72,11 @@ def jax_side(D: int, L: int, H: int, seconds: float) -> float:
 
 def torch_side(D: int, L: int, H: int, seconds: float, compiled: bool) -> float:
     import torch
-    from torch import nn
-    from torch.nn import functional as F
+    from torch_llama import Llama  # beside this file; this Python need not have Bestiary
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-
-    class Norm(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(D))
-
-        def forward(self, x):
-            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.scale
-
-    K = D // H
-    frequency = 10_000.0 ** (-torch.arange(0, K, 2).float() / K)
-    angle = torch.arange(T).float()[:, None] * frequency
-    cos, sin = angle.cos()[None, None], angle.sin()[None, None]
-
-    def rope(x):
-        a, b = x.chunk(2, -1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norms = nn.ModuleList([Norm(), Norm()])
-            self.q, self.k, self.v, self.o = (nn.Linear(D, D, bias=False) for _ in range(4))
-            self.gate, self.up = (nn.Linear(D, 4 * D, bias=False) for _ in range(2))
-            self.down = nn.Linear(4 * D, D, bias=False)
-
-        def forward(self, x, mask):
-            y = self.norms[0](x)
-            q, k, v = (f(y).view(BATCH, T, H, K).transpose(1, 2) for f in (self.q, self.k, self.v))
-            y = F.scaled_dot_product_attention(rope(q), rope(k), v, attn_mask=mask)
-            x = x + self.o(y.transpose(1, 2).reshape(BATCH, T, D))
-            y = self.norms[1](x)
-            return x + self.down(F.silu(self.gate(y)) * self.up(y))
-
-    class Llama(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = nn.Embedding(V, D)
-            self.blocks = nn.ModuleList(Block() for _ in range(L))
-            self.norm, self.head = Norm(), nn.Linear(D, V, bias=False)
-            self.register_buffer("causal", torch.tril(torch.ones(T, T, dtype=torch.bool)))
-
-        def forward(self, tokens):
-            segment = torch.cumsum(tokens == 256, -1).roll(1, -1)
-            segment[:, 0] = 0
-            mask = (self.causal & (segment[:, :, None] == segment[:, None, :]))[:, None]
-            x = self.embed(tokens)
-            for block in self.blocks:
-                x = block(x, mask)
-            logits = self.head(self.norm(x))[:, :-1]
-            return F.cross_entropy(logits.reshape(-1, V), tokens[:, 1:].reshape(-1))
-
-    model = Llama()
+    model = Llama(D, L, H, V, T, separator=256)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     forward = torch.compile(model) if compiled else model
     tokens = torch.randint(0, 256, (BATCH, T))
@@ -137,7 +84,7 @@ def torch_side(D: int, L: int, H: int, seconds: float, compiled: bool) -> float:
     def step():
         optimizer.zero_grad(set_to_none=True)
         forward(tokens).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
     step()  # compiles

@@ -104,10 +104,11 @@ def nano() -> dict[str, Any]:
     """The quick start: who wins at two tiny sizes, with the noise known.
 
     Two moves at most: here a run's noise is above the published threshold, and would be chased.
+    Phase II's learning rates, half and whole of Phase I's, grow where the best is at their edge.
     """
     sizes = ["nano-xs", "nano-s"]
     phases = {"I": cells(sizes, [1]), "II": cells(sizes, [2, 4])}
-    rule = {**PUBLISHED_RULE, "max_moves": 2}
+    rule = {**PUBLISHED_RULE, "max_moves": 2, "extend": ["I", "II"]}
     return cpu(["adamw", "nadamw", "lion", "muon"], phases, only=CORE, rule=rule)
 
 

@@ -65,12 +65,12 @@ def _splash(q_BTHK, k_BTHK, v_BTHK, segment_BT):
     return local(q_BTHK, k_BTHK, v_BTHK, segment_BT)
 
 
-def _splash_local(q_BTHK, k_BTHK, v_BTHK, segment_BT):
+def _splash_local(q_BTHK, k_BTHK, v_BTHK, segment_BT, *, interpret=False):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     T, H, K = q_BTHK.shape[1:]
     mask = splash.MultiHeadMask([splash.CausalMask((T, T)) for _ in range(H)])
-    attend_one = splash.make_splash_mha_single_device(mask=mask)
+    attend_one = splash.make_splash_mha_single_device(mask=mask, interpret=interpret)
     q_BHTK, k_BHTK, v_BHTK = (x.swapaxes(1, 2) for x in (q_BTHK * K**-0.5, k_BTHK, v_BTHK))
     ids = splash.SegmentIds(q=segment_BT, kv=segment_BT)
     return jax.vmap(attend_one)(q_BHTK, k_BHTK, v_BHTK, ids).swapaxes(1, 2)

@@ -38,20 +38,23 @@ class Checkpoints:
     def save(self, step: int, members: Sequence, alive: Sequence[bool]) -> None:
         """Starts saving the live members; returns once their arrays may be donated."""
         for manager, member, keep in zip(self._open(), members, alive, strict=True):
-            if keep:
+            if keep and step not in manager.all_steps():  # a final one may be there already
                 manager.save(step, args=ocp.args.StandardSave(member))
         self.saved_at, self.saved_step = time.monotonic(), step
 
-    def restore(self, abstract: Callable[[], Sequence]) -> tuple[int, list] | None:
+    def restore(
+        self, abstract: Callable[[], Sequence], *, before: float = float("inf")
+    ) -> tuple[int, list] | None:
         """The newest step that all runs have whole, and their states; None to start anew.
 
+        `before` leaves out the checkpoints of that step and later: nothing is left to train there.
         A checkpoint that cannot be read is reported and the one before it taken.
         """
         if not all(folder.exists() for folder in self.folders):
             return None
         managers = self._open()
         steps = set.intersection(*({*manager.all_steps()} for manager in managers))
-        for step in sorted(steps, reverse=True):
+        for step in sorted((step for step in steps if step < before), reverse=True):
             try:
                 members = [
                     manager.restore(step, args=ocp.args.StandardRestore(target))

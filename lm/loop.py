@@ -55,7 +55,6 @@ class Loop:
         self.active = np.ones(len(configs), bool)
         self.results: list[dict | None] = [None] * len(configs)
         self.last_loss = np.full(len(configs), np.nan)
-        self.seconds = np.zeros(len(configs))
 
     def run(self) -> list[dict]:
         """Trains to the end and returns the results; raises `Stopped` after a requested stop."""
@@ -64,6 +63,7 @@ class Loop:
             records.Recorder(folder, config, resume_at=step, silent=self.program.host[0] > 0)
             for folder, config in zip(self.folders, self.configs, strict=True)
         ]
+        self.seconds = np.array([recorder.seconds for recorder in self.recorders])
         self.trackers = trackers(self.configs[0], self.folders[0], self.program.host)
         self.optimizer_bytes = self.program.optimizer_bytes(state)
         self.progress = Progress(self.program, self.configs, step, self.log)
@@ -98,6 +98,9 @@ class Loop:
             if step in self.eval_steps or stop or save:  # look at everything up to this step
                 self.receive(*pending)
                 pending = None
+            if step == self.steps and not self.configs[0]["checkpoint"]["delete_when_finished"]:
+                self.checkpoints.save(step, self.program.members(state), self.active)
+                self.checkpoints.wait()  # the result, written next, says that all is there
             if step in self.eval_steps:
                 self.evaluate(step, state)
             if (stop or save) and step < self.steps:
@@ -109,7 +112,7 @@ class Loop:
 
     def start(self) -> tuple[int, object]:
         """(step, state) of the newest checkpoint, or of a fresh start."""
-        restored = self.checkpoints.restore(self.program.abstract_members)
+        restored = self.checkpoints.restore(self.program.abstract_members, before=self.steps)
         if restored is None:
             return 0, self.program.init()
         step, members = restored
@@ -151,7 +154,7 @@ class Loop:
                     "step": step,
                     "tokens": step * self.tokens_per_step,
                     "train_loss": float(report.train_loss[i]),
-                    "grad_norm": float(report.grad_norm[i]),
+                    "seconds": round(float(self.seconds[i]), 3),
                     **{name: float(values[i]) for name, values in report.watched.items()},
                 }
                 self.write(i, line)

@@ -5,16 +5,19 @@ machine.
 
 needs the extra `tpu` in an environment of its own (`make preflight RUN=1.2b,8x,soap
 TOPOLOGY=v5e:16x16` makes one): an installed libtpu changes how JAX starts. No TPU is touched.
+docs/preflight.md holds the answers for every published size and optimizer; `--all` makes it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
@@ -48,6 +51,10 @@ CHIPS = {
 }
 
 
+class TooLarge(Exception):
+    """The compiler's own words: the step does not fit a chip's memory."""
+
+
 class Flight(NamedTuple):
     """What a compiled step says; bytes and FLOPs per chip and step, seconds by roofline."""
 
@@ -57,6 +64,7 @@ class Flight(NamedTuple):
     chips: int
     params_bytes: int
     state_bytes: int
+    state_copies: float  # bytes of the optimizer state on all chips over those of one whole copy
     temporary_bytes: int
     total_bytes: int
     hbm_bytes: float
@@ -65,6 +73,7 @@ class Flight(NamedTuple):
     replication: float  # update FLOPs of all chips over those of one device alone
     collectives: dict
     compute_seconds: float
+    memory_seconds: float
     network_seconds: float
     mfu_bound: float
     compile_seconds: float
@@ -81,6 +90,7 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     names sizes. Attention is splash.
     Raises:
       ConfigError: an unknown topology, or a mesh that does not fit the run.
+      TooLarge: the step needs more memory than a chip has.
     """
     devices = _devices(topology)
     config = {k: dict(v) for k, v in config.items()}
@@ -92,7 +102,13 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     config = finalise(config)
     program = Solo([config], devices)
     start = time.monotonic()
-    compiled = program.lower("tpu").compile()
+    try:
+        compiled = program.lower("tpu").compile()
+    except jax.errors.JaxRuntimeError as error:
+        words = [line for line in str(error).splitlines() if "Ran out of memory" in line]
+        if not words:
+            raise
+        raise TooLarge(words[0].strip()) from None
     seconds = time.monotonic() - start
     memory = compiled.memory_analysis()
     (state,) = program.abstract_members()
@@ -117,14 +133,18 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     )
     recomputed = 4 / 3 if config["program"]["remat"] != "none" else 1.0
     compute = (model_flops * recomputed + update_flops) / peak
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    traffic = 2 * held / chip.hbm_rate
     network = sum(moved.values()) / chip.ici_rate
+    state_bytes = _local_bytes(state.optimizer)
     return Flight(
         run=run,
         topology=topology,
         mesh=dict(program.mesh.shape),
         chips=len(devices),
         params_bytes=_local_bytes(state.params),
-        state_bytes=_local_bytes(state.optimizer),
+        state_bytes=state_bytes,
+        state_copies=state_bytes * len(devices) / _bytes(state.optimizer),
         temporary_bytes=memory.temp_size_in_bytes,
         total_bytes=total,
         hbm_bytes=chip.hbm,
@@ -133,8 +153,9 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
         replication=replication,
         collectives=moved,
         compute_seconds=compute,
+        memory_seconds=traffic,
         network_seconds=network,
-        mfu_bound=model_flops / peak / max(compute, network),
+        mfu_bound=model_flops / peak / max(compute, traffic, network),
         compile_seconds=seconds,
     )
 
@@ -148,6 +169,10 @@ def _devices(topology: str) -> Sequence:
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(f"--topology={topology}: {reason} (as in v5e:16x16, v5p:4x4x4)") from None
     return found.devices
+
+
+def _bytes(tree) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _local_bytes(tree) -> int:
@@ -201,23 +226,26 @@ def report(flight: Flight) -> str:
         f"{flight.run} on {flight.topology} ({flight.chips} chips, {mesh}): {verdict}, "
         f"{flight.total_bytes / gib:.2f} of {flight.hbm_bytes / gib:.1f} GiB a chip",
         f"  memory a chip: parameters {flight.params_bytes / gib:.3f} GiB, optimizer "
-        f"{flight.state_bytes / gib:.3f}, temporary (activations, gradients) "
+        f"{flight.state_bytes / gib:.3f} ({flight.state_copies:.2f} copies over all chips), "
+        f"temporary (activations, gradients) "
         f"{flight.temporary_bytes / gib:.3f}",
         f"  FLOPs a chip and step: model {flight.model_flops:.3g}, update "
         f"{flight.update_flops:.3g} ({share:.2%} of the step; over all chips the work is done "
         f"{flight.replication:.2f} times)",
         f"  collectives a chip and step: {moved}",
         f"  roofline: compute {1e3 * flight.compute_seconds:.1f} ms (peak bf16, blocks "
-        f"recomputed), network {1e3 * flight.network_seconds:.1f} ms (all links, nothing "
+        f"recomputed), memory {1e3 * flight.memory_seconds:.1f} ms (all that is held read and "
+        f"written once), network {1e3 * flight.network_seconds:.1f} ms (all links, nothing "
         f"hidden): MFU at most {flight.mfu_bound:.0%}",
         f"  compiled in {flight.compile_seconds:.0f} s",
     ]
-    if not flight.fits:
-        lines.append(
-            "  to fit: --config.program.accumulate=2 (or more), --config.program.remat=block, "
-            "--config.program.loss_chunks=32, or a larger topology"
-        )
-    return "\n".join(lines)
+    return "\n".join(lines if flight.fits else [*lines, TO_FIT])
+
+
+TO_FIT = (
+    "  to fit: --config.program.accumulate=2 (or more), --config.program.remat=block, "
+    "--config.program.loss_chunks=32, or a larger topology"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -227,16 +255,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="configs/run.py:SIZE,RATIO,OPTIMIZER")
+    parser.add_argument("--config", help="configs/run.py:SIZE,RATIO,OPTIMIZER")
     parser.add_argument("--topology", default="v5e:16x16", help="as v5e:16x16, v5p:4x4x4")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    parser.add_argument("--all", metavar="FILE.csv", type=Path, help="make the table of all runs")
     arguments, overrides = parser.parse_known_args(argv)
+    if arguments.all:
+        from lm import preflight_table
+
+        return preflight_table.make(arguments.all)
     try:
+        if not arguments.config:
+            raise ConfigError("--config is missing, as in --config=configs/run.py:520m,2x,soap")
         config = load(arguments.config, overrides)
         flight = check(config, arguments.topology, arguments.config.partition(":")[2])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(report(flight))
+    except TooLarge as error:
+        print(f"{arguments.config} on {arguments.topology}: DOES NOT FIT: {error}\n{TO_FIT}")
+        return 1
+    print(json.dumps(flight._asdict()) if arguments.json else report(flight))
     return 0 if flight.fits else 1
 
 

@@ -25,16 +25,6 @@ from jax.sharding import PartitionSpec as P
 from lm import step as step_lib
 from lm.config import canonical, program_key
 
-
-class Report(NamedTuple):
-    """What one call of `advance` says of each member, arrays (members,); read one call late."""
-
-    train_loss: Array  # mean over the call's steps
-    grad_norm: Array  # of the last step
-    diverged_at: Array
-    watched: dict[str, Array]
-
-
 CPU_CAPACITY = 16  # places of a pack on CPU
 # A buffer of batches; how many of them a call trains on is traced.
 CPU_STEPS_PER_CALL = 16
@@ -65,7 +55,7 @@ class Packed:
         self.device_kind, self.device_count = devices[0].device_kind, len(devices)
         self.host = (0, 1)  # a pack lives in one process and reads whole batches
         rows = [step_lib.hyperparameters(c) for c in configs]
-        self.hparams = {k: self._place([number(row[k]) for row in rows]) for k in rows[0]}
+        self.hparams = {k: self._place([row[k] for row in rows]) for k in rows[0]}
         self.seeds = self._place([c["train"]["seed"] for c in configs])
 
     def init(self) -> step_lib.State:
@@ -74,7 +64,7 @@ class Packed:
 
     def advance(
         self, state, batches: Sequence[np.ndarray], active: np.ndarray
-    ) -> tuple[step_lib.State, Report]:
+    ) -> tuple[step_lib.State, step_lib.Report]:
         """Trains the active members on `batches[i]` (k, B, T), k <= steps_per_call; the others
         stand still.
         """
@@ -125,11 +115,6 @@ class Packed:
         return jax.device_put(full, self.sharding)
 
 
-def number(value) -> np.generic:
-    """A hyper-parameter as the traced scalar it enters a program as: int32 or fp32."""
-    return np.int32(value) if isinstance(value, int) else np.float32(value)
-
-
 def _on_cpu(devices) -> bool:
     return devices[0].platform == "cpu"
 
@@ -150,9 +135,8 @@ class _Functions(NamedTuple):
     evaluate: Callable
 
 
-_CACHE: dict[
-    tuple, _Functions
-] = {}  # programs of this process: a cell's later packs compile nothing
+# Programs of this process: a cell's later packs compile nothing.
+_CACHE: dict[tuple, _Functions] = {}
 
 
 def _compiled(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
@@ -173,21 +157,6 @@ def _build(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
     def walk(member, pack):
         return jax.lax.map(member, pack) if on_cpu else jax.vmap(member)(pack)
 
-    def member(args):
-        state, hparams, block_KBT, steps = args
-
-        def body(i, carry):
-            state, total, _ = carry
-            new, metrics = run.train(state, hparams, block_KBT[i].astype(jnp.int32))
-            return new, total + metrics.train_loss, metrics.grad_norm
-
-        zero = jnp.float32(0.0)
-        state, total, grad_norm = jax.lax.fori_loop(0, steps, body, (state, zero, zero))
-        report = Report(
-            total / jnp.maximum(steps, 1), grad_norm, state.diverged_at, run.watch(state, hparams)
-        )
-        return state, report
-
     def over_trials(f, *specs):
         return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("trial"), check_vma=False)
 
@@ -195,7 +164,7 @@ def _build(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
         return walk(lambda a: run.init(*a), (seeds, hparams))
 
     def advance(state, hparams, block, steps):
-        return walk(member, (state, hparams, block, steps))
+        return walk(lambda a: run.advance(*a), (state, hparams, block, steps))
 
     def evaluate(params, tokens_EBT, batches):
         def one(args):

@@ -52,7 +52,7 @@ class Progress:
         parts.append(f"loss {losses}")
         if self.count == 1:
             parts.append(f"lr {report.watched['learning_rate'][0]:.3g}")
-            parts.append(f"grad {report.grad_norm[0]:.3g}")
+            parts.append(f"grad {report.watched['grad_norm'][0]:.3g}")
         parts.append(f"{1000 * pace:,.1f} ms/step  {rate:,.0f} tokens/s")
         if self.peak:
             parts.append(f"MFU {rate * self.flops / self.peak:.1%}")

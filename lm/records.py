@@ -27,6 +27,7 @@ class Recorder:
         `silent` writes nothing: all hosts but the first.
         """
         self.folder, self.config, self._curve = Path(folder), config, None
+        self.seconds = 0.0  # trained so far, over all starts
         if silent:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +37,7 @@ class Recorder:
         self._curve = open(path, "w", buffering=1)  # noqa: SIM115
         for line in kept:
             self.line(line)
+            self.seconds = line.get("seconds", self.seconds)
 
     def line(self, values: Mapping) -> None:
         """Appends one line to the curve; non-finite numbers become null, which JSON can hold."""

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm import mesh as mesh_lib
 from lm import step as step_lib
-from lm.program import CPU_STEPS_PER_CALL, Report, number
+from lm.program import CPU_STEPS_PER_CALL
 
 
 class Solo:
@@ -33,7 +33,7 @@ class Solo:
         self.device_kind, self.device_count = flat[0].device_kind, self.mesh.size
         self.host = (jax.process_index(), jax.process_count())
         self.run = step_lib.build(self.config)
-        self.numbers = {k: number(v) for k, v in step_lib.hyperparameters(self.config).items()}
+        self.numbers = step_lib.hyperparameters(self.config)
         self.seed = np.int32(self.config["train"]["seed"])
         self.whole = whole = NamedSharding(self.mesh, P())
         self.batch_sharding = NamedSharding(self.mesh, P(None, "data"))
@@ -47,18 +47,9 @@ class Solo:
             self._evaluate = jax.jit(self._sums, out_shardings=whole)
 
     def _call(self, state, hparams, block_KBT, steps):
-        def body(i, carry):
-            state, total, _ = carry
-            new, metrics = self.run.train(state, hparams, block_KBT[i].astype(jnp.int32))
-            return new, total + metrics.train_loss, metrics.grad_norm
-
-        zero = jnp.float32(0.0)
-        if self.steps_per_call == 1:
-            state, total, grad_norm = body(0, (state, zero, zero))
-        else:
-            state, total, grad_norm = jax.lax.fori_loop(0, steps, body, (state, zero, zero))
-        watched = self.run.watch(state, hparams)
-        return state, Report(total / steps, grad_norm, state.diverged_at, watched)
+        # A loop of one known step is no loop to the compiler.
+        steps = steps if self.steps_per_call > 1 else 1
+        return self.run.advance(state, hparams, block_KBT, steps)
 
     def _sums(self, params, tokens_EBT):
         def body(total, tokens_BT):
@@ -93,7 +84,7 @@ class Solo:
 
     def advance(
         self, state, batches: Sequence[np.ndarray], active
-    ) -> tuple[step_lib.State, Report]:
+    ) -> tuple[step_lib.State, step_lib.Report]:
         """Trains on the next k batches; `batches[0]` (k, B / hosts, T) is this host's share."""
         del active
         (local,) = batches

@@ -1,4 +1,4 @@
-"""One run as pure functions: fresh state, one training step, one evaluation. Both programs are
+"""One run as pure functions: fresh state, some training steps, one evaluation. Both programs are
 built of these.
 
 The step never asks an optimizer's name: `optim.build` closes over the numbers it is given, traced
@@ -7,11 +7,13 @@ or not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -32,31 +34,34 @@ class State(NamedTuple):
     diverged_at: Array  # () int32, the first diverged step, -1 while there is none
 
 
-class Metrics(NamedTuple):
-    """What a step reports, fp32 scalars."""
+class Report(NamedTuple):
+    """What some steps say of a run, fp32 scalars; in a pack each gains a member axis. Read one call
+    late.
+    """
 
-    train_loss: Array  # nats per token of the step's batch, before its update
-    grad_norm: Array  # before clipping
+    train_loss: Array  # nats per token, mean over the steps, each before its update
+    diverged_at: Array  # () int32
+    watched: dict[str, Array]  # of the last step: learning rate, norms in all and per role
 
 
 class Run(NamedTuple):
-    """`init(seed, hparams)`, `train(state, hparams, tokens_BT)`, `evaluate(params, tokens_BT)`,
-    `watch(state, hparams)`.
+    """`init(seed, hparams)`, `advance(state, hparams, block_KBT, steps)` with at most K steps,
+    `evaluate(params, tokens_BT)`.
     """
 
     init: Callable[[Array, Mapping], State]
-    train: Callable[[State, Mapping, Array], tuple[State, Metrics]]
+    advance: Callable[[State, Mapping, Array, Array | int], tuple[State, Report]]
     evaluate: Callable[[Any, Array], Array]
-    watch: Callable[[State, Mapping], dict]
 
 
-def hyperparameters(config: Mapping) -> dict[str, float]:
-    """The traced numbers of a finalised config, `steps` among them: what differs between runs of a
-    pack.
+def hyperparameters(config: Mapping) -> dict[str, np.generic]:
+    """The traced numbers of a finalised config, what differs between runs of a pack: fp32 however
+    they are spelled, and `steps` int32.
     """
     given = config["optimizer"]
     known = optim.catalogue.get(given["name"]).hyperparameters
-    return {k: given[k] for k in known if k in given} | {"steps": config["train"]["steps"]}
+    numbers = {k: np.float32(given[k]) for k in known if k in given}
+    return numbers | {"steps": np.int32(config["train"]["steps"])}
 
 
 def build(config: Mapping) -> Run:
@@ -112,27 +117,38 @@ def build(config: Mapping) -> Run:
         bad = divergence.diverged(nats, step, hparams["steps"], ceiling)
         first = jnp.where(bad & (state.diverged_at < 0), step, state.diverged_at)
         new = State(optax.apply_updates(state.params, updates), optimizer, step, first)
-        return new, Metrics(nats, optax.tree.norm(grads))
+        return new, nats, norms("grad_norm", grads)  # before clipping
+
+    def advance(state, hparams, block_KBT, steps):
+        def body(i, carry):
+            state, total, _ = carry
+            new, nats, grad_norms = train(state, hparams, block_KBT[i].astype(jnp.int32))
+            return new, total + nats, grad_norms
+
+        kinds = jax.eval_shape(functools.partial(norms, "grad_norm"), state.params)
+        start = (state, jnp.float32(0.0), jax.tree.map(lambda x: jnp.zeros((), x.dtype), kinds))
+        state, total, grad_norms = jax.lax.fori_loop(0, steps, body, start)
+        last = jnp.maximum(state.step - 1, 0)
+        watched = {
+            "learning_rate": learning_rate(last, hparams, options["schedule"]),
+            **grad_norms,
+            **norms("param_norm", state.params),
+        }
+        return state, Report(total / jnp.maximum(steps, 1), state.diverged_at, watched)
 
     def evaluate(params, tokens_BT):
         x_BTD, head_DV = model.apply({"params": params}, tokens_BT)
         sums = loss_lib.next_token(x_BTD, head_DV, tokens_BT, chunks=chunks)
         return jnp.stack([sums.nats, sums.count])
 
-    def watch(state, hparams):
-        """Slow numbers, once per logged line: the learning rate of the last update, and norms per
-        role.
-        """
-        last = jnp.maximum(state.step - 1, 0)
-        squares: dict[str, Array] = {}
-        for path, leaf in jax.tree.leaves_with_path(state.params):
-            kind = model_lib.role(path_name(path), leaf).kind
-            squares[kind] = squares.get(kind, 0.0) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
-        norms = {f"param_norm_{kind}": jnp.sqrt(value) for kind, value in squares.items()}
-        return {
-            "learning_rate": learning_rate(last, hparams, options["schedule"]),
-            "param_norm": jnp.sqrt(sum(squares.values())),
-            **norms,
-        }
+    return Run(init, advance, evaluate)
 
-    return Run(init, train, evaluate, watch)
+
+def norms(name: str, tree) -> dict[str, Array]:
+    """Euclidean norms, fp32: `name` over all leaves, `name_<kind>` over those of a role."""
+    squares: dict[str, Array] = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        kind = model_lib.role(path_name(path), leaf).kind
+        squares[kind] = squares.get(kind, 0.0) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+    per_role = {f"{name}_{kind}": jnp.sqrt(square) for kind, square in squares.items()}
+    return {name: jnp.sqrt(sum(squares.values())), **per_role}

@@ -8,16 +8,15 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lm import command, plan
 from lm import corpus as corpus_lib
-from lm.config import ConfigError, config_hash, finalise, non_embedding_params, total_params
-from lm.files import CorpusError
+from lm.config import ConfigError, config_hash, finalise
 from lm.load import load
 from lm.loop import Loop
 from lm.store import default_cache
@@ -110,29 +109,20 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--config", required=True, help="configs/run.py:SIZE,RATIO,OPTIMIZER")
     out.add_argument("--workdir", required=True, type=Path, help="where trials/<hash>/ is written")
-    out.add_argument("--dry_run", action="store_true", help="say what would train, start nothing")
+    out.add_argument(
+        *("--dry_run", "--config.dry_run"),
+        action="store_true",
+        help="print the resolved config, parameters by role, FLOPs and memory; start nothing",
+    )
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
-    try:
-        return run(arguments, overrides)
-    except (ConfigError, CorpusError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        where = "" if str(error.filename) in error.strerror else f"{error.filename}: "
-        print(f"error: {where}{error.strerror}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        print(stopped)
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    return command.guarded(
+        lambda: run(arguments, overrides),
+        interrupted="the same command goes on from the last checkpoint",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -141,38 +131,28 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     config = finalise(load(arguments.config, overrides))
     termination.grace = config["checkpoint"]["grace_seconds"]
     if arguments.dry_run:
-        print(describe(config))
+        print(plan.full(config))
         return 0
     from lm import mesh
 
-    mesh.start()
     prepare_cpu()
+    mesh.start()
     config["data"]["fingerprint"] = open_corpus(config, print).fingerprint
     folder = arguments.workdir / "trials" / config_hash(config)
     if (folder / "result.json").exists():
         print(f"{folder} has its result already; remove it to train again")
         return 0
-    print(f"{folder}\n{describe(config)}", flush=True)
-    result = train_one(
-        config, folder, log=functools.partial(print, flush=True), termination=termination
-    )
+    print(f"{folder}\n{plan.summary(config)}", flush=True)
+    log = functools.partial(print, flush=True)
+    try:
+        result = train_one(config, folder, log=log, termination=termination)
+    except Stopped as stopped:
+        log(str(stopped))
+        return 0
     loss = "no loss" if result["loss"] is None else f"validation loss {result['loss']:.4f}"
     reason = f" ({result['reason']})" if result["reason"] else ""
     print(f"{result['status']}: {loss}{reason}, {result['seconds']:.1f} s")
     return 0
-
-
-def describe(config: Mapping) -> str:
-    """Two lines that say what is about to be trained."""
-    model, train, optimizer = config["model"], config["train"], config["optimizer"]
-    tokens = train["steps"] * train["batch_size"] * model["sequence_length"]
-    return (
-        f"{model['name']}: {non_embedding_params(model):,} non-embedding parameters "
-        f"({total_params(model):,} in all), {train['chinchilla_ratio']:g}x = {tokens:,} tokens, "
-        f"{train['steps']:,} steps of {train['batch_size']} x {model['sequence_length']}\n"
-        f"{optimizer['name']} ({optimizer['preset']}): "
-        + ", ".join(f"{k}={v}" for k, v in optimizer.items() if isinstance(v, (int, float)))
-    )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ from optim.matrices import Role, Roles, find_roles, from_stack, path_name, stack
 from optim.sharding import shared
 
 
-def map_matrices(fn: Callable[[jax.Array], jax.Array], tree, roles: Roles = None):
+def map_matrices(
+    fn: Callable[[jax.Array], jax.Array], tree, roles: Roles = None, *, products: bool = False
+):
     """`fn` on every leaf as a stack of matrices (stack, short, long), few calls for the whole tree.
 
     Leaves are turned so that the short side comes first, and those that then have equal shapes and
     dtypes go through `fn` together: q, k, v, o of all layers are one call. `fn` keeps the shape of
-    its argument. Raises ValueError for a gain, which is no matrix.
+    its argument; `products` is for `optim.sharding.shared`. Raises ValueError for a gain, which is
+    no matrix.
     """
     leaves, treedef = jax.tree.flatten(tree)
     leaf_roles = jax.tree.leaves(find_roles(tree, roles), is_leaf=lambda x: isinstance(x, Role))
@@ -27,12 +30,14 @@ def map_matrices(fn: Callable[[jax.Array], jax.Array], tree, roles: Roles = None
         )
     tall = [shape[1] > shape[2] for shape in map(stack_shape, leaves, leaf_roles)]
     stacks = [turn(to_stack(x, r), t) for x, r, t in zip(leaves, leaf_roles, tall, strict=True)]
-    stacks = map_grouped(fn, stacks)
+    stacks = map_grouped(fn, stacks, products=products)
     rows = zip(stacks, tall, leaf_roles, leaves, strict=True)
     return treedef.unflatten([from_stack(turn(s, t), r, x.shape) for s, t, r, x in rows])
 
 
-def map_grouped(fn: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+def map_grouped(
+    fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool = False
+) -> list[Any]:
     """`fn` on items that are trees of arrays with a leading stack axis, batched over equal shapes.
 
     Items with the same tree, shapes (but for the leading axis) and dtypes are concatenated along
@@ -47,7 +52,7 @@ def map_grouped(fn: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     for members in groups.values():
         sizes = [jax.tree.leaves(items[i])[0].shape[0] for i in members]
         batch = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(items[i] for i in members))
-        batch = shared(fn, batch) if sum(sizes) else fn(batch)
+        batch = shared(fn, batch, products=products) if sum(sizes) else fn(batch)
         start = 0
         for i, size in zip(members, sizes, strict=True):
             results[i] = jax.tree.map(lambda x, a=start, b=start + size: x[a:b], batch)

@@ -57,6 +57,7 @@ def scale_by_muon(
             ),
             ahead,
             roles,
+            products=True,
         )
 
         def scaled(x, role):

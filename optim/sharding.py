@@ -15,35 +15,55 @@ from jax.sharding import AxisType, PartitionSpec
 SHARED_AXES = ("data", "model")
 
 
-def shared(fn: Callable[[Any], Any], batch):
+def shared(fn: Callable[[Any], Any], batch, *, products: bool = False):
     """`fn(batch)`, arrays with a common leading axis, with that axis spread over the mesh.
 
     The axis is padded with zeros to a multiple of the number of devices, so each device has its
     share of the work, whole matrices, and no communication inside `fn`. `fn` must not mix entries
-    of the leading axis.
+    of the leading axis. If `fn` is made of matrix `products`, the compiler can split one matrix
+    over devices too: where the stack is too short to fill the mesh, it fills the first axes alone
+    and the last dimension lies over the others.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     axes = tuple(a for a in SHARED_AXES if kinds.get(a) == AxisType.Auto and mesh.shape[a] > 1)
     if not axes:
         return fn(batch)
-    devices = math.prod(mesh.shape[axis] for axis in axes)
     size = jax.tree.leaves(batch)[0].shape[0]
-
+    outer, inner = _split(mesh, axes, size) if products else (axes, ())
+    devices = math.prod(mesh.shape[axis] for axis in outer)
     # One mesh axis after the other: each move is an all-to-all; both at once would replicate x.
+    steps = [(outer[:n], PartitionSpec.UNCONSTRAINED, ()) for n in range(1, len(outer))]
+    steps += [(outer, PartitionSpec.UNCONSTRAINED, ())] if inner else []
+    steps += [(outer, None, inner)]
+
     def spread(x):
         x = jnp.pad(x, [(0, -size % devices)] + [(0, 0)] * (x.ndim - 1))
-        for n in range(1, len(axes)):
-            x = _place(x, axes[:n], PartitionSpec.UNCONSTRAINED)
-        return _place(x, axes, None)
+        for step in steps:
+            x = _place(x, *step)
+        return x
 
     def gather(x):
-        x = _place(x, axes, None)
-        for n in range(len(axes) - 1, 0, -1):
-            x = _place(x, axes[:n], PartitionSpec.UNCONSTRAINED)
+        for step in reversed(steps):
+            x = _place(x, *step)
         return x[:size]
 
     return jax.tree.map(gather, fn(jax.tree.map(spread, batch)))
+
+
+def _split(mesh, axes: tuple[str, ...], size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The mesh axes for a stack of `size` matrices and those for their last dimension, by which a
+    device has the least work; a split matrix costs a third more in what cannot be split.
+    """
+
+    def work(count):
+        stack, within = (math.prod(mesh.shape[a] for a in part) for part in parts(count))
+        return -(-size // stack) / within * (1 if within == 1 else 4 / 3)
+
+    def parts(count):
+        return axes[:count], axes[count:]
+
+    return parts(min(range(len(axes), 0, -1), key=work))
 
 
 def beside(state, params):
@@ -88,5 +108,8 @@ def with_auto_axes(fn: Callable[..., Any], like: Callable[..., Any]) -> Callable
     return run
 
 
-def _place(x, axes, others):
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *[others] * (x.ndim - 1)))
+def _place(x, first, others, last=()):
+    spec = [first, *[others] * (x.ndim - 1)]
+    if last:
+        spec[-1] = last
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -12,7 +12,7 @@ from sweeps.trial import Outcome, Race, Trial, freeze
 # Useful FLOP/s of one chip: published dense bf16 peak times the utilisation a run of this kind
 # reaches. The CPU figure is one core at the nano sizes, measured (docs/LOG.md).
 DEVICES = {
-    "cpu-core": 1e10,
+    "cpu-core": 2.5e10,
     "tpu-v5e": 0.4 * 197e12,
     "tpu-v5p": 0.4 * 459e12,
     "tpu-v6e": 0.4 * 918e12,

@@ -9,12 +9,12 @@ Kill it at any time and start it again: finished trials are kept, the rest is pl
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lm import command
 from lm.config import ConfigError
 from sweeps import cost, ledger, resources, study
 from sweeps.driver import Driver, Refused, lock, read_study
@@ -55,19 +55,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
-    try:
-        return run(arguments, overrides)
-    except (ConfigError, Refused) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"error: {error.strerror}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+    return command.guarded(
+        lambda: run(arguments, overrides),
+        Refused,
+        interrupted="run the same command again to go on",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable = print) -> int:

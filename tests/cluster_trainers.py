@@ -1,7 +1,9 @@
-"""Fake trainers that look at where they run."""
+"""Trainers that look at where they run, or die there."""
 
 import json
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -34,3 +36,31 @@ def gang(configs, folders, *, log=print):
     else:
         time.sleep(json.loads(os.environ["BESTIARY_FAKE"]).get("sleep", 0))
         part.touch()
+
+
+def mortal(configs, folders, *, log=print):
+    """The real trainer, killed once: as soon as all its runs have a checkpoint."""
+    from lm.train import train_pack
+
+    root = Path(folders[0]).parents[1]
+
+    def saved(folder):
+        return any(path.name.isdigit() for path in Path(folder).glob("checkpoint/*"))
+
+    def watch():
+        while not all(map(saved, folders)):
+            time.sleep(0.01)
+        try:
+            os.close(os.open(root / "death", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def tell(line):
+        if "going on from the checkpoint" in line:
+            with open(root / "resumed", "a") as journal:
+                journal.write(line + "\n")
+        log(line)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return train_pack(configs, folders, log=tell)

@@ -17,6 +17,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
+jax.devices()  # from here on `lm.train.prepare_cpu` leaves the eight devices alone
 
 
 @pytest.fixture

@@ -169,8 +169,8 @@ def _curve(config, result, loss, points):
                 "tokens": tokens,
                 "train_loss": value - 0.02,
                 "learning_rate": lr * left,
-                "grad_norm": 1.0 / (0.2 + left) * (1 + lr),
-                "param_norm": 10 + 100 * lr * (1 - left),
+                **{f"grad_norm{r}": 1.0 / (0.2 + left) * (1 + lr) for r in ("", "_matrix")},
+                **{f"param_norm{r}": 10 + 100 * lr * (1 - left) for r in ("", "_matrix")},
             }
         )
         yield json.dumps({"step": step, "tokens": tokens, "validation_loss": value})

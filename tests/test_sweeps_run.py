@@ -220,7 +220,7 @@ def test_second_driver_is_refused(tmp_path, capsys):
 
 def test_no_space_left_says_so_and_keeps_results(undisturbed, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("BESTIARY_FAKE", '{"disk": 0.008}')
-    assert run(tmp_path) == 1
+    assert run(tmp_path) == 2
     assert "no space left on the device" in capsys.readouterr().err
     kept = trained(tmp_path)
     monkeypatch.delenv("BESTIARY_FAKE")

@@ -1,5 +1,6 @@
 """Over 200 short trials on 8 workers, while workers and drivers are killed at random."""
 
+import json
 import os
 import random
 import signal
@@ -45,3 +46,18 @@ def test_no_trial_is_lost_or_trained_twice(tmp_path):
     results = trained(disturbed)
     assert len(results) == len(set(results)) == total
     assert table(disturbed) == table(undisturbed)
+
+
+def losses(workdir):
+    paths = (workdir / "trials").glob("*/result.json")
+    return {path.parent.name: json.loads(path.read_text())["loss"] for path in paths}
+
+
+def test_a_killed_worker_goes_on_from_its_checkpoints(tmp_path):
+    for name, trainer in (("whole", "lm.train:train_pack"), ("cut", "cluster_trainers:mortal")):
+        words = ("--workers=1", f"--trainer={trainer}")
+        child = process(tmp_path / name, *words, study=f"{STUDY}:real")
+        output, _ = child.communicate()
+        assert child.returncode == 0, output
+    assert "going on from the checkpoint at step" in (tmp_path / "cut/resumed").read_text()
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole") != {}

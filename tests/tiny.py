@@ -3,6 +3,7 @@
 import numpy as np
 
 from lm.config import finalise
+from lm.records import read_curve
 
 MODEL = {
     "name": "tiny",
@@ -34,3 +35,9 @@ def config(optimizer="adamw", *, steps=12, batch_size=2, seed=0, sections=None, 
 
 def tokens(*shape, vocab_size=256, seed=0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, vocab_size, shape).astype(np.uint16)
+
+
+def curve(folder) -> list[dict]:
+    """A run's curve without its clock."""
+    lines = read_curve(folder / "curve.jsonl")
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]

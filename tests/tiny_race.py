@@ -41,6 +41,13 @@ def get_config(argument=""):
     elif argument == "wide":
         study["optimizers"] = {name: entry() for name in WIDE}
         study["seeds"] = [0, 1, 2, 3]
+    elif argument == "real":  # few real trials, with checkpoints
+        grid = {"learning_rate": [0.008, 0.016]}
+        study |= {
+            **{"optimizers": {"adamw": {**entry(), "grids": grid, "bounds": {}}}, "seeds": [0]},
+            **{"phases": {"I": [["nano-xs", 1]]}, "data": {"corpus": "stdlib"}},
+            "checkpoint": {"every_steps": 32},
+        }
     elif argument == "other":
         study["eval"]["points"] = 2
     elif argument:

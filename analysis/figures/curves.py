@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures.panels import log_axis, panels, plain_numbers, shared_legend
+from analysis.records import ROLES
 from analysis.tables import validation_at
 
 
@@ -137,22 +138,25 @@ def early_stop(table: pd.DataFrame) -> Figure:
 
 @style.styled
 def norms(curves: pd.DataFrame) -> Figure:
-    """Norms of the parameters and the gradient over training; one run per optimizer."""
+    """Norms of the parameters and of the gradient before clipping over training, in all and per
+    role where the curves have them (the study's Figure 6); one run per optimizer.
+    """
     logged = curves[curves["param_norm"].notna()]
-    fig, axes = panels(logged, ["param_norm", "grad_norm", "learning_rate"], source=curves)
-    titles = {
-        "param_norm": "parameter norm",
-        "grad_norm": "gradient norm",
-        "learning_rate": "learning rate",
-    }
+    known = logged.columns[logged.notna().all()]
+    roles = [role for role in ROLES if f"param_norm{role}" in known]
+    keys = [f"{what}{role}" for what in ("param_norm", "grad_norm") for role in roles]
+    fig, axes = panels(logged, keys, source=curves, per_row=max(2, len(roles)))
     for column, axis in axes.items():
+        what, role = column.split("_norm")
         for optimizer in style.ordered(logged["optimizer"]):
             run = logged[logged["optimizer"] == optimizer].sort_values("fraction")
             axis.plot(run["fraction"], run[column], **style.line(optimizer))
-        axis.set_title(titles[column])
+        name = {"param": "parameters", "grad": "gradient"}[what]
+        axis.set_title(f"{name}: {ROLES[role]}")
         axis.set_xlabel("fraction of training")
-        if column == "grad_norm" and (logged[column] > 0).all():
+        if what == "grad" and (logged[column] > 0).all():
             log_axis(axis, "y")
-    axes["param_norm"].set_ylabel("Euclidean norm over all parameters")
+    for what in ("param_norm", "grad_norm"):
+        axes[what].set_ylabel("Euclidean norm")
     shared_legend(fig, axes.values())
     return fig

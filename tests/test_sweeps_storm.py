@@ -1,6 +1,6 @@
 """Over 200 trials on 8 workers while drivers, workers, their actors and nodes are killed at random.
 
-    python -m pytest tests/stress_sweeps.py -s
+    make stress
 
 No result twice, no finished trial lost, the table that of an undisturbed run, to the byte. Prints
 what was killed. BESTIARY_STRESS_SEED chooses another order of accidents.
@@ -32,6 +32,7 @@ def parent(process):
         return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
+@pytest.mark.stress
 @pytest.mark.timeout(3000)
 def test_random_kills_leave_the_same_table(tmp_path):
     pytest.importorskip("ray")

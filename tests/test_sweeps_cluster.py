@@ -11,7 +11,7 @@ from sweeps import resources
 from sweeps import run as run_lib
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+stress = pytest.mark.stress
 LONG = 400  # seconds for a study on a busy machine
 
 
@@ -44,6 +44,7 @@ def once(workdir):
     return len(names) == len(set(names)) == len(list((workdir / "trials").iterdir()))
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_one_machine(rig, undisturbed, tmp_path):
     finish(rig.drive(tmp_path))
     assert once(tmp_path)
@@ -52,6 +53,7 @@ def test_the_table_is_that_of_one_machine(rig, undisturbed, tmp_path):
     assert once(tmp_path)
 
 
+@stress
 def test_packs_outlive_their_driver_and_the_next_takes_them_over(rig, undisturbed, tmp_path):
     child = rig.drive(tmp_path, sleep=4.0)
     until(lambda: len(trained(tmp_path)) >= 1)
@@ -65,6 +67,7 @@ def test_packs_outlive_their_driver_and_the_next_takes_them_over(rig, undisturbe
     assert table(tmp_path) == table(undisturbed)
 
 
+@stress
 def test_a_lost_node_and_killed_workers_cost_their_packs_only(rig, undisturbed, tmp_path):
     node = rig.add(num_cpus=2)
     rig.nodes.append(node)
@@ -79,6 +82,7 @@ def test_a_lost_node_and_killed_workers_cost_their_packs_only(rig, undisturbed, 
     assert table(tmp_path) == table(undisturbed)
 
 
+@stress
 @pytest.mark.parametrize("accident", ["crash", "hang", "nan"])
 def test_one_bad_trial_among_many_fails_alone(rig, tmp_path, accident):
     """0.5 is a learning rate at which the fake trainer's loss is not finite."""
@@ -96,6 +100,7 @@ def test_one_bad_trial_among_many_fails_alone(rig, tmp_path, accident):
     assert set(statuses[False]) == {"finished"} and len(statuses[False]) >= 15
 
 
+@pytest.mark.slow
 def test_what_no_node_has_is_refused_with_the_arithmetic(rig, tmp_path):
     child = rig.drive(tmp_path, "--resources=GPU=2,CPU=1")
     output, _ = child.communicate(timeout=LONG)
@@ -104,6 +109,7 @@ def test_what_no_node_has_is_refused_with_the_arithmetic(rig, tmp_path):
     assert "2 x (CPU=2)" in output
 
 
+@stress
 def test_a_node_on_which_everything_dies_gets_no_more_packs(rig, undisturbed, tmp_path):
     node = rig.add(num_cpus=2, env_vars={"TEST_BAD_NODE": "1"})
     rig.nodes.append(node)
@@ -125,6 +131,7 @@ def told(workdir):
     return packs
 
 
+@pytest.mark.slow
 def test_a_gang_has_one_process_on_each_host(rig, undisturbed, tmp_path):
     finish(rig.drive(tmp_path, "--resources=CPU=1,hosts=2", trainer="cluster_trainers:gang"))
     for words in told(tmp_path).values():
@@ -133,6 +140,7 @@ def test_a_gang_has_one_process_on_each_host(rig, undisturbed, tmp_path):
     assert table(tmp_path) == table(undisturbed)
 
 
+@stress
 def test_a_slice_that_loses_a_host_starts_its_run_again_once(rig, undisturbed, tmp_path):
     text = "slice=v4-2x2x2"
     need = resources.parse(text)
@@ -156,3 +164,15 @@ def test_a_slice_that_loses_a_host_starts_its_run_again_once(rig, undisturbed, t
     assert sorted(map(len, gangs))[-2:] == [1, 2] and len(set.union(*gangs)) == 2
     assert once(tmp_path)
     assert table(tmp_path) == table(undisturbed)
+
+
+@stress
+def test_a_killed_pack_goes_on_from_its_checkpoints(rig, tmp_path):
+    study = f"{STUDY}:real"
+    finish(rig.drive(tmp_path / "whole", study=study, trainer="lm.train:train_pack"))
+    finish(rig.drive(tmp_path / "cut", study=study, trainer="cluster_trainers:mortal"))
+    assert "going on from the checkpoint at step" in (tmp_path / "cut/resumed").read_text()
+    (_, whole), (_, cut) = table(tmp_path / "whole"), table(tmp_path / "cut")
+    assert {k: json.loads(v)["loss"] for k, v in whole.items()} == {
+        k: json.loads(v)["loss"] for k, v in cut.items()
+    }

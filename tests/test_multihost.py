@@ -1,0 +1,102 @@
+"""Two real processes over loopback: they train one run, one is killed, both come back."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [
+    *("--config=configs/run.py:nano-xs,1x,muon", "--config.train.steps=480"),
+    *("--config.checkpoint.every_steps=80", "--config.log.every_steps=16"),
+]
+
+
+class Job:
+    """The same command in two processes that find each other by the environment."""
+
+    def __init__(self, folder, log):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.logs = [log.with_suffix(f".{rank}") for rank in range(2)]
+        self.processes = []
+        for rank, path in enumerate(self.logs):
+            environment = os.environ | {
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(rank),
+                "PYTHONUNBUFFERED": "1",
+            }
+            command = [sys.executable, "-m", "lm.train", *COMMAND, f"--workdir={folder}"]
+            with open(path, "w") as out:
+                self.processes.append(
+                    subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+                )
+
+    def wait(self, timeout=300):
+        return [process.wait(timeout) for process in self.processes]
+
+    def said(self, rank):
+        return self.logs[rank].read_text()
+
+
+def trial(folder):
+    return next(folder.glob("trials/*"))
+
+
+def saved(folder):
+    """Steps of the whole checkpoints so far."""
+    return [int(p.name) for p in folder.glob("trials/*/checkpoint/*") if p.name.isdigit()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    job = Job(folder / "runs", folder / "log")
+    assert job.wait() == [0, 0], job.said(0) + job.said(1)
+    return folder / "runs", job
+
+
+def test_both_say_who_they_are_and_one_writes(whole):
+    folder, job = whole
+    for rank in range(2):
+        assert f"process {rank} of 2: " in job.said(rank)
+    assert "ETA" in job.said(0) and "ETA" not in job.said(1)
+    assert len(list(folder.glob("trials/*"))) == 1
+    assert tiny.curve(trial(folder))[-1]["validation_loss"] < 3.5
+
+
+def test_a_killed_host_ends_the_job_and_the_next_start_finishes_it(whole, tmp_path):
+    job = Job(tmp_path / "runs", tmp_path / "log")
+    while not saved(tmp_path / "runs"):
+        assert job.processes[0].poll() is None, job.said(0)
+        time.sleep(0.05)
+    job.processes[1].send_signal(signal.SIGKILL)
+    codes = job.wait(timeout=200)  # the other does not go on alone, and does not hang
+    assert codes[1] == -signal.SIGKILL and codes[0] != 0
+    assert not (trial(tmp_path / "runs") / "result.json").exists()
+    again = Job(tmp_path / "runs", tmp_path / "again")
+    assert again.wait() == [0, 0], again.said(0) + again.said(1)
+    assert "going on from the checkpoint at step" in again.said(0)
+    assert tiny.curve(trial(tmp_path / "runs")) == tiny.curve(trial(whole[0]))
+
+
+def test_a_host_that_is_alone_gives_up_with_the_reason(tmp_path):
+    environment = os.environ | {
+        "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "1",
+    }
+    code = "from lm import mesh; mesh.start(print, timeout=2)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert out.returncode != 0
+    assert "joining a job of 2 processes, at most 2 s" in out.stdout
