@@ -78,33 +78,35 @@ def spec(mesh: Mesh, axes: Sequence[str], shape: Sequence[int]) -> P:
 def placements(mesh: Mesh, state):
     """A tree of `NamedSharding` for a training state: optimizer state lies with its parameter.
 
-    An array belongs to the parameter whose path is in its own. Of equal rank, it takes the
-    parameter's placement on the axes of equal size (a second moment per row has others). Stacks of
-    factors and the like are spread over all devices along an axis that they divide, if there is
-    one; scalars and vectors of no parameter are whole.
+    An array belongs to the parameter whose path is in its own. With the parameter's axes, some of
+    them perhaps of length 1, it takes the parameter's placement. Stacks of factors and the like are
+    spread over all devices, first along the stack; what belongs to no parameter is whole.
     """
     shapes = {path_name(k): x.shape for k, x in jax.tree.leaves_with_path(state.params)}
 
     def place(key_path, leaf):
         path = f"/{path_name(key_path)}/"
         owner = next((p for p in LOGICAL_AXES if f"/{p}/" in path), None)
-        if owner is not None and len(leaf.shape) == len(shapes[owner]):
-            full = spec(mesh, LOGICAL_AXES[owner], shapes[owner])
-            pairs = zip(full, leaf.shape, shapes[owner], strict=True)
-            return NamedSharding(mesh, P(*(n if a == b else None for n, a, b in pairs)))
-        return NamedSharding(mesh, _spread(mesh, leaf.shape) if owner is not None else P())
+        if owner is None:
+            return NamedSharding(mesh, P())
+        pairs = list(zip(leaf.shape, shapes[owner], strict=False))
+        if len(leaf.shape) == len(shapes[owner]) and all(a in (1, b) for a, b in pairs):
+            return NamedSharding(mesh, spec(mesh, LOGICAL_AXES[owner], leaf.shape))
+        return NamedSharding(mesh, _spread(mesh, leaf.shape))
 
     return jax.tree.map_with_path(place, state)
 
 
 def _spread(mesh: Mesh, shape: Sequence[int]) -> P:
-    """The first axis that all devices divide, else one that an axis of the mesh divides."""
-    for names in (("data", "model"), ("data",), ("model",)):
-        count = math.prod(mesh.shape[name] for name in names)
+    """Each mesh axis in turn goes to the first axis of the array that it still divides."""
+    names: list[tuple[str, ...]] = [() for _ in shape]
+    for name in ("data", "model"):
         for axis, size in enumerate(shape):
-            if len(shape) > 1 and size % count == 0:
-                return P(*[None] * axis, names)
-    return P()
+            taken = math.prod(mesh.shape[n] for n in names[axis])
+            if size % (taken * mesh.shape[name]) == 0:
+                names[axis] += (name,)
+                break
+    return P(*(n or None for n in names))
 
 
 def start(log=print, *, timeout: int = 300) -> None:

@@ -30,7 +30,8 @@ COLUMNS = [
 
 def make(path: Path) -> int:
     """Adds the missing rows to the CSV and writes the page beside it; 1 if a run failed."""
-    wanted = [(f"{s},1x,{name}", t) for t in TOPOLOGIES for s in SIZES for name in optim.catalogue.CATALOGUE]
+    names = optim.catalogue.CATALOGUE
+    wanted = [(f"{size},1x,{name}", t) for t in TOPOLOGIES for size in SIZES for name in names]
     known = {(row["run"], row["topology"]) for row in read(path)}
     missing = [pair for pair in wanted if pair not in known]
     begun, failed = time.monotonic(), 0

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from optim.matrices import Role, Roles, find_roles, from_stack, path_name, stack_shape, to_stack
-from optim.sharding import shared
+from optim.sharding import together
 
 
 def map_matrices(
@@ -17,8 +16,8 @@ def map_matrices(
 
     Leaves are turned so that the short side comes first, and those that then have equal shapes and
     dtypes go through `fn` together: q, k, v, o of all layers are one call. `fn` keeps the shape of
-    its argument; `products` is for `optim.sharding.shared`. Raises ValueError for a gain, which is
-    no matrix.
+    its argument; `products` is for `optim.sharding.together`. Raises ValueError for a gain, which
+    is no matrix.
     """
     leaves, treedef = jax.tree.flatten(tree)
     leaf_roles = jax.tree.leaves(find_roles(tree, roles), is_leaf=lambda x: isinstance(x, Role))
@@ -40,9 +39,9 @@ def map_grouped(
 ) -> list[Any]:
     """`fn` on items that are trees of arrays with a leading stack axis, batched over equal shapes.
 
-    Items with the same tree, shapes (but for the leading axis) and dtypes are concatenated along
-    it, `fn` maps each batch to a tree of arrays with that leading axis, and the results are cut
-    apart again. On a mesh each batch is shared out over the devices, see `optim.sharding.shared`.
+    Items with the same tree, shapes (but for the leading axis) and dtypes go through `fn`, which
+    maps a batch to a tree of arrays with that leading axis, together; see
+    `optim.sharding.together`.
     """
     groups: dict[Any, list[int]] = {}
     for i, item in enumerate(items):
@@ -50,13 +49,9 @@ def map_grouped(
         groups.setdefault((treedef, *((x.shape[1:], x.dtype) for x in leaves)), []).append(i)
     results: list[Any] = [None] * len(items)
     for members in groups.values():
-        sizes = [jax.tree.leaves(items[i])[0].shape[0] for i in members]
-        batch = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(items[i] for i in members))
-        batch = shared(fn, batch, products=products) if sum(sizes) else fn(batch)
-        start = 0
-        for i, size in zip(members, sizes, strict=True):
-            results[i] = jax.tree.map(lambda x, a=start, b=start + size: x[a:b], batch)
-            start += size
+        parts = together(fn, [items[i] for i in members], products=products)
+        for i, part in zip(members, parts, strict=True):
+            results[i] = part
     return results
 
 

@@ -3,8 +3,9 @@
 Everything here acts under `jax.set_mesh` only; without a mesh the program is unchanged.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,55 +16,90 @@ from jax.sharding import AxisType, PartitionSpec
 SHARED_AXES = ("data", "model")
 
 
-def shared(fn: Callable[[Any], Any], batch, *, products: bool = False):
-    """`fn(batch)`, arrays with a common leading axis, with that axis spread over the mesh.
+def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool = False) -> list:
+    """`fn` on the items, trees of arrays with a leading stack axis, joined along it; the results
+    cut apart again. On a mesh the stack is spread over the devices.
 
-    The axis is padded with zeros to a multiple of the number of devices, so each device has its
-    share of the work, whole matrices, and no communication inside `fn`. `fn` must not mix entries
-    of the leading axis. If `fn` is made of matrix `products`, the compiler can split one matrix
-    over devices too: where the stack is too short to fill the mesh, it fills the first axes alone
-    and the last dimension lies over the others.
+    It is padded with zeros to a multiple of the number of devices, so each device has its share of
+    the work, whole matrices, and no communication inside `fn`. `fn` must not mix entries of the
+    stack. If `fn` is made of matrix `products`, the compiler can split one matrix over devices too:
+    where the stack is too short to fill the mesh, it fills the first axes alone and the longest
+    side of the matrices lies over the others.
     """
+    sizes = [jax.tree.leaves(item)[0].shape[0] for item in items]
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     axes = tuple(a for a in SHARED_AXES if kinds.get(a) == AxisType.Auto and mesh.shape[a] > 1)
-    if not axes:
-        return fn(batch)
-    size = jax.tree.leaves(batch)[0].shape[0]
-    outer, inner = _split(mesh, axes, size) if products else (axes, ())
+    if not axes or not sum(sizes):
+        return _cut(fn(_join(items, axis=0)), sizes, axis=0)
+    outer, inner = _split(mesh, axes, sum(sizes)) if products else (axes, ())
     devices = math.prod(mesh.shape[axis] for axis in outer)
     # One mesh axis after the other: each move is an all-to-all; both at once would replicate x.
     steps = [(outer[:n], PartitionSpec.UNCONSTRAINED, ()) for n in range(1, len(outer))]
-    steps += [(outer, PartitionSpec.UNCONSTRAINED, ())] if inner else []
+    steps += [(outer, PartitionSpec.UNCONSTRAINED, ())] if inner and outer else []
     steps += [(outer, None, inner)]
 
     def spread(x):
-        x = jnp.pad(x, [(0, -size % devices)] + [(0, 0)] * (x.ndim - 1))
+        x = jnp.pad(x, [(0, -x.shape[0] % devices)] + [(0, 0)] * (x.ndim - 1))
         for step in steps:
             x = _place(x, *step)
         return x
 
-    def gather(x):
+    def gather(x, size):
         for step in reversed(steps):
             x = _place(x, *step)
         return x[:size]
 
-    return jax.tree.map(gather, fn(jax.tree.map(spread, batch)))
+    shares = [-(-size // devices) for size in sizes]
+    if sum(shares) > 1.5 * -(-sum(sizes) // devices):  # padding each would cost more than moving
+        out = fn(jax.tree.map(spread, _join(items, axis=0)))
+        return _cut(jax.tree.map(lambda x: gather(x, sum(sizes)), out), sizes, axis=0)
+
+    # Each device joins its own shares: what lies along the stack already need not move.
+    def fold(x):
+        x = spread(x)
+        return x.reshape(devices, -1, *x.shape[1:])
+
+    def unfold(x):
+        return x.reshape(-1, *x.shape[2:])
+
+    folded = _join([jax.tree.map(fold, item) for item in items], axis=1)
+    out = fn(jax.tree.map(unfold, folded))
+    out = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), out)
+    parts = _cut(out, shares, axis=1)
+    return [
+        jax.tree.map(lambda x, n=size: gather(unfold(x), n), part)
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def _join(trees: Sequence[Any], axis: int):
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis), *trees)
+
+
+def _cut(tree, sizes: Sequence[int], axis: int) -> list:
+    ends = list(itertools.accumulate(sizes))
+    return [
+        jax.tree.map(lambda x, a=end - size, b=end: jax.lax.slice_in_dim(x, a, b, axis=axis), tree)
+        for size, end in zip(sizes, ends, strict=True)
+    ]
 
 
 def _split(mesh, axes: tuple[str, ...], size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The mesh axes for a stack of `size` matrices and those for their last dimension, by which a
-    device has the least work; a split matrix costs a third more in what cannot be split.
+    """The mesh axes for a stack of `size` matrices and those for their longest side, by which a
+    device has the least to do. What cannot be split makes a split matrix a third dearer; one that
+    is split over the whole mesh talks in every product and is for the very few and large.
     """
 
     def work(count):
         stack, within = (math.prod(mesh.shape[a] for a in part) for part in parts(count))
-        return -(-size // stack) / within * (1 if within == 1 else 4 / 3)
+        dearer = 1 if within == 1 else 4 / 3 if count else 8
+        return -(-size // stack) / within * dearer
 
     def parts(count):
         return axes[:count], axes[count:]
 
-    return parts(min(range(len(axes), 0, -1), key=work))
+    return parts(min(range(len(axes), -1, -1), key=work))
 
 
 def beside(state, params):
@@ -108,8 +144,9 @@ def with_auto_axes(fn: Callable[..., Any], like: Callable[..., Any]) -> Callable
     return run
 
 
-def _place(x, first, others, last=()):
-    spec = [first, *[others] * (x.ndim - 1)]
-    if last:
-        spec[-1] = last
+def _place(x, stack, others, inner=()):
+    """`stack` mesh axes on the leading axis, `inner` ones on the longest other."""
+    spec = [stack or None, *[others] * (x.ndim - 1)]
+    if inner and x.ndim > 1:
+        spec[max(range(1, x.ndim), key=lambda axis: x.shape[axis])] = inner
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -126,7 +126,7 @@ def scale_by_soap(
         columns = [blocks.split(tree) for tree in (gradients, mu, state.nu)]
         columns += [blocks.ungroup(tree) for tree in (state.factors, state.bases)]
         with jax.default_matmul_precision(precision):
-            rows = map_grouped(move, list(zip(*columns, strict=True)))
+            rows = map_grouped(move, list(zip(*columns, strict=True)), products=True)
             u, v, factors = map(list, zip(*rows, strict=True)) if rows else ([], [], [])
             source = columns[3] if refresh_from == "old" else factors
             call = same_for_all(count) if lockstep else count

