@@ -181,7 +181,8 @@ def scale_by_kron(
         seen, factors = jax.lax.cond(fits, fit, keep, momentum, factors)
         with jax.default_matmul_precision(precision):
             items = list(zip(blocks.split(seen), factors, strict=True))
-            directions = blocks.join(map_grouped(lambda item: triangular.whiten(*item), items))
+            whitened = map_grouped(lambda item: triangular.whiten(*item), items, products=True)
+            directions = blocks.join(whitened)
         directions = jax.tree.map(lambda u, g: u.astype(g.dtype), directions, gradients)
 
         since_update = jnp.where(fits, 0, state.since_update + 1)
