@@ -21,8 +21,8 @@ def collectives(
     """Bytes that each chip receives in one step, by kind of collective.
 
     An operation inside a loop is written once and runs as often as the loop: its `op_name` says
-    whether that is the loop over layers (`layers`), over pieces of the loss (`chunks`), and every
-    loop over microbatches (`accumulate`) is outside of those. Ring algorithms are assumed: a gather
+    whether that is the loop over layers (`layers`) or over pieces of the loss (`chunks`), and a
+    loop over microbatches (`accumulate`) is outside of those. Loops of optimizers move nothing. Ring algorithms are assumed: a gather
     or scatter over n chips moves (n - 1)/n of the whole, a reduction twice that.
     """
     found: dict[str, float] = {}
@@ -49,9 +49,8 @@ def _times(line: str, layers: int, chunks: int, accumulate: int) -> int:
     loops = name[1].count("while/body") if name else 0
     if not loops:
         return 1
-    inside = layers if "/blocks/" in name[1] else chunks
-    outer = accumulate if accumulate > 1 else 1
-    return outer if accumulate > 1 and loops == 1 else outer * inside
+    inside = layers if "blocks" in name[1] else chunks if "loss" in name[1] else 1
+    return accumulate if accumulate > 1 and loops == 1 else accumulate * inside
 
 
 def _bytes(dtype: str, dims: str) -> int:

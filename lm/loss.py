@@ -17,6 +17,7 @@ class Loss(NamedTuple):
     count: Array
 
 
+@jax.named_scope("loss")
 def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 1) -> Loss:
     """Cross-entropy of every position's successor; the last position of each sequence predicts
     nothing.

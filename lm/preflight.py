@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # there is no chip to fight over
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax

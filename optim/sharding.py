@@ -32,7 +32,8 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
     axes = tuple(a for a in SHARED_AXES if kinds.get(a) == AxisType.Auto and mesh.shape[a] > 1)
     if not axes or not sum(sizes):
         return _cut(fn(_join(items, axis=0)), sizes, axis=0)
-    outer, inner = _split(mesh, axes, sum(sizes)) if products else (axes, ())
+    matrices = min(jax.tree.leaves(items)[0].shape[1:]) > 1  # a vector is not worth splitting
+    outer, inner = _split(mesh, axes, sum(sizes)) if products and matrices else (axes, ())
     devices = math.prod(mesh.shape[axis] for axis in outer)
     # One mesh axis after the other: each move is an all-to-all; both at once would replicate x.
     steps = [(outer[:n], PartitionSpec.UNCONSTRAINED, ()) for n in range(1, len(outer))]
@@ -50,6 +51,10 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
             x = _place(x, *step)
         return x[:size]
 
+    if not inner:  # some compilers would gather the stack for a decomposition: leave no choice
+        spec = PartitionSpec(outer)
+        names = frozenset(outer)
+        fn = jax.shard_map(fn, in_specs=spec, out_specs=spec, axis_names=names, check_vma=False)
     shares = [-(-size // devices) for size in sizes]
     if sum(shares) > 1.5 * -(-sum(sizes) // devices):  # padding each would cost more than moving
         out = fn(jax.tree.map(spread, _join(items, axis=0)))

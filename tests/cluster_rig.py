@@ -1,16 +1,26 @@
 """A simulated Ray cluster on loopback, and studies driven on it as processes that may be killed."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STUDY = str(ROOT / "tests/tiny_race.py")
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 FAST = {"BESTIARY_HEARTBEAT": "1", "PYTHONPATH": PATHS}
+
+
+@contextlib.contextmanager
+def forking():
+    """JAX, where a test before has used it, warns of forks; Ray's children never touch it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+        yield
 
 
 class Rig:
@@ -24,13 +34,15 @@ class Rig:
         # A busy machine must not lose nodes by being slow, and a killed one shows at once anyway.
         health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 12}
         head = {**small, "num_cpus": 0, "_system_config": health}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        with forking():
+            self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.each = {"object_store_memory": small["object_store_memory"], **each}
         self.nodes = [self.add() for _ in range(nodes)]
         self.address = self.cluster.address
 
     def add(self, **others):
-        return self.cluster.add_node(wait=True, **{**self.each, **others})
+        with forking():
+            return self.cluster.add_node(wait=True, **{**self.each, **others})
 
     def kill(self, node):
         """As when the machine loses power."""
