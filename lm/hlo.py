@@ -22,8 +22,9 @@ def collectives(
 
     An operation inside a loop is written once and runs as often as the loop: its `op_name` says
     whether that is the loop over layers (`layers`) or over pieces of the loss (`chunks`), and a
-    loop over microbatches (`accumulate`) is outside of those. Loops of optimizers move nothing. Ring algorithms are assumed: a gather
-    or scatter over n chips moves (n - 1)/n of the whole, a reduction twice that.
+    loop over microbatches (`accumulate`) is outside of those. Loops of optimizers move nothing.
+    Ring algorithms are assumed: a gather or scatter over n chips moves (n - 1)/n of the whole, a
+    reduction twice that.
     """
     found: dict[str, float] = {}
     for line in text.splitlines():
