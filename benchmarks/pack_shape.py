@@ -78,7 +78,8 @@ def side(size: str, seconds: float, shape: dict) -> float:
     tokens = np.random.default_rng(0).integers(0, 256, (MEMBERS, STEPS, BATCH, T))
     block = jax.device_put(tokens.astype(np.uint16), place)
     seeds = jax.device_put(np.arange(MEMBERS, dtype=np.int32), place)
-    state = spread(lambda s, h: walk(lambda a: run.init(*a), (s, h)))(seeds, hparams)
+    params = spread(lambda s: walk(run.params, s))(seeds)
+    state = spread(lambda p, h: walk(lambda a: run.init(*a), (p, h)))(params, hparams)
     advance = spread(lambda s, h, b: walk(member, (s, h, b)))
     jax.block_until_ready(advance(state, hparams, block))
     start, calls = time.perf_counter(), 0

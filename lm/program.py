@@ -60,7 +60,7 @@ class Packed:
 
     def init(self) -> step_lib.State:
         """Fresh states, every leaf with a leading member axis."""
-        return self.functions.init(self.seeds, self.hparams)
+        return self.functions.init(self.functions.params(self.seeds), self.hparams)
 
     def advance(
         self, state, batches: Sequence[np.ndarray], active: np.ndarray
@@ -100,7 +100,7 @@ class Packed:
 
     def abstract_members(self) -> list:
         """Shapes and dtypes that a checkpoint of each run is restored to."""
-        shapes = jax.eval_shape(self.functions.init, self.seeds, self.hparams)
+        shapes = jax.eval_shape(self.init)
         one = jax.tree.map(lambda x: np.empty(x.shape[1:], x.dtype), shapes)
         return [one] * self.size
 
@@ -129,43 +129,39 @@ def pack_devices() -> list:
     return devices
 
 
+# Compiled functions of this process: a cell's later packs compile nothing.
+_CACHE: dict[tuple, tuple] = {}
+
+
 class _Functions(NamedTuple):
+    params: Callable
+    evaluate: Callable
     init: Callable
     advance: Callable
-    evaluate: Callable
-
-
-# Programs of this process: a cell's later packs compile nothing.
-_CACHE: dict[tuple, _Functions] = {}
 
 
 def _compiled(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
-    """The jitted functions of a program; the number of steps is traced, so all ratios of a size
-    share them.
+    """The jitted functions of a program.
+
+    All optimizers of a model share the first two; all ratios of a size share the others too, since
+    the number of steps is traced.
     """
+    how, dtype = canonical(config["program"]), config["train"]["compute_dtype"]
     any_steps = {**config, "train": {**config["train"], "steps": 0}}
-    key = (program_key(any_steps), canonical(config["program"]), mesh, steps_per_call)
-    if key not in _CACHE:
-        _CACHE[key] = _build(config, mesh, steps_per_call)
-    return _CACHE[key]
-
-
-def _build(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
     run = step_lib.build(config)
-    on_cpu = _on_cpu(mesh.devices.flat)
 
-    def walk(member, pack):
-        return jax.lax.map(member, pack) if on_cpu else jax.vmap(member)(pack)
+    def once(key, build):
+        if key not in _CACHE:
+            _CACHE[key] = build(run, mesh)
+        return _CACHE[key]
 
-    def over_trials(f, *specs):
-        return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("trial"), check_vma=False)
+    return _Functions(
+        *once((canonical(config["model"]), dtype, how, mesh), _of_model),
+        *once((program_key(any_steps), how, mesh, steps_per_call), _of_optimizer),
+    )
 
-    def init(seeds, hparams):
-        return walk(lambda a: run.init(*a), (seeds, hparams))
 
-    def advance(state, hparams, block, steps):
-        return walk(lambda a: run.advance(*a), (state, hparams, block, steps))
-
+def _of_model(run: step_lib.Run, mesh: Mesh) -> tuple[Callable, Callable]:
     def evaluate(params, tokens_EBT, batches):
         def one(args):
             params, count = args
@@ -175,11 +171,36 @@ def _build(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
 
             return jax.lax.fori_loop(0, count, body, jnp.zeros(2, jnp.float32))
 
-        return walk(one, (params, batches))
+        return _walk(one, (params, batches), mesh)
 
     trial = P("trial")
-    return _Functions(
-        jax.jit(over_trials(init, trial, trial)),
-        jax.jit(over_trials(advance, trial, trial, trial, trial), donate_argnums=0),
-        jax.jit(over_trials(evaluate, trial, P(), trial)),
+    return (
+        _jit(lambda seeds: _walk(run.params, seeds, mesh), mesh, trial),
+        _jit(evaluate, mesh, trial, P(), trial),
     )
+
+
+def _of_optimizer(run: step_lib.Run, mesh: Mesh) -> tuple[Callable, Callable]:
+    def init(params, hparams):
+        return _walk(lambda a: run.init(*a), (params, hparams), mesh)
+
+    def advance(state, hparams, block, steps):
+        return _walk(lambda a: run.advance(*a), (state, hparams, block, steps), mesh)
+
+    trial = P("trial")
+    return (
+        _jit(init, mesh, trial, trial),
+        _jit(advance, mesh, trial, trial, trial, trial, donate_argnums=0),
+    )
+
+
+def _walk(member: Callable, pack, mesh: Mesh):
+    """`member` of every member that lies on a device."""
+    on_cpu = _on_cpu(mesh.devices.flat)
+    return jax.lax.map(member, pack) if on_cpu else jax.vmap(member)(pack)
+
+
+def _jit(f: Callable, mesh: Mesh, *specs: P, **options) -> Callable:
+    """`f` on the share of each device of the `trial` axis."""
+    spread = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("trial"), check_vma=False)
+    return jax.jit(spread, **options)

@@ -38,13 +38,16 @@ class Solo:
         self.whole = whole = NamedSharding(self.mesh, P())
         self.batch_sharding = NamedSharding(self.mesh, P(None, "data"))
         with jax.set_mesh(self.mesh):
-            self.shapes = jax.eval_shape(self.run.init, self.seed, self.numbers)
+            self.shapes = jax.eval_shape(self._start, self.seed, self.numbers)
             self.shardings = mesh_lib.placements(self.mesh, self.shapes)
-            self._init = jax.jit(self.run.init, out_shardings=self.shardings)
+            self._init = jax.jit(self._start, out_shardings=self.shardings)
             self._advance = jax.jit(
                 self._call, donate_argnums=0, out_shardings=(self.shardings, whole)
             )
             self._evaluate = jax.jit(self._sums, out_shardings=whole)
+
+    def _start(self, seed, hparams):
+        return self.run.init(self.run.params(seed), hparams)
 
     def _call(self, state, hparams, block_KBT, steps):
         # A loop of one known step is no loop to the compiler.

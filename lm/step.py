@@ -45,11 +45,12 @@ class Report(NamedTuple):
 
 
 class Run(NamedTuple):
-    """`init(seed, hparams)`, `advance(state, hparams, block_KBT, steps)` with at most K steps,
-    `evaluate(params, tokens_BT)`.
+    """`params(seed)`, `init(params, hparams)`, `advance(state, hparams, block_KBT, steps)` with at
+    most K steps, `evaluate(params, tokens_BT)`.
     """
 
-    init: Callable[[Array, Mapping], State]
+    params: Callable[[Array], Any]
+    init: Callable[[Any, Mapping], State]
     advance: Callable[[State, Mapping, Array, Array | int], tuple[State, Report]]
     evaluate: Callable[[Any, Array], Array]
 
@@ -78,8 +79,7 @@ def build(config: Mapping) -> Run:
             given["name"], hparams, preset=given["preset"], roles=model_lib.role, **options
         )
 
-    def init(seed, hparams):
-        params = model_lib.init(model, jax.random.key(seed))
+    def init(params, hparams):
         return State(params, transformation(hparams).init(params), jnp.int32(0), jnp.int32(-1))
 
     def objective(params, tokens_BT):
@@ -141,7 +141,12 @@ def build(config: Mapping) -> Run:
         sums = loss_lib.next_token(x_BTD, head_DV, tokens_BT, chunks=chunks)
         return jnp.stack([sums.nats, sums.count])
 
-    return Run(init, advance, evaluate)
+    return Run(
+        params=lambda seed: model_lib.init(model, jax.random.key(seed)),
+        init=init,
+        advance=advance,
+        evaluate=evaluate,
+    )
 
 
 def norms(name: str, tree) -> dict[str, Array]:
