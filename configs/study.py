@@ -4,8 +4,8 @@
 
 | name | optimizers | sizes | ratios | trials | tokens | on two CPU cores |
 |---|---|---|---|---|---|---|
-| smoke | 2 | nano-xs | 1 2 | 30 | 6M | under a minute |
-| nano | 4 | nano-xs nano-s | 1 2 4 | 240 | 95M | about ten minutes |
+| smoke | 11 | nano-xs | 0.25 0.5 | 95 | 5M | about a minute |
+| nano | 4 | nano-xs nano-s | 1 2 4 | 370 | 160M | about ten minutes |
 | hour | 6 | nano-xs nano-m nano-l | 1 2 4 | 530 | 0.4G | about an hour, not yet run |
 | tenhours | 11 | those, micro-xs held out | 1 2 4 | 3600 | 3.4G | about ten hours, not yet run |
 | published | 11 | 130m 300m 520m 1.2b | 1 2 4 8 | as arXiv 2509.02046 | | |

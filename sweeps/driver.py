@@ -19,7 +19,7 @@ from sweeps import ledger as ledgers
 from sweeps.certificate import certificate, summary
 from sweeps.executor import Executor, Report
 from sweeps.ledger import Ledger, folder, write_json
-from sweeps.pack import Pack, packs
+from sweeps.pack import Pack, Widths, packs
 from sweeps.phases import Plan, plan
 from sweeps.trial import Race, Trial, finite
 
@@ -71,11 +71,10 @@ class Driver:
     ):
         self.race, self.workdir, self.executor, self.log = race, Path(workdir), executor, log
         self.outcomes = ledger.outcomes
-        self.width, self.workers = min(width, executor.widest), workers
+        self.widths, self.workers = Widths(min(width, executor.widest)), workers
         self.timeout = timeout
         self.running: dict[Any, tuple[Pack, Any, float]] = {}
         self.split: list[Pack] = []  # parts of packs that died, to be run as they are
-        self.limits: dict[str, int] = {}  # widths that fit, where a wider pack did not
         self.attempts: Counter = Counter()
         self.certified: set = set()
         self.failures, self.finished, self.done_flops = [], 0, 0.0
@@ -131,8 +130,7 @@ class Driver:
             trials,
             self.race.program,
             self.race.flops,
-            width=self.width,
-            limits=self.limits,
+            width=self.widths,
             workers=self.workers,
         )
         return [*self.split, *fresh]
@@ -178,6 +176,7 @@ class Driver:
                 28, f"{report.reason}; finished results are kept, free some space and run again"
             )
         if not rest:
+            self.widths.ran(pack.key, [self.outcomes[trial] for trial in pack.trials])
             return
         cause, reason = report.cause or "failed", report.reason or "training wrote no result"
         self.log(f"a pack of {len(pack.trials)} lost {len(rest)} trials ({cause}): {reason}")
@@ -186,7 +185,7 @@ class Driver:
             raise Refused(f"nothing here can run {rest[0].cell}: {reason}")
         if len(rest) > 1 and cause != "preempted":
             if cause == "memory":
-                self.limits[pack.key] = len(pack.trials) // 2
+                self.widths.too_wide(pack.key, len(pack.trials))
             self.split += left.halves()
             return
         again = []

@@ -28,7 +28,7 @@ from sweeps.driver import RETRIES, Driver, Refused, lock
 from sweeps.executor import Report
 from sweeps.ledger import write_json
 from sweeps.local import TRAINER, Inline, Workers
-from sweeps.pack import packs
+from sweeps.pack import Widths, packs
 from sweeps.phases import plan
 
 OVER = 1
@@ -81,7 +81,7 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             run_lib.report(race, driver.run(), driver, say)
             return OVER
         width = named.get("pack", {}).get("width", 16)
-        round_ = packs(state.pending, race.program, race.flops, width=width)
+        round_ = packs(state.pending, race.program, race.flops, width=Widths(width))
         value = [[race.config(trial) for trial in pack.trials] for pack in round_]
         name = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
         (workdir / "rounds").mkdir(exist_ok=True)

@@ -1,11 +1,14 @@
 """lm/solo.py and lm/mesh.py: a run is the same run on any mesh."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
+import optim
 from lm import mesh as mesh_lib
 from lm.config import ConfigError
 from lm.program import Packed
@@ -118,3 +121,16 @@ def test_half_described_job_fails_loudly(monkeypatch):
     monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
     with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is not"):
         mesh_lib.start(log=lambda line: None)
+
+
+@pytest.mark.parametrize("name", optim.catalogue.CATALOGUE)
+def test_no_device_holds_a_copy_of_the_state(name):
+    """Stacks of factors may have as many axes as their parameter, and other ones."""
+    sizes = {"hidden": 32, "layers": 8, "heads": 4, "mlp": 128, "vocab_size": 264}
+    sections = {"model": sizes, "mesh": {"data": 4, "model": 2}}
+    options = {"block_size": 16} if name in ("soap", "kron") else {}
+    config = tiny.config(name, batch_size=8, sections=sections, **options)
+    (state,) = Solo([config], jax.devices()).abstract_members()
+    leaves = jax.tree.leaves(state.optimizer)
+    local = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)
+    assert local * 8 < 1.2 * sum(math.prod(x.shape) for x in leaves)

@@ -12,7 +12,7 @@ import tiny_race
 from lm import config as run_config
 from sweeps import ledger, pack, study
 from sweeps.status import Status
-from sweeps.trial import Cell, Race, Trial, freeze
+from sweeps.trial import Cell, Outcome, Race, Trial, freeze
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +154,33 @@ def test_packs_hold_one_program_each_and_every_trial_once():
     trials = [Trial(Cell("o", "s", 1), freeze({"x": i}), 0) for i in range(100)]
     programs = {trial: rng.choice("abc") for trial in trials}
     for width, workers in ((1, 1), (7, 1), (16, 2), (64, 8)):
-        found = pack.packs(trials, programs.get, lambda t: 1.0, width=width, workers=workers)
+        most = pack.Widths(width)
+        found = pack.packs(trials, programs.get, lambda t: 1.0, width=most, workers=workers)
         assert sorted(t for p in found for t in p.trials) == sorted(trials)
         assert all({programs[t] for t in p.trials} == {p.key} for p in found)
         assert max(len(p.trials) for p in found) <= width
         sizes = [len(p.trials) for p in found]
         assert sizes == sorted(sizes, reverse=True)  # the longest first
-    one = pack.packs(trials[:8], lambda t: "a", lambda t: 1.0, width=16, workers=4)
+    one = pack.packs(trials[:8], lambda t: "a", lambda t: 1.0, width=pack.Widths(16), workers=4)
     assert [len(p.trials) for p in one] == [2, 2, 2, 2]  # no worker is left idle
     left, right = one[0].halves()
     assert left.trials + right.trials == one[0].trials
+
+
+def test_packs_are_as_wide_as_memory_holds_and_speed_rewards():
+    def ran(width, tokens_per_second):
+        run = Outcome("finished", 2.0, tokens=100.0, seconds=100.0 / tokens_per_second)
+        widths.ran("a", [run] * width)
+
+    widths = pack.Widths(16)
+    assert widths("a") == 16
+    widths.too_wide("a", 16)
+    assert (widths("a"), widths("b")) == (8, 16)
+    ran(4, 50.0), ran(8, 52.0)
+    assert widths("a") == 8
+    ran(4, 60.0)
+    assert widths("a") == 4
+    ran(2, 61.0)  # not clearly better than 4, but the best against 8
+    assert widths("a") == 2
+    widths.too_wide("a", 1)
+    assert widths("a") == 1
