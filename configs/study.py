@@ -4,8 +4,8 @@
 
 | name | optimizers | sizes | ratios | trials | tokens | on two CPU cores |
 |---|---|---|---|---|---|---|
-| smoke | 11 | nano-xs | 0.25 0.5 | 95 | 5M | about a minute |
-| nano | 4 | nano-xs nano-s | 1 2 4 | 370 | 160M | about ten minutes |
+| smoke | 11 | nano-xs | 1/8 1/4 | 95 | 3M | under a minute |
+| nano | 4 | nano-xs nano-s | 1 2 4 | 390 | 180M | about ten minutes |
 | hour | 6 | nano-xs nano-m nano-l | 1 2 4 | 530 | 0.4G | about an hour, not yet run |
 | tenhours | 11 | those, micro-xs held out | 1 2 4 | 3600 | 3.4G | about ten hours, not yet run |
 | published | 11 | 130m 300m 520m 1.2b | 1 2 4 8 | as arXiv 2509.02046 | | |
@@ -94,7 +94,7 @@ def cpu(
 
 def smoke() -> dict[str, Any]:
     """The shortest race that goes through everything, with all eleven: for tests, a first look."""
-    phases = {"I": cells(["nano-xs"], [0.25]), "II": cells(["nano-xs"], [0.5])}
+    phases = {"I": cells(["nano-xs"], [0.125]), "II": cells(["nano-xs"], [0.25])}
     rule = {**PUBLISHED_RULE, "max_moves": 1}
     only = ("learning_rate",)
     return cpu(list(grids.GRIDS), phases, only=only, rule=rule, seeds=(0, 1), sequences=64)

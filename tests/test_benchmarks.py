@@ -1,0 +1,21 @@
+"""The benchmarks run at toy size, so that they are there when a quiet machine or a GPU is."""
+
+import subprocess
+import sys
+
+import pytest
+
+TOYS = {
+    "step": "--sizes nano-xs --optimizers muon --batch 8 --microbatch 4 --seconds 0.2 --rounds 1",
+    "packing": "--sizes nano-xs --trials 2 --rounds 1",
+    "pack_shape": "--sizes nano-xs --rounds 1 --seconds 0.1",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOYS)
+def test_a_toy_run_prints_its_table(name):
+    words = [sys.executable, "-m", f"benchmarks.{name}", *TOYS[name].split()]
+    out = subprocess.run(words, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert "nano-xs" in out.stdout and any(c.isdigit() for c in out.stdout.split("nano-xs")[1])

@@ -1,0 +1,30 @@
+"""The main job as its user runs it: a study of all optimizers on real text, then its report."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import optim
+
+
+def run(*words):
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_smoke_races_all_eleven_and_reports(tmp_path):
+    words = ("sweeps.run", "--config=configs/study.py:smoke", f"--workdir={tmp_path}")
+    first = run(*words)
+    assert first.returncode == 0, first.stderr
+    assert "22 of 22 cells are certified" in first.stdout
+    again = run(*words)
+    assert again.returncode == 0 and "trials are finished already" in again.stdout
+    report = run("analysis.report", str(tmp_path))
+    assert report.returncode == 0, report.stderr
+    table = pd.read_csv(tmp_path / "report/table.csv")
+    assert set(table["optimizer"]) == set(optim.catalogue.CATALOGUE)
+    assert table["loss"].between(1.5, 5.0).all()
+    page = (tmp_path / "report/index.html").read_text()
+    assert 'src="http' not in page and "data:image/svg" in page
