@@ -4,7 +4,7 @@
 
 | name | optimizers | sizes | ratios | trials | tokens | on two CPU cores |
 |---|---|---|---|---|---|---|
-| smoke | 11 | nano-xs | 1/8 1/4 | 95 | 3M | under a minute |
+| smoke | 11 | nano-xs | 1/8 1/4 | 95 | 3M | about a minute, half of it compiling |
 | nano | 4 | nano-xs nano-s | 1 2 4 | 390 | 180M | about ten minutes |
 | hour | 6 | nano-xs nano-m nano-l | 1 2 4 | 530 | 0.4G | about an hour, not yet run |
 | tenhours | 11 | those, micro-xs held out | 1 2 4 | 3600 | 3.4G | about ten hours, not yet run |
