@@ -171,7 +171,7 @@ def scale_by_kron(
 
             with jax.default_matmul_precision(update_precision):
                 items = zip(blocks.split(damped), blocks.split(v), factors, strict=True)
-                factors = map_grouped(fit_block, list(items))
+                factors = map_grouped(fit_block, list(items), products=True)
             return damped if damped_direction else momentum, factors
 
         def keep(momentum, factors):
