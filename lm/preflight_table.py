@@ -74,6 +74,7 @@ def _value(text: str):
 
 def page(rows: list[dict]) -> str:
     """Markdown: one table per topology."""
+    wanted = len(TOPOLOGIES) * len(SIZES) * len(optim.catalogue.CATALOGUE)
     out = [
         "# Pre-flight: every published run, compiled for pods without a pod",
         "",
@@ -90,9 +91,12 @@ def page(rows: list[dict]) -> str:
         "- *step*: the roofline, the longest of compute (peak bf16, blocks recomputed), memory",
         "  (all that is held read and written once) and network (all links, nothing hidden); *MFU*",
         "  is what that leaves at most.",
+        "",
+        f"{len(rows)} of {wanted} rows; the same command adds what is missing.",
     ]
     for topology in dict.fromkeys(row["topology"] for row in rows):
         mine = [row for row in rows if row["topology"] == topology]
+        mine.sort(key=lambda row: SIZES.index(row["run"].split(",")[0]))
         total = mine[0]["hbm_bytes"] / 2**30
         out += [
             "",
