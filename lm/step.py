@@ -69,6 +69,8 @@ def build(config: Mapping) -> Run:
     """The run of a finalised config; only what `program_key` keeps is read from it."""
     given, train_config = config["optimizer"], config["train"]
     model = model_lib.build(config)
+    # Attention kernels have no second derivative, which Sophia takes.
+    twice = model.clone(implementation="reference")
     known = optim.catalogue.get(given["name"])
     options = {k: v for k, v in given.items() if k in known.options}
     chunks, accumulate = config["program"]["loss_chunks"], config["program"]["accumulate"]
@@ -82,15 +84,15 @@ def build(config: Mapping) -> Run:
     def init(params, hparams):
         return State(params, transformation(hparams).init(params), jnp.int32(0), jnp.int32(-1))
 
-    def objective(params, tokens_BT):
+    def objective(params, tokens_BT, model):
         """Sums over a microbatch: nats and weighted z-loss; nats and count beside."""
         x_BTD, head_DV = model.apply({"params": params}, tokens_BT)
         sums = loss_lib.next_token(x_BTD, head_DV, tokens_BT, chunks=chunks)
         return sums.nats + train_config["z_loss"] * sums.z, (sums.nats, sums.count)
 
-    def gradients(params, tokens_BT):
+    def gradients(params, tokens_BT, model=model):
         """(mean nats, gradients of the mean objective), token-weighted over the microbatches."""
-        grad = jax.grad(objective, has_aux=True)
+        grad = jax.grad(functools.partial(objective, model=model), has_aux=True)
         if accumulate == 1:
             grads, (nats, count) = grad(params, tokens_BT)
         else:
@@ -107,7 +109,7 @@ def build(config: Mapping) -> Run:
 
     def train(state, hparams, tokens_BT):
         def grad_fn(params):
-            return gradients(params, tokens_BT)[1]
+            return gradients(params, tokens_BT, twice)[1]
 
         nats, grads = gradients(state.params, tokens_BT)
         updates, optimizer = transformation(hparams).update(
