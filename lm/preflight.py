@@ -276,7 +276,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TooLarge as error:
         print(f"{arguments.config} on {arguments.topology}: DOES NOT FIT: {error}\n{TO_FIT}")
         return 1
-    print(json.dumps(flight._asdict()) if arguments.json else report(flight))
+    numbers = flight._asdict() | {"fits": flight.fits}
+    print(json.dumps(numbers) if arguments.json else report(flight))
     return 0 if flight.fits else 1
 
 

@@ -32,7 +32,8 @@ def make(path: Path) -> int:
     """Adds the missing rows to the CSV and writes the page beside it; 1 if a run failed."""
     names = optim.catalogue.CATALOGUE
     wanted = [(f"{size},1x,{name}", t) for t in TOPOLOGIES for size in SIZES for name in names]
-    known = {(row["run"], row["topology"]) for row in read(path)}
+    rows = read(path)
+    known = {(row["run"], row["topology"]) for row in rows}
     missing = [pair for pair in wanted if pair not in known]
     begun, failed = time.monotonic(), 0
     for done, (run, topology) in enumerate(missing):
@@ -47,9 +48,9 @@ def make(path: Path) -> int:
             failed = 1
             print(f"failed: {(out.stderr or out.stdout)[-600:]}", file=sys.stderr, flush=True)
             continue
-        flight = json.loads(lines[-1])
-        write(path, [*read(path), flight | {"fits": flight["total_bytes"] <= flight["hbm_bytes"]}])
-        path.with_suffix(".md").write_text(page(read(path)))
+        rows.append(json.loads(lines[-1]))
+        write(path, rows)
+        path.with_suffix(".md").write_text(page(rows))
     return failed
 
 
@@ -57,7 +58,7 @@ def read(path: Path) -> list[dict]:
     if not path.exists():
         return []
     with open(path, newline="") as file:
-        return [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [{k: json.loads(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def write(path: Path, rows: list[dict]) -> None:
@@ -66,10 +67,6 @@ def write(path: Path, rows: list[dict]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: json.dumps(row[k]) for k in COLUMNS})
-
-
-def _value(text: str):
-    return json.loads(text)
 
 
 def page(rows: list[dict]) -> str:
