@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec as P
 
 
 class Loss(NamedTuple):
@@ -30,21 +32,40 @@ def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 
     T = x_BTD.shape[1]
     target_BT = jnp.roll(tokens_BT, -1, axis=1)
     weight_T = (jnp.arange(T) < T - 1).astype(jnp.float32)
+    total = functools.partial(_in_chunks, weight_T=weight_T, chunks=chunks)
+    mesh = jax.sharding.get_abstract_mesh()
+    rows = dict(mesh.shape).get("data", 1)
+    if rows == 1 or x_BTD.shape[0] % rows:
+        return total(x_BTD, head_DV, target_BT)
+
+    # Left to the compiler, every chunk would gather the head and reduce its gradient. Here each
+    # device gathers once, sums the gradient of its own rows over the chunks, and reduces once.
+    def local(x_BTD, head_DV, target_BT):
+        head_DV = jax.lax.pcast(head_DV, "data", to="varying")
+        return jax.lax.psum(total(x_BTD, head_DV, target_BT), "data")
+
+    specs = (P("data"), P(), P("data"))
+    spread = jax.shard_map(local, in_specs=specs, out_specs=P(), axis_names={"data"})
+    return spread(x_BTD, head_DV, target_BT)
+
+
+def _in_chunks(x_BTD, head_DV, target_BT, *, weight_T, chunks) -> Loss:
     if chunks == 1:
         return _chunk(x_BTD, head_DV, target_BT, weight_T)
 
     def split(a, axis):
-        a = a.reshape(*a.shape[:axis], chunks, T // chunks, *a.shape[axis + 1 :])
+        a = a.reshape(*a.shape[:axis], chunks, -1, *a.shape[axis + 1 :])
         return jnp.moveaxis(a, axis, 0)
 
-    def body(total, piece):
-        return jax.tree.map(
-            jnp.add, total, jax.checkpoint(_chunk)(piece[0], head_DV, *piece[1:])
-        ), None
+    dtype, head_DV = head_DV.dtype, head_DV.astype(jnp.float32)  # gradients are summed in fp32
 
-    zero = Loss(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+    @jax.checkpoint
+    def body(_, piece):
+        x_BTD, target_BT, weight_T = piece
+        return None, _chunk(x_BTD, head_DV.astype(dtype), target_BT, weight_T)
+
     pieces = (split(x_BTD, 1), split(target_BT, 1), split(weight_T, 0))
-    return jax.lax.scan(body, zero, pieces)[0]
+    return jax.tree.map(jnp.sum, jax.lax.scan(body, None, pieces)[1])
 
 
 def _chunk(x_BTD: Array, head_DV: Array, target_BT: Array, weight_T: Array) -> Loss:

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from lm.config import ConfigError
 from lm.model import LOGICAL_AXES
 from optim.matrices import path_name
+from optim.sharding import stack_spec
 
 # Logical axis -> mesh axis. Embedding features are spread over `data` (fully sharded data
 # parallel), the features a device can work on alone over `model`. What is not named is whole on
@@ -79,8 +80,8 @@ def placements(mesh: Mesh, state):
     """A tree of `NamedSharding` for a training state: optimizer state lies with its parameter.
 
     An array belongs to the parameter whose path is in its own. With the parameter's axes, some of
-    them perhaps of length 1, it takes the parameter's placement. Stacks of factors and the like are
-    spread over all devices, first along the stack; what belongs to no parameter is whole.
+    them perhaps of length 1, it takes the parameter's placement. Stacks of factors and the like lie
+    as `optim.sharding.stack_spec` says; what belongs to no parameter is whole.
     """
     shapes = {path_name(k): x.shape for k, x in jax.tree.leaves_with_path(state.params)}
 
@@ -92,21 +93,9 @@ def placements(mesh: Mesh, state):
         pairs = list(zip(leaf.shape, shapes[owner], strict=False))
         if len(leaf.shape) == len(shapes[owner]) and all(a in (1, b) for a, b in pairs):
             return NamedSharding(mesh, spec(mesh, LOGICAL_AXES[owner], leaf.shape))
-        return NamedSharding(mesh, _spread(mesh, leaf.shape))
+        return NamedSharding(mesh, stack_spec(mesh, leaf.shape))
 
     return jax.tree.map_with_path(place, state)
-
-
-def _spread(mesh: Mesh, shape: Sequence[int]) -> P:
-    """Each mesh axis in turn goes to the first axis of the array that it still divides."""
-    names: list[tuple[str, ...]] = [() for _ in shape]
-    for name in ("data", "model"):
-        for axis, size in enumerate(shape):
-            taken = math.prod(mesh.shape[n] for n in names[axis])
-            if size % (taken * mesh.shape[name]) == 0:
-                names[axis] += (name,)
-                break
-    return P(*(n or None for n in names))
 
 
 def start(log=print, *, timeout: int = 300) -> None:

@@ -23,8 +23,8 @@ SIZES = ("130m", "300m", "520m", "1.2b")
 COLUMNS = [
     *("run", "topology", "mesh", "chips", "fits", "total_bytes", "hbm_bytes", "params_bytes"),
     *("state_bytes", "state_copies", "temporary_bytes", "model_flops", "update_flops"),
-    *("replication", "collectives", "compute_seconds", "memory_seconds", "network_seconds"),
-    *("mfu_bound", "compile_seconds"),
+    *("replication", "collectives", "refresh_bytes", "compute_seconds", "memory_seconds"),
+    *("network_seconds", "mfu_bound", "compile_seconds"),
 ]
 
 
@@ -84,7 +84,8 @@ def page(rows: list[dict]) -> str:
         "  optimizer's part, *copies* its bytes over all chips in units of one whole copy;",
         "- *update*: FLOPs of the optimizer, *share* of them in the step, *times* how often its",
         "  work is done over all chips (1: shared out perfectly);",
-        "- *network*: bytes received in collectives;",
+        "- *network*: bytes received in collectives, and after a slash those of a step that",
+        "  refreshes preconditioners, which *step* leaves out;",
         "- *step*: the roofline, the longest of compute (peak bf16, blocks recomputed), memory",
         "  (all that is held read and written once) and network (all links, nothing hidden); *MFU*",
         "  is what that leaves at most.",
@@ -115,7 +116,12 @@ def _row(row: dict) -> str:
     cells = [
         *(row["run"].replace(",1x,", " "), mesh, memory, f"{row['state_bytes'] / 2**20:.1f}"),
         *(f"{row['state_copies']:.2f}", f"{row['update_flops'] / 1e9:,.2f}", f"{share:.2%}"),
-        *(f"{row['replication']:.2f}", f"{sum(row['collectives'].values()) / 1e6:,.0f}"),
+        *(f"{row['replication']:.2f}", _network(row)),
         *(f"{1e3 * step:,.1f}", f"{row['mfu_bound']:.0%}", f"{row['compile_seconds']:.0f}"),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _network(row: dict) -> str:
+    usual, refresh = sum(row["collectives"].values()), row["refresh_bytes"]
+    return f"{usual / 1e6:,.0f}" + (f" / {refresh / 1e6:,.0f}" if refresh > usual else "")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from optim.matrices import Role, Roles, find_roles, from_stack, stack_shape, to_stack
-from optim.sharding import SHARED_AXES
+from optim.sharding import stack_spec
 
 Parts = tuple[tuple[int, int], ...]  # (block length, number of such blocks), in order
 
@@ -172,17 +172,14 @@ def plan(
 
 
 def share_out(tree):
-    """Arrays with a leading stack axis, with it over as much of the mesh as divides it.
+    """Arrays with a leading stack axis, spread over the mesh by `optim.sharding.stack_spec`.
 
     So factors take no more memory on each device than their share, and stay where they are.
     """
     mesh = jax.sharding.get_abstract_mesh()
 
     def place(x):
-        axes = [axis for axis in SHARED_AXES if mesh.shape.get(axis, 1) > 1]
-        while x.shape[0] % math.prod(mesh.shape[axis] for axis in axes):
-            axes.pop()
-        return jax.lax.with_sharding_constraint(x, PartitionSpec(tuple(axes) or None))
+        return jax.lax.with_sharding_constraint(x, stack_spec(mesh, x.shape))
 
     return jax.tree.map(place, tree) if _placeable(mesh) else tree
 

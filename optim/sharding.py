@@ -22,14 +22,14 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
 
     It is padded with zeros to a multiple of the number of devices, so each device has its share of
     the work, whole matrices, and no communication inside `fn`. `fn` must not mix entries of the
-    stack. If `fn` is made of matrix `products`, the compiler can split one matrix over devices too:
-    where the stack is too short to fill the mesh, it fills the first axes alone and the longest
-    side of the matrices lies over the others.
+    stack. Items whose stacks the devices do not divide are padded together where each alone would
+    make too much of it. If `fn` is made of matrix `products`, the compiler can split one matrix
+    over devices too: where the stack is too short to fill the mesh, it fills the first axes alone
+    and the longest side of the matrices lies over the others.
     """
-    sizes = [jax.tree.leaves(item)[0].shape[0] for item in items]
+    sizes = [_length(item) for item in items]
     mesh = jax.sharding.get_abstract_mesh()
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axes = tuple(a for a in SHARED_AXES if kinds.get(a) == AxisType.Auto and mesh.shape[a] > 1)
+    axes = _axes(mesh)
     if not axes or not sum(sizes):
         return _cut(fn(_join(items, axis=0)), sizes, axis=0)
     matrices = min(jax.tree.leaves(items)[0].shape[1:]) > 1  # a vector is not worth splitting
@@ -55,12 +55,18 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
         spec = PartitionSpec(outer)
         names = frozenset(outer)
         fn = jax.shard_map(fn, in_specs=spec, out_specs=spec, axis_names=names, check_vma=False)
-    shares = [-(-size // devices) for size in sizes]
-    if sum(shares) > 1.5 * -(-sum(sizes) // devices):  # padding each would cost more than moving
-        out = fn(jax.tree.map(spread, _join(items, axis=0)))
-        return _cut(jax.tree.map(lambda x: gather(x, sum(sizes)), out), sizes, axis=0)
 
-    # Each device joins its own shares: what lies along the stack already need not move.
+    # Each device joins its own shares: what lies along the stack already need not move. The others
+    # are cut through their rows, so that they too are joined where they lie, and then dealt out.
+    odd = [i for i, size in enumerate(sizes) if size % devices]
+    padded = sum(-(-sizes[i] // devices) for i in odd)
+    if padded <= 1.5 * -(-sum(sizes[i] for i in odd) // devices):
+        odd = []
+    even = [i for i in range(len(items)) if i not in odd]
+    parts = [items[i] for i in even]
+    if odd:
+        parts.append(_join([jax.tree.map(_cut_rows, items[i]) for i in odd], axis=0))
+
     def fold(x):
         x = spread(x)
         return x.reshape(devices, -1, *x.shape[1:])
@@ -68,14 +74,51 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
     def unfold(x):
         return x.reshape(-1, *x.shape[2:])
 
-    folded = _join([jax.tree.map(fold, item) for item in items], axis=1)
-    out = fn(jax.tree.map(unfold, folded))
+    lengths = [_length(part) for part in parts]
+    out = fn(jax.tree.map(unfold, _join([jax.tree.map(fold, part) for part in parts], axis=1)))
     out = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), out)
-    parts = _cut(out, shares, axis=1)
-    return [
-        jax.tree.map(lambda x, n=size: gather(unfold(x), n), part)
-        for part, size in zip(parts, sizes, strict=True)
-    ]
+    rows = zip(_cut(out, [-(-n // devices) for n in lengths], axis=1), lengths, strict=True)
+    parts = [jax.tree.map(lambda x, n=n: gather(unfold(x), n), part) for part, n in rows]
+    if odd:
+        together_again = jax.tree.map(_cut_rows, parts.pop())
+        parts += _cut(together_again, [sizes[i] for i in odd], axis=0)
+    return [part for _, part in sorted(zip(even + odd, parts, strict=True), key=lambda x: x[0])]
+
+
+def stack_spec(mesh, shape: Sequence[int], order: Sequence[int] | None = None) -> PartitionSpec:
+    """How a stack of matrices lies on a mesh: all devices along the first axis of `order` that they
+    divide, the stack if possible; if there is none, each mesh axis along the first that it divides.
+    """
+    axes = _axes(mesh)
+    devices = math.prod(mesh.shape[a] for a in axes)
+    order = range(len(shape)) if order is None else order
+    names: list[tuple[str, ...]] = [() for _ in shape]
+    whole = [i for i in order if shape[i] % devices == 0]
+    if whole:
+        # Inside the matrices in reverse: from there each mesh axis is one all-to-all off the stack.
+        names[whole[0]] = axes[::-1] if whole[0] else axes
+        axes = ()
+    for axis in axes:
+        for i in order:
+            if shape[i] % math.prod(mesh.shape[a] for a in (*names[i], axis)) == 0:
+                names[i] += (axis,)
+                break
+    return PartitionSpec(*(n or None for n in names))
+
+
+def _axes(mesh) -> tuple[str, ...]:
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return tuple(a for a in SHARED_AXES if kinds.get(a) == AxisType.Auto and mesh.shape[a] > 1)
+
+
+def _length(item) -> int:
+    return jax.tree.leaves(item)[0].shape[0]
+
+
+def _cut_rows(x):
+    """The stack whole on every device, which has a part of each of its matrices."""
+    inside = stack_spec(jax.sharding.get_abstract_mesh(), x.shape, range(1, x.ndim))
+    return jax.lax.with_sharding_constraint(x, inside)
 
 
 def _join(trees: Sequence[Any], axis: int):
@@ -102,7 +145,7 @@ def _split(mesh, axes: tuple[str, ...], size: int) -> tuple[tuple[str, ...], tup
         return -(-size // stack) / within * dearer
 
     def parts(count):
-        return axes[:count], axes[count:]
+        return axes[:count], axes[count:][::-1]  # as in `stack_spec`
 
     return parts(min(range(len(axes), -1, -1), key=work))
 

@@ -25,34 +25,87 @@ def compiled(f, mesh, *arguments):
     return jax.jit(f, out_shardings=out).lower(*shapes).compile().as_text()
 
 
+def moved(text):
+    """What every step of a program without conditionals moves."""
+    least, most = hlo.collectives(text, chips=8)
+    assert least == most
+    return least
+
+
 def test_a_gather_moves_what_a_chip_lacks(mesh):
-    moved = hlo.collectives(compiled(lambda x: x, mesh, ((64, 4), P("data"))), chips=8, layers=1)
-    assert moved == {"all-gather": 64 * 4 * 4 * 7 // 8}
+    text = compiled(lambda x: x, mesh, ((64, 4), P("data")))
+    assert moved(text) == {"all-gather": 64 * 4 * 4 * 7 // 8}
 
 
 def test_a_reduction_moves_twice_that(mesh):
     text = compiled(lambda x: x.sum(0), mesh, ((64, 256), P("data")))
-    assert hlo.collectives(text, chips=8, layers=1) == {"all-reduce": 2 * 256 * 4 * 7 // 8}
-
-
-def test_loops_count_as_often_as_they_run():
-    line = (
-        "x = f32[128]{0} all-reduce(y), replica_groups=[1,4]<=[4], "
-        'metadata={op_name="jit(_call)/jvp(Llama)/%s"}'
-    )
-    once = 2 * 128 * 4 * 3 // 4
-    for name, settings, times in (
-        ("blocks/mlp", {}, 1),
-        ("while/body/blocks/mlp", {}, 32),
-        ("while/body/loss", {"chunks": 16}, 16),
-        ("while/body/while/body/blocks/mlp", {"accumulate": 4}, 4 * 32),
-        ("while/body/embed", {"accumulate": 4}, 4),
-    ):
-        moved = hlo.collectives(line % name, chips=4, layers=32, **settings)
-        assert moved == {"all-reduce": once * times}, name
+    assert moved(text) == {"all-reduce": 2 * 256 * 4 * 7 // 8}
 
 
 def test_local_work_moves_nothing(mesh):
     f = jax.jit(jnp.sin, out_shardings=NamedSharding(mesh, P("data")))
     x = jax.device_put(np.zeros((64, 4), np.float32), NamedSharding(mesh, P("data")))
-    assert hlo.collectives(f.lower(x).compile().as_text(), chips=8, layers=1) == {}
+    assert moved(f.lower(x).compile().as_text()) == {}
+
+
+def test_loops_count_as_often_as_they_run(mesh):
+    def f(x):
+        def inner(total, row):
+            return total + jnp.tanh(total) * row.sum(), None
+
+        def outer(i, total):
+            return jax.lax.scan(inner, total, x + i)[0]
+
+        return jax.lax.fori_loop(0, 3, outer, jnp.float32(1.0))
+
+    # A scalar is reduced in each of 5 rounds of 3.
+    text = compiled(f, mesh, ((5, 64), P(None, "data")))
+    assert moved(text)["all-reduce"] == 3 * 5 * (2 * 4 * 7 // 8)
+
+
+def test_a_conditional_moves_what_its_branch_does(mesh):
+    def f(x, flag):
+        return jax.lax.cond(flag[0] > 0, lambda x: x.sum(0), lambda x: jnp.zeros(256), x)
+
+    least, most = hlo.collectives(compiled(f, mesh, ((64, 256), P("data")), ((1,), P())), chips=8)
+    assert least == {} and most == {"all-reduce": 2 * 256 * 4 * 7 // 8}
+
+
+GROUPS = {
+    "replica_groups={{0,1,2,3},{4,5,6,7}}": 4,
+    "replica_groups=[4,2]<=[8]": 2,
+    "replica_groups=mesh['a'=2,'b'=4] {'b'}": 4,
+    "replica_groups=mesh['a'=2,'b'=4], device_ids=([2,4]T(1,0)) {'a','b'}": 8,
+    "replica_groups=mesh['a'=1,'b'=8], device_ids=([8]) {'b':(2)4}": 4,
+    "channel_id=3": 8,
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_every_way_to_write_groups(groups):
+    n = GROUPS[groups]
+    text = (
+        f"ENTRY %main (x: f32[]) -> f32[] {{\n  %g.1 = f32[1024]{{0}} all-gather(%x), {groups}\n}}"
+    )
+    assert moved(text) == {"all-gather": 4096 * (n - 1) // n}
+
+
+def test_a_collective_beside_several_fusions_counts_where_it_starts():
+    """TPU's compiler writes it once more in each fusion that it runs beside, in a loop or not."""
+    gather = 'bf16[64]{0} all-gather(%p), frontend_attributes={chain_id="0"}'
+    text = f"""
+%first (p: bf16[8]) -> bf16[64] {{
+  %all-gather.1 = {gather}
+  ROOT %c = bf16[64]{{0}} custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}}
+
+%later (p: bf16[8]) -> bf16[64] {{
+  ROOT %all-gather.2 = {gather}
+}}
+
+ENTRY %main (x: bf16[8]) -> bf16[64] {{
+  %a = bf16[64]{{0}} fusion(%x), kind=kCustom, calls=%first
+  ROOT %b = bf16[64]{{0}} fusion(%a), kind=kCustom, calls=%later
+}}
+"""
+    assert moved(text) == {"all-gather": 128 * 7 // 8}

@@ -7,6 +7,7 @@ ROW = {
     **{"chips": 256, "fits": True, "total_bytes": 2**30, "hbm_bytes": 16e9, "params_bytes": 2**22},
     **{"state_bytes": 2**23, "state_copies": 1.02, "temporary_bytes": 2**29, "replication": 1.4},
     **{"model_flops": 3e12, "update_flops": 2e10, "collectives": {"all-gather": 10**9}},
+    "refresh_bytes": 2 * 10**9,
     **{"compute_seconds": 0.02, "memory_seconds": 0.001, "network_seconds": 0.03},
     **{"mfu_bound": 0.5, "compile_seconds": 40.0},
 }
@@ -22,4 +23,4 @@ def test_rows_survive_the_file_and_make_the_page(tmp_path):
     assert "15.83 **too large**" in page
     muon = next(line for line in page.splitlines() if "130m muon" in line)
     assert muon.split(" | ")[1:5] == ["128 × 2", "1.00", "8.0", "1.02"]
-    assert "| 30.0 | 50% |" in muon  # the network is the longest
+    assert "| 1,000 / 2,000 | 30.0 | 50% |" in muon  # the network is the longest
