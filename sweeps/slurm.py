@@ -11,6 +11,7 @@ nothing is left to train: every certificate has been written.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm import config as run_config
-from lm.config import ConfigError
+from lm.command import guarded
 from sweeps import ledger
 from sweeps import run as run_lib
 from sweeps.driver import RETRIES, Driver, Refused, lock
@@ -52,21 +53,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
-    try:
-        if arguments.round:
-            if overrides:
-                raise Refused(f"unknown flag {overrides[0]}")
-            return train(arguments)
-        if not arguments.config:
-            raise Refused("--config is missing")
-        return submit(arguments, overrides)
-    except (ConfigError, Refused) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return guarded(
+        lambda: (train if arguments.round else submit)(arguments, overrides),
+        Refused,
+        interrupted="run the same command again to go on",
+    )
 
 
 def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Plans the next round and prints its job script; the lines about it go to stderr."""
+    if not arguments.config:
+        raise Refused("--config is missing")
     say: Callable = lambda line: print(line, file=sys.stderr)  # noqa: E731
     race, _ = run_lib.resolve(arguments, overrides, say)
     workdir, named = arguments.workdir.resolve(), race.study
@@ -115,8 +112,10 @@ def script(arguments: argparse.Namespace, name: str, path: Path, count: int) -> 
     return "\n".join(lines)
 
 
-def train(arguments: argparse.Namespace) -> int:
+def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """One task: trains a pack; when it dies, its halves, until the bad trial is alone."""
+    if overrides:
+        raise Refused(f"unknown flag {overrides[0]}")
     number = arguments.task
     if number is None:
         number = int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))
@@ -141,7 +140,9 @@ def train(arguments: argparse.Namespace) -> int:
                 continue
             cause, reason = report.cause or "failed", report.reason or "training wrote no result"
             print(f"{len(left)} trials lost ({cause}): {reason}", flush=True)
-            if cause in ("disk", "preempted"):
+            if cause == "disk":
+                raise OSError(errno.ENOSPC, reason)
+            if cause == "preempted":
                 return 3
             if len(left) > 1:
                 middle = len(left) // 2
