@@ -17,6 +17,8 @@ ENDS = [
     (KeyboardInterrupt(), 130, "interrupted; "),
     (OSError(errno.ENOSPC, "No space left on device", "a/b"), 2, "error: a/b: No space left on "),
     (OSError(errno.ENOSPC, "no space left for a/b", "a/b"), 2, "error: no space left for a/b\n"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "w/x"), 2, "error: w/x: Not a dir"),
+    (FileExistsError(errno.EEXIST, "File exists", "w"), 2, "error: w: File exists\n"),
 ]
 
 

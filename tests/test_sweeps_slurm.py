@@ -114,9 +114,13 @@ def test_a_task_on_a_full_disk_says_so(tmp_path, capsys, monkeypatch):
         (["--round=nowhere.json", "--tusk=0"], "unknown flag --tusk=0"),
         ([f"--config={STUDY}", "--device=abacus"], "abacus"),
         ([f"--config={STUDY}", "--config.data.fingerprint=", "--config.data.corpus=no"], "'no'"),
+        ([f"--config={STUDY}", "--workdir={}/file"], "file: File exists"),
+        ([f"--config={STUDY}", "--workdir={}/file/below"], "file/below: Not a directory"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, words, expected):
+    (tmp_path / "file").touch()
+    words = [word.format(tmp_path) for word in words]
     assert slurm.main([f"--workdir={tmp_path}", *words]) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
