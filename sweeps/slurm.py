@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m sweeps.slurm", allow_abbrev=False)
     out.add_argument("--config", help="configs/study.py:NAME; --config.a.b=value overrides")
     out.add_argument("--workdir", required=True, type=Path, help="on a file system all nodes see")
-    out.add_argument("--sbatch", default="", help="options of the job, as on sbatch's command line")
+    out.add_argument(
+        "--sbatch", default=[], type=shlex.split, help="options of the job, as sbatch takes them"
+    )
     out.add_argument("--at_once", type=int, default=0, help="most tasks at a time; 0: no limit")
     out.add_argument("--setup", default="", help="a line to run first, such as a module load")
     out.add_argument("--extend", action="store_true", help="as of sweeps.run")
@@ -92,7 +94,6 @@ def script(arguments: argparse.Namespace, name: str, path: Path, count: int) -> 
     """The job script of a round of `count` packs."""
     workdir = arguments.workdir.resolve()
     at_once = f"%{arguments.at_once}" if arguments.at_once else ""
-    words = shlex.split(arguments.sbatch)
     command = [sys.executable, "-m", "sweeps.slurm", f"--workdir={workdir}", f"--round={path}"]
     if arguments.trainer != TRAINER:
         command.append(f"--trainer={arguments.trainer}")
@@ -102,7 +103,7 @@ def script(arguments: argparse.Namespace, name: str, path: Path, count: int) -> 
         f"#SBATCH --array=0-{count - 1}{at_once}",
         f"#SBATCH --output={workdir}/logs/slurm-%A-%a.log",
         "#SBATCH --nodes=1 --ntasks=1 --requeue",
-        *[f"#SBATCH {shlex.join(words)}"] * bool(words),
+        *[f"#SBATCH {shlex.join(arguments.sbatch)}"] * bool(arguments.sbatch),
         "set -e",
         *[arguments.setup] * bool(arguments.setup),
         f"cd {shlex.quote(os.getcwd())}",

@@ -124,3 +124,9 @@ def test_mistakes_are_one_line(tmp_path, capsys, words, expected):
     assert slurm.main([f"--workdir={tmp_path}", *words]) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
+
+
+def test_options_that_the_shell_could_not_read_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        submit(tmp_path, capsys, '--sbatch=--comment="open')
+    assert end.value.code == 2 and "argument --sbatch" in capsys.readouterr().err
