@@ -4,9 +4,9 @@ import argparse
 import os
 import pathlib
 import re
-import sys
 
 from lm import documents, store, tokenise, tokenizer
+from lm.command import guarded
 from lm.corpus import find
 from lm.files import CorpusError
 
@@ -14,12 +14,7 @@ from lm.files import CorpusError
 def main(argv: list[str]) -> int:
     """Runs one command; returns the exit code, 2 for bad data or arguments."""
     args = _parser().parse_args(argv)
-    try:
-        args.run(args)
-    except CorpusError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded(lambda: args.run(args) or 0, interrupted="run the same command again to go on")
 
 
 def prepare(args):

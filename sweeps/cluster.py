@@ -76,13 +76,9 @@ class Ray(Executor):
         gangs.connect(address, f"bestiary-{_digest(str(self.workdir))}")
 
     def capacity(self) -> int:
+        self._release()
         for job in self.jobs:
-            if job.gang is None:
-                self._place(job)
-        for gang in list(self.idle):
-            if time.monotonic() - gang.idle_since > SPARE or not gang.nodes() <= self._alive():
-                self.idle.remove(gang)
-                gang.kill()
+            self._place(job)
         free = resources.places(self.nodes(), self.need) - len(self.jobs)
         return max(free, 0 if self.jobs else 1)  # with nothing under way, `start` says why not
 
@@ -97,8 +93,9 @@ class Ray(Executor):
 
     def poll(self, handle: Job) -> Report | None:
         job = handle
+        self._release()
+        self._place(job)
         if job.gang is None:
-            self._place(job)
             report = job.first if job.first and not self._elsewhere(job.avoid) else None
         else:
             report = self._ended(job)
@@ -161,17 +158,36 @@ class Ray(Executor):
             time.sleep(1.0)
         self.ran = True
 
+    def _release(self) -> None:
+        """Ends gangs that have been idle for long or have lost a node."""
+        for gang in list(self.idle):
+            if time.monotonic() - gang.idle_since > SPARE or not gang.nodes() <= self._alive():
+                self.idle.remove(gang)
+                gang.kill()
+
     def _place(self, job: Job) -> None:
-        """Gives the job an idle gang or a new one; without a place for it, it goes on waiting."""
+        """Gives the job an idle gang or a new one; without a place for it, it goes on waiting.
+
+        A gang that Ray has not placed may wait for ever where a node was lost, for there are more
+        gangs than places then: its job takes an idle one instead.
+        """
+        if job.gang and job.gang.nodes():
+            return
+        held = [other.gang for other in self.jobs if other.gang] + self.idle
+        if job.gang and len(held) <= resources.places(self.nodes(), self.need):
+            return
         avoid, alive = job.avoid | self.quarantine.bad, self._alive()
         for gang in self.idle:
             if gang.nodes() <= alive - avoid:
                 self.idle.remove(gang)
+                if job.gang:
+                    job.gang.kill()
                 job.gang = gang
                 break
         else:
+            if job.gang:
+                return
             usable = [node for node in self.nodes() if node["NodeID"] not in avoid]
-            held = [other.gang for other in self.jobs if other.gang] + self.idle
             if resources.places(usable, self.need) <= sum(not g.nodes() & avoid for g in held):
                 return
             name, folder = f"{self.kind}-{uuid.uuid4().hex[:12]}", self.workdir / "logs"

@@ -95,7 +95,7 @@ def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callab
     """The race that the command names, and what has changed since its workdir was last used.
 
     Raises:
-      ConfigError, Refused: one line; among others when the workdir holds another study.
+      ConfigError, CorpusError, Refused: one line; also when the workdir holds another study.
     """
     named = study.load(arguments.config, overrides)
     named["data"] = resolve_data(named, log)
@@ -129,10 +129,7 @@ def resolve_data(named: dict, log: Callable) -> dict:
         raise ConfigError(
             f"sizes of one study must share a sequence_length; these have {sorted(lengths)}"
         )
-    try:
-        prepared = corpus.prepare(named["data"], sequence_length=lengths.pop(), log=log)
-    except corpus.CorpusError as error:
-        raise ConfigError(str(error)) from None
+    prepared = corpus.prepare(named["data"], sequence_length=lengths.pop(), log=log)
     return {**named["data"], "fingerprint": prepared.fingerprint}
 
 

@@ -11,6 +11,7 @@ nothing is left to train: every certificate has been written.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm import config as run_config
-from lm.config import ConfigError
+from lm.command import guarded
 from sweeps import ledger
 from sweeps import run as run_lib
 from sweeps.driver import RETRIES, Driver, Refused, lock
@@ -38,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m sweeps.slurm", allow_abbrev=False)
     out.add_argument("--config", help="configs/study.py:NAME; --config.a.b=value overrides")
     out.add_argument("--workdir", required=True, type=Path, help="on a file system all nodes see")
-    out.add_argument("--sbatch", default="", help="options of the job, as on sbatch's command line")
+    out.add_argument(
+        "--sbatch", default=[], type=shlex.split, help="options of the job, as sbatch takes them"
+    )
     out.add_argument("--at_once", type=int, default=0, help="most tasks at a time; 0: no limit")
     out.add_argument("--setup", default="", help="a line to run first, such as a module load")
     out.add_argument("--extend", action="store_true", help="as of sweeps.run")
@@ -52,21 +55,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
-    try:
-        if arguments.round:
-            if overrides:
-                raise Refused(f"unknown flag {overrides[0]}")
-            return train(arguments)
-        if not arguments.config:
-            raise Refused("--config is missing")
-        return submit(arguments, overrides)
-    except (ConfigError, Refused) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return guarded(
+        lambda: (train if arguments.round else submit)(arguments, overrides),
+        Refused,
+        interrupted="run the same command again to go on",
+    )
 
 
 def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Plans the next round and prints its job script; the lines about it go to stderr."""
+    if not arguments.config:
+        raise Refused("--config is missing")
     say: Callable = lambda line: print(line, file=sys.stderr)  # noqa: E731
     race, _ = run_lib.resolve(arguments, overrides, say)
     workdir, named = arguments.workdir.resolve(), race.study
@@ -95,7 +94,6 @@ def script(arguments: argparse.Namespace, name: str, path: Path, count: int) -> 
     """The job script of a round of `count` packs."""
     workdir = arguments.workdir.resolve()
     at_once = f"%{arguments.at_once}" if arguments.at_once else ""
-    words = shlex.split(arguments.sbatch)
     command = [sys.executable, "-m", "sweeps.slurm", f"--workdir={workdir}", f"--round={path}"]
     if arguments.trainer != TRAINER:
         command.append(f"--trainer={arguments.trainer}")
@@ -105,7 +103,7 @@ def script(arguments: argparse.Namespace, name: str, path: Path, count: int) -> 
         f"#SBATCH --array=0-{count - 1}{at_once}",
         f"#SBATCH --output={workdir}/logs/slurm-%A-%a.log",
         "#SBATCH --nodes=1 --ntasks=1 --requeue",
-        *[f"#SBATCH {shlex.join(words)}"] * bool(words),
+        *[f"#SBATCH {shlex.join(arguments.sbatch)}"] * bool(arguments.sbatch),
         "set -e",
         *[arguments.setup] * bool(arguments.setup),
         f"cd {shlex.quote(os.getcwd())}",
@@ -115,8 +113,10 @@ def script(arguments: argparse.Namespace, name: str, path: Path, count: int) -> 
     return "\n".join(lines)
 
 
-def train(arguments: argparse.Namespace) -> int:
+def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """One task: trains a pack; when it dies, its halves, until the bad trial is alone."""
+    if overrides:
+        raise Refused(f"unknown flag {overrides[0]}")
     number = arguments.task
     if number is None:
         number = int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))
@@ -141,7 +141,9 @@ def train(arguments: argparse.Namespace) -> int:
                 continue
             cause, reason = report.cause or "failed", report.reason or "training wrote no result"
             print(f"{len(left)} trials lost ({cause}): {reason}", flush=True)
-            if cause in ("disk", "preempted"):
+            if cause == "disk":
+                raise OSError(errno.ENOSPC, reason)
+            if cause == "preempted":
                 return 3
             if len(left) > 1:
                 middle = len(left) // 2

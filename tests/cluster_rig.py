@@ -31,8 +31,10 @@ class Rig:
         from ray.cluster_utils import Cluster
 
         small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-        # A busy machine must not lose nodes by being slow, and a killed one shows at once anyway.
-        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 12}
+        # A killed node refuses checks, which shows after three of them; one that is slow to answer
+        # on a busy machine must not be lost, and has three times 30 s.
+        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+        health["health_check_timeout_ms"] = 30_000
         head = {**small, "num_cpus": 0, "_system_config": health}
         with forking():
             self.cluster = Cluster(initialize_head=True, head_node_args=head)

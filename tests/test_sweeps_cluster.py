@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 from cluster_rig import STUDY, Rig, table, trained, until, workers
 
 from sweeps import resources
 from sweeps import run as run_lib
+from sweeps.executor import Report
 
 pytest.importorskip("ray")
 stress = pytest.mark.stress
@@ -42,6 +44,72 @@ def once(workdir):
     """No trial trained twice, none without its training."""
     names = trained(workdir)
     return len(names) == len(set(names)) == len(list((workdir / "trials").iterdir()))
+
+
+class Scripted:
+    """A gang of one seat without Ray: `node` is where it sits, `report` how its pack ended."""
+
+    def __init__(self, name, *_):
+        self.name, self.node, self.report, self.killed = name, None, None, False
+        self.packs, self.whole, self.idle_since = [], True, time.monotonic()
+
+    def nodes(self):
+        return {self.node} - {None}
+
+    def placed(self):
+        return self.node is not None
+
+    def send(self, pack):
+        self.packs.append(pack["name"])
+        self.report = None
+
+    def poll(self, alive):
+        return self.report
+
+    def kill(self):
+        self.killed = True
+
+
+@pytest.fixture
+def scripted(monkeypatch, tmp_path):
+    """(executor, nodes, start): two nodes of one CPU, gangs that do what a test tells them."""
+    from sweeps import cluster
+
+    nodes = [{"NodeID": name, "Alive": True, "Resources": {"CPU": 1}} for name in "ab"]
+    monkeypatch.setattr(cluster.gangs, "connect", lambda *_: None)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.Gang, "gather", Scripted)
+    executor = cluster.Ray("auto", resources.parse("CPU=1"), workdir=tmp_path)
+
+    def start(name):
+        return executor.start([{}], [tmp_path / name], timeout=60.0)
+
+    return executor, nodes, start
+
+
+def test_a_seat_that_lost_its_place_with_a_node_gives_way_to_an_idle_one(scripted):
+    executor, nodes, start = scripted
+    first, second = start("first"), start("second")
+    seat, stranded = first.gang, second.gang
+    seat.node = "a"
+    assert executor.poll(first) is None and executor.poll(second) is None
+    seat.report = Report()
+    assert executor.poll(first).cause is None
+    assert executor.poll(second) is None and not stranded.killed  # it may be starting
+    nodes[1]["Alive"], executor.looked = False, 0.0
+    assert executor.poll(second) is None and stranded.killed and second.gang is seat
+    assert seat.packs == [first.pack["name"], second.pack["name"]] and executor.capacity() == 0
+
+
+def test_idle_seats_give_their_place_back_while_others_train(scripted):
+    executor, _, start = scripted
+    first, second = start("first"), start("second")
+    idle, busy = first.gang, second.gang
+    idle.node, busy.node, idle.report = "a", "b", Report()
+    assert executor.poll(first).cause is None
+    assert executor.poll(second) is None and not idle.killed
+    idle.idle_since -= 31.0
+    assert executor.poll(second) is None and idle.killed and not busy.killed
 
 
 @pytest.mark.slow

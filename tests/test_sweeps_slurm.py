@@ -92,14 +92,41 @@ def test_a_trial_that_crashes_fails_alone(tmp_path, capsys, monkeypatch):
     assert bad == {True: {"failed: its process exited with code 3"}, False: {None}}
 
 
+@pytest.mark.slow
+def test_a_task_on_a_full_disk_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BESTIARY_FAKE", '{"disk": 0.032}')
+    _, script, _ = submit(tmp_path, capsys)
+    done = [run(script, task) for task in range(tasks(script))]
+    assert {task.returncode for task in done} == {0, 2}
+    for task in done:
+        if task.returncode:
+            assert task.stderr.startswith("error: no space left on the device for ")
+            assert task.stderr.count("\n") == 1
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/result.json")]
+    assert {result["status"] for result in results} == {"finished"}  # the rest runs again
+
+
 @pytest.mark.parametrize(
     "words, expected",
     [
         ([], "--config is missing"),
         (["--round=nowhere.json", "--task=0"], "nowhere.json cannot be read"),
+        (["--round=nowhere.json", "--tusk=0"], "unknown flag --tusk=0"),
+        ([f"--config={STUDY}", "--device=abacus"], "abacus"),
+        ([f"--config={STUDY}", "--config.data.fingerprint=", "--config.data.corpus=no"], "'no'"),
+        ([f"--config={STUDY}", "--workdir={}/file"], "file: File exists"),
+        ([f"--config={STUDY}", "--workdir={}/file/below"], "file/below: Not a directory"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, words, expected):
+    (tmp_path / "file").touch()
+    words = [word.format(tmp_path) for word in words]
     assert slurm.main([f"--workdir={tmp_path}", *words]) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
+
+
+def test_options_that_the_shell_could_not_read_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        submit(tmp_path, capsys, '--sbatch=--comment="open')
+    assert end.value.code == 2 and "argument --sbatch" in capsys.readouterr().err
