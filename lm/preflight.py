@@ -30,6 +30,7 @@ import numpy as np
 import optim
 from lm import flops, hlo
 from lm import model as model_lib
+from lm.command import guarded
 from lm.config import ConfigError, finalise
 from lm.load import load
 from lm.solo import Solo
@@ -264,14 +265,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from lm import preflight_table
 
         return preflight_table.make(arguments.all)
+    return guarded(lambda: _fly(arguments, overrides), interrupted="nothing was written")
+
+
+def _fly(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    if not arguments.config:
+        raise ConfigError("--config is missing, as in --config=configs/run.py:520m,2x,soap")
+    config = load(arguments.config, overrides)
     try:
-        if not arguments.config:
-            raise ConfigError("--config is missing, as in --config=configs/run.py:520m,2x,soap")
-        config = load(arguments.config, overrides)
         flight = check(config, arguments.topology, arguments.config.partition(":")[2])
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except TooLarge as error:
         print(f"{arguments.config} on {arguments.topology}: DOES NOT FIT: {error}\n{TO_FIT}")
         return 1
