@@ -9,6 +9,7 @@ import tiny
 from jax.sharding import PartitionSpec as P
 
 import optim
+from lm import hlo
 from lm import mesh as mesh_lib
 from lm.config import ConfigError
 from lm.program import Packed
@@ -96,6 +97,23 @@ def test_accumulation_is_one_big_batch(one):
     _, state, report = trained(config(accumulate=4))
     assert_close(state.params, one[1].params, 1e-5)
     np.testing.assert_allclose(report.train_loss, one[2].train_loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("data, model", [(4, 2), (8, 1)])
+def test_the_loss_in_chunks_is_the_loss_on_a_mesh(one, data, model):
+    _, state, _ = trained(config(data=data, model=model, loss_chunks=4), devices=8)
+    assert_close(state.params, one[1].params, 1e-5)
+
+
+def test_more_chunks_of_the_loss_move_no_more():
+    def moved(chunks):
+        program = Solo([config(data=4, model=2, loss_chunks=chunks)], jax.devices()[:8])
+        return hlo.collectives(program.lower("cpu").compile().as_text(), chips=8).most
+
+    few, many = moved(2), moved(8)
+    head = 16 * 64 * 4
+    assert sum(few.values()) > head
+    assert sum(many.values()) < sum(few.values()) + head / 2
 
 
 @pytest.mark.parametrize(
