@@ -100,8 +100,8 @@ def _moved(name: str, computations, chips: int, choose: Callable, seen: dict) ->
 def _received(line: str, collective: re.Match, chips: int) -> float:
     kind, sizes = collective["kind"], [_bytes(*s) for s in SHAPE.findall(collective["result"])]
     n = _members(line, chips)
-    # A start's result holds its operands too; several tensors may be reduced in one operation.
-    whole = sum(sizes) if "-start(" not in line and kind == "all-reduce" else max(sizes, default=0)
+    # One operation may move several tensors; the result of a start names its operands too.
+    whole = max(sizes, default=0) if "-start(" in line else sum(sizes)
     whole *= n if kind == "reduce-scatter" else 1
     return whole * {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(kind, (n - 1) / n)
 

@@ -22,10 +22,11 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
 
     It is padded with zeros to a multiple of the number of devices, so each device has its share of
     the work, whole matrices, and no communication inside `fn`. `fn` must not mix entries of the
-    stack. Items whose stacks the devices do not divide are padded together where each alone would
-    make too much of it. If `fn` is made of matrix `products`, the compiler can split one matrix
-    over devices too: where the stack is too short to fill the mesh, it fills the first axes alone
-    and the longest side of the matrices lies over the others.
+    stack. Items whose stacks the devices do not divide are padded together where that is less.
+
+    If `fn` is made of matrix `products`, the compiler can split one matrix over devices too: where
+    the stack is too short to fill the mesh, it fills the first axes alone and the longest side of
+    the matrices lies over the others.
     """
     sizes = [_length(item) for item in items]
     mesh = jax.sharding.get_abstract_mesh()
@@ -60,7 +61,7 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
     # are cut through their rows, so that they too are joined where they lie, and then dealt out.
     odd = [i for i, size in enumerate(sizes) if size % devices]
     padded = sum(-(-sizes[i] // devices) for i in odd)
-    if padded <= 1.5 * -(-sum(sizes[i] for i in odd) // devices):
+    if padded == -(-sum(sizes[i] for i in odd) // devices):
         odd = []
     even = [i for i in range(len(items)) if i not in odd]
     parts = [items[i] for i in even]
