@@ -11,6 +11,7 @@ docs/preflight.md holds the answers for every published size and optimizer; `--a
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -95,8 +96,9 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
       ConfigError: an unknown topology, or a mesh that does not fit the run.
       TooLarge: the step needs more memory than a chip has.
     """
-    devices = _devices(topology)
     config = {k: dict(v) for k, v in config.items()}
+    finalise(config)  # what is wrong with the run comes first
+    devices = _devices(topology)
     data = math.gcd(config["train"]["batch_size"], len(devices))
     given = config.get("mesh", {})
     if given.get("data", -1) == -1 and given.get("model", 1) == 1:
@@ -161,6 +163,11 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
 def _devices(topology: str) -> Sequence:
     from jax.experimental import topologies
 
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(
+            f"--topology={topology}: the TPU's compiler is not installed here; `make preflight "
+            f"RUN=130m,1x,soap TOPOLOGY={topology}` makes an environment that has it"
+        )
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # libtpu's own words are many and of many types

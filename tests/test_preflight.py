@@ -1,5 +1,8 @@
 """The pre-flight's table; the compiler itself needs libtpu, which CI has not."""
 
+import pytest
+
+from lm import preflight
 from lm import preflight_table as table
 
 ROW = {
@@ -24,3 +27,17 @@ def test_rows_survive_the_file_and_make_the_page(tmp_path):
     muon = next(line for line in page.splitlines() if "130m muon" in line)
     assert muon.split(" | ")[1:5] == ["128 × 2", "1.00", "8.0", "1.02"]
     assert "| 1,000 / 2,000 | 30.0 | 50% |" in muon  # the network is the longest
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "--config is missing"),
+        (["--config=configs/run.py:130m,1x,adamv"], "did you mean 'adamw'"),
+        (["--config=configs/run.py:130m,1x,adamw", "--topology=v5e:3x3"], "--topology=v5e:3x3"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, capsys):
+    assert preflight.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words in line
