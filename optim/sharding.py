@@ -36,6 +36,13 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
     matrices = min(jax.tree.leaves(items)[0].shape[1:]) > 1  # a vector is not worth splitting
     outer, inner = _split(mesh, axes, sum(sizes)) if products and matrices else (axes, ())
     devices = math.prod(mesh.shape[axis] for axis in outer)
+    odd = _padded_together(sizes, devices)
+    if odd:  # cut through their rows they are joined where they lie, and then dealt out as one
+        even = [i for i in range(len(items)) if i not in odd]
+        joined = _join([jax.tree.map(_cut_rows, items[i]) for i in odd], axis=0)
+        *parts, out = together(fn, [*(items[i] for i in even), joined], products=products)
+        parts += _cut(jax.tree.map(_cut_rows, out), [sizes[i] for i in odd], axis=0)
+        return [part for _, part in sorted(zip(even + odd, parts, strict=True), key=lambda x: x[0])]
     # One mesh axis after the other: each move is an all-to-all; both at once would replicate x.
     steps = [(outer[:n], PartitionSpec.UNCONSTRAINED, ()) for n in range(1, len(outer))]
     steps += [(outer, PartitionSpec.UNCONSTRAINED, ())] if inner and outer else []
@@ -57,17 +64,7 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
         names = frozenset(outer)
         fn = jax.shard_map(fn, in_specs=spec, out_specs=spec, axis_names=names, check_vma=False)
 
-    # Each device joins its own shares: what lies along the stack already need not move. The others
-    # are cut through their rows, so that they too are joined where they lie, and then dealt out.
-    odd = [i for i, size in enumerate(sizes) if size % devices]
-    padded = sum(-(-sizes[i] // devices) for i in odd)
-    if padded == -(-sum(sizes[i] for i in odd) // devices):
-        odd = []
-    even = [i for i in range(len(items)) if i not in odd]
-    parts = [items[i] for i in even]
-    if odd:
-        parts.append(_join([jax.tree.map(_cut_rows, items[i]) for i in odd], axis=0))
-
+    # Each device joins its own shares: what lies along the stack already need not move.
     def fold(x):
         x = spread(x)
         return x.reshape(devices, -1, *x.shape[1:])
@@ -75,15 +72,18 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
     def unfold(x):
         return x.reshape(-1, *x.shape[2:])
 
-    lengths = [_length(part) for part in parts]
-    out = fn(jax.tree.map(unfold, _join([jax.tree.map(fold, part) for part in parts], axis=1)))
+    shares = [-(-size // devices) for size in sizes]
+    out = fn(jax.tree.map(unfold, _join([jax.tree.map(fold, item) for item in items], axis=1)))
     out = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), out)
-    rows = zip(_cut(out, [-(-n // devices) for n in lengths], axis=1), lengths, strict=True)
-    parts = [jax.tree.map(lambda x, n=n: gather(unfold(x), n), part) for part, n in rows]
-    if odd:
-        together_again = jax.tree.map(_cut_rows, parts.pop())
-        parts += _cut(together_again, [sizes[i] for i in odd], axis=0)
-    return [part for _, part in sorted(zip(even + odd, parts, strict=True), key=lambda x: x[0])]
+    rows = zip(_cut(out, shares, axis=1), sizes, strict=True)
+    return [jax.tree.map(lambda x, n=n: gather(unfold(x), n), part) for part, n in rows]
+
+
+def _padded_together(sizes: Sequence[int], devices: int) -> list[int]:
+    """Which stacks, of those that do not divide, are less work padded as one; all or none."""
+    odd = [i for i, size in enumerate(sizes) if size % devices]
+    alone = sum(-(-sizes[i] // devices) for i in odd)
+    return odd if alone > -(-sum(sizes[i] for i in odd) // devices) else []
 
 
 def stack_spec(mesh, shape: Sequence[int], order: Sequence[int] | None = None) -> PartitionSpec:
