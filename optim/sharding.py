@@ -37,11 +37,11 @@ def together(fn: Callable[[Any], Any], items: Sequence[Any], *, products: bool =
     outer, inner = _split(mesh, axes, sum(sizes)) if products and matrices else (axes, ())
     devices = math.prod(mesh.shape[axis] for axis in outer)
     odd = _padded_together(sizes, devices)
-    if odd:  # cut through their rows they are joined where they lie, and then dealt out as one
+    if odd:  # their stacks are whole on every device: they join where they lie, and move as one
         even = [i for i in range(len(items)) if i not in odd]
-        joined = _join([jax.tree.map(_cut_rows, items[i]) for i in odd], axis=0)
+        joined = _join([items[i] for i in odd], axis=0)
         *parts, out = together(fn, [*(items[i] for i in even), joined], products=products)
-        parts += _cut(jax.tree.map(_cut_rows, out), [sizes[i] for i in odd], axis=0)
+        parts += _cut(out, [sizes[i] for i in odd], axis=0)
         return [part for _, part in sorted(zip(even + odd, parts, strict=True), key=lambda x: x[0])]
     # One mesh axis after the other: each move is an all-to-all; both at once would replicate x.
     steps = [(outer[:n], PartitionSpec.UNCONSTRAINED, ()) for n in range(1, len(outer))]
@@ -86,22 +86,21 @@ def _padded_together(sizes: Sequence[int], devices: int) -> list[int]:
     return odd if alone > -(-sum(sizes[i] for i in odd) // devices) else []
 
 
-def stack_spec(mesh, shape: Sequence[int], order: Sequence[int] | None = None) -> PartitionSpec:
-    """How a stack of matrices lies on a mesh: all devices along the first axis of `order` that they
+def stack_spec(mesh, shape: Sequence[int]) -> PartitionSpec:
+    """How a stack of matrices lies on a mesh: all devices along the first of its axes that they
     divide, the stack if possible; if there is none, each mesh axis along the first that it divides.
     """
     axes = _axes(mesh)
     devices = math.prod(mesh.shape[a] for a in axes)
-    order = range(len(shape)) if order is None else order
     names: list[tuple[str, ...]] = [() for _ in shape]
-    whole = [i for i in order if shape[i] % devices == 0]
+    whole = [i for i, size in enumerate(shape) if size % devices == 0]
     if whole:
         # Inside the matrices in reverse: from there each mesh axis is one all-to-all off the stack.
         names[whole[0]] = axes[::-1] if whole[0] else axes
         axes = ()
     for axis in axes:
-        for i in order:
-            if shape[i] % math.prod(mesh.shape[a] for a in (*names[i], axis)) == 0:
+        for i, size in enumerate(shape):
+            if size % math.prod(mesh.shape[a] for a in (*names[i], axis)) == 0:
                 names[i] += (axis,)
                 break
     return PartitionSpec(*(n or None for n in names))
@@ -114,12 +113,6 @@ def _axes(mesh) -> tuple[str, ...]:
 
 def _length(item) -> int:
     return jax.tree.leaves(item)[0].shape[0]
-
-
-def _cut_rows(x):
-    """The stack whole on every device, which has a part of each of its matrices."""
-    inside = stack_spec(jax.sharding.get_abstract_mesh(), x.shape, range(1, x.ndim))
-    return jax.lax.with_sharding_constraint(x, inside)
 
 
 def _join(trees: Sequence[Any], axis: int):
