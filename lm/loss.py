@@ -33,8 +33,7 @@ def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 
     target_BT = jnp.roll(tokens_BT, -1, axis=1)
     weight_T = (jnp.arange(T) < T - 1).astype(jnp.float32)
     total = functools.partial(_in_chunks, weight_T=weight_T, chunks=chunks)
-    mesh = jax.sharding.get_abstract_mesh()
-    rows = dict(mesh.shape).get("data", 1)
+    rows = jax.sharding.get_abstract_mesh().shape.get("data", 1)
     if rows == 1 or x_BTD.shape[0] % rows:
         return total(x_BTD, head_DV, target_BT)
 

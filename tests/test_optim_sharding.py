@@ -84,7 +84,7 @@ def test_muon_on_a_mesh(axes):
     # 24 square matrices are 3 a device; 18 rectangular ones are padded to 3 a device as well.
     square, wide = 24 * (6 * D**3), 18 * (4 * D * D * F + 2 * D**3)
     padded = square / 8 + wide * 24 / 18 / 8
-    assert flops(shared) / flops(alone) < 1.15 * padded / (square + wide)
+    assert flops(shared) / flops(alone) < 1.1 * padded / (square + wide)
 
 
 def test_matrices_are_not_gathered():
