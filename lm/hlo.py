@@ -1,11 +1,11 @@
-"""What a compiled step moves between chips, read off its HLO text."""
+"""What a compiled step moves between chips and multiplies on each, read off its HLO text."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
@@ -21,7 +21,7 @@ GROUPS = re.compile(
     r"replica_groups=(?:\[\d+,(?P<members>\d+)\]|\{\{(?P<list>[\d,]+)\}|"
     r"mesh\[(?P<mesh>[^\]]*)\][^{}]*\{(?P<axes>[^}]*)\})"
 )
-HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[^ ]+) \(.*\{$")
+HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[^ ]+) (?:\(.*)?\{$")
 LOOP = re.compile(r" while\(.*condition=%?(?P<condition>[^ ,]+), body=%?(?P<body>[^ ,]+)")
 BRANCHES = re.compile(
     r"branch_computations=\{(?P<all>[^}]*)\}|"
@@ -30,29 +30,67 @@ BRANCHES = re.compile(
 STARTED = re.compile(r"custom-call\(%?([^ ,)]+).*AsyncCollectiveStart")
 CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([^ ,}]+)")
 LIMIT = re.compile(r"= [su]\d+\[\][^ ]* constant\((\d+)\)")
+RESULT = re.compile(r"^ *(?:ROOT )?%?(?P<name>[^ ]+) = (?P<dtype>\w+)\[(?P<dims>[\d,]*)\]")
+PRODUCT = re.compile(r" (?:dot|convolution)\(%?(?P<left>[^ ,]+), %?(?P<right>[^ ,)]+)\)")
+LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+OP_NAME = re.compile(r'op_name="([^"]*)"')
+# Written by the compiler or by JAX as products, but another machine's has them as LAPACK's.
+DECOMPOSITION = re.compile(r"\b(?:qr|eigh|geqrf|householder_product|triangular_solve|cholesky)\b")
 
 
-class Moved(NamedTuple):
-    """Bytes that each chip receives in one step, by kind of collective."""
+class Amounts(NamedTuple):
+    """What each chip does in one step, by kind."""
 
     least: dict[str, int]  # every conditional takes its cheapest branch: most steps
     most: dict[str, int]  # its dearest: a step that refreshes preconditioners
 
 
-def collectives(text: str, *, chips: int) -> Moved:
-    """What a program moves, in all the rounds of its loops.
+def collectives(text: str, *, chips: int) -> Amounts:
+    """Bytes that each chip of a program receives by kind of collective, in all rounds of its loops.
 
     A loop runs as often as the constant in its condition says, once if there is none (a loop until
     convergence). Ring algorithms are assumed: a gather or scatter over n chips moves (n - 1)/n of
     the whole, a reduction twice that.
     """
+
+    def cost(lines):
+        started = {match[1] for line in lines if (match := STARTED.search(line))}
+        for line in lines:
+            collective = COLLECTIVE.search(line)
+            if collective and ("chain_id=" not in line or collective["name"] in started):
+                yield collective["kind"], _received(line, collective, chips)
+
+    return _amounts(text, cost)
+
+
+def products(text: str, *, scope: str = "") -> Amounts:
+    """FLOPs of the matrix products of a program by dtype, a multiply and an add being two.
+
+    Only those inside a `jax.named_scope`, if one is named. Those that make up a decomposition (QR,
+    eigenvectors, triangular solves) are left out. Loops count as in `collectives`.
+    """
+    inside = re.compile(rf"(?:^|/){scope}/") if scope else re.compile("")
+
+    def cost(lines):
+        found = [(line, match) for line in lines if (match := PRODUCT.search(line))]
+        results = (RESULT.match(line) for line in lines) if found else ()
+        shapes = {match["name"]: _dims(match["dims"]) for match in results if match}
+        for line, product in found:
+            name = OP_NAME.search(line)
+            name = name[1] if name else ""
+            if inside.search(name) and not DECOMPOSITION.search(name):
+                result = RESULT.match(line)
+                operands = shapes[product["left"]], shapes[product["right"]]
+                yield result["dtype"], _flops(line, *operands, _dims(result["dims"]))
+
+    return _amounts(text, cost)
+
+
+def _amounts(text: str, cost: Callable[[list[str]], Iterable[tuple[str, float]]]) -> Amounts:
+    """`cost` gives (kind, amount) of the lines of one computation."""
     computations, entry = _computations(text)
-    found = {}
-    for choose in (min, max):
-        seen: dict[str, Counter] = {}
-        moved = _moved(entry, computations, chips, choose, seen)
-        found[choose] = {kind: round(size) for kind, size in sorted(moved.items())}
-    return Moved(found[min], found[max])
+    found = [_total(entry, computations, cost, choose, {}) for choose in (min, max)]
+    return Amounts(*({kind: round(x) for kind, x in sorted(total.items())} for total in found))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -69,25 +107,23 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _moved(name: str, computations, chips: int, choose: Callable, seen: dict) -> Counter:
+def _total(name: str, computations, cost: Callable, choose: Callable, seen: dict) -> Counter:
     if name in seen:
         return seen[name]
     seen[name] = total = Counter()
 
     def inside(callee):
-        return _moved(callee, computations, chips, choose, seen)
+        return _total(callee, computations, cost, choose, seen)
 
     lines = computations.get(name, ())
-    started = {match[1] for line in lines if (match := STARTED.search(line))}
+    for kind, amount in cost(lines):
+        total[kind] += amount
     for line in lines:
-        collective, loop, branches = (r.search(line) for r in (COLLECTIVE, LOOP, BRANCHES))
-        if collective:
-            if "chain_id=" not in line or collective["name"] in started:
-                total[collective["kind"]] += _received(line, collective, chips)
-        elif loop:
+        loop, branches = (r.search(line) for r in (LOOP, BRANCHES))
+        if loop:
             limits = LIMIT.findall("\n".join(computations[loop["condition"]]))
             times = max(map(int, limits), default=1)
-            total.update({kind: times * size for kind, size in inside(loop["body"]).items()})
+            total.update({kind: times * x for kind, x in inside(loop["body"]).items()})
         elif branches:
             names = (branches["all"] or f"{branches['yes']},{branches['no']}").split(",")
             total.update(choose((inside(n.strip(" %")) for n in names), key=Counter.total))
@@ -121,4 +157,35 @@ def _members(line: str, chips: int) -> int:
 
 
 def _bytes(dtype: str, dims: str) -> int:
-    return BYTES.get(dtype, 4) * math.prod(int(d) for d in dims.split(",") if d)
+    return BYTES.get(dtype, 4) * math.prod(_dims(dims))
+
+
+def _dims(text: str) -> list[int]:
+    return [int(d) for d in text.split(",") if d]
+
+
+def _flops(line: str, left: list[int], right: list[int], result: list[int]) -> float:
+    """Of a dot, or of the convolution that the TPU's compiler makes of one."""
+    labels = LABELS.search(line)
+    if not labels:
+        contracted = _dims(re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line)[1])
+        return 2 * math.prod(result) * math.prod(left[d] for d in contracted)
+    left_of, right_of, result_of = (
+        dict(zip(*pair, strict=True))
+        for pair in ((labels[1], left), (labels[2], right), (labels[3], result))
+    )
+    window = {key: value.split("x") for key, value in re.findall(r"(\w+)=([\dx_-]+)", line)}
+    flops = 2 * math.prod(result) * right_of["i"]
+    for i, axis in enumerate(sorted(filter(str.isdigit, right_of))):
+        step, at, spread = (
+            int(window[k][i]) if k in window else 1 for k in ("stride", "rhs_dilate", "lhs_dilate")
+        )
+        pad = int(window["pad"][i].split("_")[0]) if "pad" in window else 0
+        places = (
+            divmod(o * step + k * at - pad, spread)
+            for o in range(result_of[axis])
+            for k in range(right_of[axis])
+        )
+        hits = sum(not rest and 0 <= place < left_of[axis] for place, rest in places)
+        flops *= hits / result_of[axis]
+    return flops

@@ -31,6 +31,7 @@ import numpy as np
 import optim
 from lm import flops, hlo
 from lm import model as model_lib
+from lm import step as step_lib
 from lm.command import guarded
 from lm.config import ConfigError, finalise
 from lm.load import load
@@ -73,7 +74,7 @@ class Flight(NamedTuple):
     hbm_bytes: float
     model_flops: float
     update_flops: float
-    replication: float  # update FLOPs of all chips over those of one device alone
+    replication: float | None  # how often the update's matrix products are made, over all chips
     collectives: dict  # bytes received by kind, in a step that refreshes no preconditioner
     refresh_bytes: int  # received in all, in a step that refreshes every one
     compute_seconds: float
@@ -123,8 +124,9 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     model, train = config["model"], config["train"]
     tokens = train["batch_size"] * model["sequence_length"]
     model_flops = 3 * flops.forward_flops_per_token(model) * tokens / len(devices)
-    update_flops, replication = _update(config, program)
-    moved = hlo.collectives(compiled.as_text(), chips=len(devices))
+    text = compiled.as_text()
+    update_flops, replication = _update(config, program, text)
+    moved = hlo.collectives(text, chips=len(devices))
     kind = devices[0].device_kind
     chip, peak = (
         CHIPS[max((k for k in CHIPS if kind.startswith(k)), key=len)],
@@ -186,38 +188,34 @@ def _local_bytes(tree) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def _update(config: Mapping, program: Solo) -> tuple[float, float]:
-    """(FLOPs of the update on one chip, how often the whole work is done over all chips).
+def _update(config: Mapping, program: Solo, text: str) -> tuple[float, float | None]:
+    """(FLOPs of the update on one chip, how often its matrix products are made over all chips).
 
-    XLA counts loop bodies once, so only the ratio is taken from it: the update compiled for the
-    mesh against the update lowered for one device. The total is `optim.describe`'s.
+    The products of the compiled step against those of the update lowered for one device, both
+    counted by `hlo.products`, with refreshes or without, whichever is worse; None where an update
+    has none. The whole is `optim.describe`'s.
     """
     given = dict(config["optimizer"])
     name, preset = given.pop("name"), given.pop("preset")
     known = optim.catalogue.get(name)
     options = {k: v for k, v in given.items() if k in known.options}
     (state,) = program.abstract_members()
+    params, optimizer = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state.params, state.optimizer)
+    )
     tx = optim.build(name, program.numbers, preset=preset, roles=model_lib.role, **options)
 
     def update(grads, state, params):
         return tx.update(grads, state, params, value=np.float32(0), grad_fn=lambda p: p)
 
-    def count(arguments, *, compile_it):
-        lowered = (
-            jax.jit(update)
-            .trace(*arguments)
-            .lower(lowering_platforms=("tpu" if compile_it else "cpu",))
-        )
-        return (lowered.compile() if compile_it else lowered).cost_analysis()["flops"]
-
-    here = (state.params, state.optimizer, state.params)
-    alone = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), here)
-    with jax.set_mesh(program.mesh):
-        per_chip = count(here, compile_it=True)
-    whole = count(alone, compile_it=False)
-    replication = per_chip * program.device_count / whole
-    total = optim.describe(name, alone[0], preset=preset, roles=model_lib.role, **options).flops
-    return total / program.device_count * replication, replication
+    alone = jax.jit(update).lower(params, optimizer, params).as_text(dialect="hlo")
+    here = hlo.products(text, scope=step_lib.UPDATE)
+    pairs = zip(here, hlo.products(alone), strict=True)
+    sums = [(sum(chip.values()), sum(whole.values())) for chip, whole in pairs]
+    times = [program.device_count * chip / whole for chip, whole in sums if whole]
+    replication = max(times, default=None)
+    total = optim.describe(name, params, preset=preset, roles=model_lib.role, **options).flops
+    return total / program.device_count * (replication or 1.0), replication
 
 
 def report(flight: Flight) -> str:
@@ -230,6 +228,9 @@ def report(flight: Flight) -> str:
     if flight.refresh_bytes > sum(flight.collectives.values()):
         refresh = f"; {flight.refresh_bytes / 1e6:,.0f} MB where preconditioners are refreshed"
     share = flight.update_flops / (flight.update_flops + flight.model_flops)
+    times = ""
+    if flight.replication:
+        times = f"; over all chips its products are made {flight.replication:.2f} times"
     lines = [
         f"{flight.run} on {flight.topology} ({flight.chips} chips, {mesh}): {verdict}, "
         f"{flight.total_bytes / gib:.2f} of {flight.hbm_bytes / gib:.1f} GiB a chip",
@@ -238,8 +239,7 @@ def report(flight: Flight) -> str:
         f"temporary (activations, gradients) "
         f"{flight.temporary_bytes / gib:.3f}",
         f"  FLOPs a chip and step: model {flight.model_flops:.3g}, update "
-        f"{flight.update_flops:.3g} ({share:.2%} of the step; over all chips the work is done "
-        f"{flight.replication:.2f} times)",
+        f"{flight.update_flops:.3g} ({share:.2%} of the step{times})",
         f"  collectives a chip and step: {moved}{refresh}",
         f"  roofline: compute {1e3 * flight.compute_seconds:.1f} ms (peak bf16, blocks "
         f"recomputed), memory {1e3 * flight.memory_seconds:.1f} ms (all that is held read and "

@@ -83,7 +83,8 @@ def page(rows: list[dict]) -> str:
         "- *memory*: arguments, results and temporary buffers, against the chip's; *state* is the",
         "  optimizer's part, *copies* its bytes over all chips in units of one whole copy;",
         "- *update*: FLOPs of the optimizer, *share* of them in the step, *times* how often its",
-        "  work is done over all chips (1: shared out perfectly);",
+        "  matrix products are made over all chips (1: shared out perfectly; decompositions are",
+        "  not counted, and elementwise work lies where the state does);",
         "- *network*: bytes received in collectives, and after a slash those of a step that",
         "  refreshes preconditioners, which *step* leaves out;",
         "- *step*: the roofline, the longest of compute (peak bf16, blocks recomputed), memory",
@@ -116,7 +117,7 @@ def _row(row: dict) -> str:
     cells = [
         *(row["run"].replace(",1x,", " "), mesh, memory, f"{row['state_bytes'] / 2**20:.1f}"),
         *(f"{row['state_copies']:.2f}", f"{row['update_flops'] / 1e9:,.2f}", f"{share:.2%}"),
-        *(f"{row['replication']:.2f}", _network(row)),
+        *(f"{row['replication']:.2f}" if row["replication"] else "–", _network(row)),
         *(f"{1e3 * step:,.1f}", f"{row['mfu_bound']:.0%}", f"{row['compile_seconds']:.0f}"),
     ]
     return f"| {' | '.join(cells)} |"

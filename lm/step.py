@@ -24,6 +24,8 @@ from lm import model as model_lib
 from optim.matrices import path_name
 from optim.schedules import learning_rate
 
+UPDATE = "update"  # the scope of the optimizer's work in profiles and in compiled programs
+
 
 class State(NamedTuple):
     """All that training carries from step to step; every leaf an array."""
@@ -112,9 +114,10 @@ def build(config: Mapping) -> Run:
             return gradients(params, tokens_BT, twice)[1]
 
         nats, grads = gradients(state.params, tokens_BT)
-        updates, optimizer = transformation(hparams).update(
-            grads, state.optimizer, state.params, value=nats, grad_fn=grad_fn
-        )
+        with jax.named_scope(UPDATE):
+            updates, optimizer = transformation(hparams).update(
+                grads, state.optimizer, state.params, value=nats, grad_fn=grad_fn
+            )
         step = state.step + 1
         bad = divergence.diverged(nats, step, hparams["steps"], ceiling)
         first = jnp.where(bad & (state.diverged_at < 0), step, state.diverged_at)

@@ -31,41 +31,59 @@ def decompose(factors, last, shift):
 
     The eigenvectors in the null space of a singular factor are arbitrary, and LAPACK takes them
     from rounding errors. Here they are made definite, so that the same run gives the same numbers
-    under `vmap`, on any mesh and with any LAPACK; see `settle`.
+    under `vmap`, on any mesh and with any LAPACK; see `definite_eigenvectors`.
 
     Where LAPACK fails, as it may on nearly singular matrices in float32, the matrix is tried once
     more with 1e-6 of its mean eigenvalue added; where that fails too, the result is `last`.
     """
     size = factors.shape[-1]
+    mean = jnp.trace(factors, axis1=1, axis2=2)[:, None, None] / size
     eye = jnp.eye(size, dtype=factors.dtype)[None]
 
-    def eigh(shifts):
-        values, vectors = lapack.eigh(factors + shifts * eye)
-        return settle(values[:, ::-1], vectors[:, :, ::-1])
+    def unfinished(carry):
+        tries, bases = carry
+        return (tries < 2) & ~jnp.all(jnp.isfinite(bases))
 
-    def again(first):
-        mean = jnp.trace(factors, axis1=1, axis2=2)[:, None, None] / size
-        second = eigh(shift + 1e-6 * mean)
-        second = jnp.where(is_finite(second), second, last)
-        return jnp.where(is_finite(first), first, second)
+    def attempt(carry):
+        tries, bases = carry
+        shifts = shift + jnp.where(tries == 0, 0, 1e-6 * mean)
+        found = definite_eigenvectors(factors + shifts * eye)
+        return tries + 1, jnp.where(is_finite(bases), bases, found)
 
-    bases = eigh(shift)
-    return jax.lax.cond(jnp.all(jnp.isfinite(bases)), lambda q: q, again, bases)
+    nothing = jnp.full_like(factors, jnp.nan)
+    _, bases = jax.lax.while_loop(unfinished, attempt, (0, nothing))
+    return jnp.where(is_finite(bases), bases, last)
 
 
-def settle(values, vectors):
-    """The same eigenvectors, but those of the null space are the ones that diagonalise diag(1..n).
+def definite_eigenvectors(matrices):
+    """Eigenvectors, by falling eigenvalue; those of the null space diagonalise diag(1..n).
 
-    Eigenvalues (falling) count as zero where they are below rounding errors of the largest.
+    Eigenvalues count as zero where they are below rounding errors of the largest. Both
+    decompositions, of the matrices and inside their null spaces, are one call in a loop: above
+    side 256 the TPU's compiler needs minutes for each that is written out.
     """
-    size = values.shape[-1]
-    null = is_null(values)
-    ramp = jnp.arange(1, size + 1, dtype=values.dtype)
-    inside = vectors.mT @ (ramp[None, :, None] * vectors)
-    inside = jnp.where(null[:, :, None] & null[:, None, :], inside, 0)
-    outside = jnp.where(null, 0, 3 * size - ramp[None])  # larger, and in their order
-    turn = lapack.eigh(inside + outside[:, :, None] * jnp.eye(size, dtype=values.dtype)[None])
-    return jnp.where(null[:, None, :], vectors @ turn[1][:, :, ::-1], vectors)
+    size = matrices.shape[-1]
+    ramp = jnp.arange(1, size + 1, dtype=matrices.dtype)
+
+    def first(null, _, found):
+        """The found ones, and what to decompose next: the ramp as the null space sees it, with the
+        rest above it and in order."""
+        inside = found.mT @ (ramp[None, :, None] * found)
+        inside = jnp.where(null[:, :, None] & null[:, None, :], inside, 0)
+        outside = jnp.where(null, 0, 3 * size - ramp[None])
+        return found, inside + outside[:, :, None] * jnp.eye(size, dtype=ramp.dtype)[None]
+
+    def second(null, vectors, found):
+        return jnp.where(null[:, None, :], vectors @ found, vectors), matrices
+
+    def body(i, carry):
+        null, vectors, matrix = carry
+        values, found = lapack.eigh(matrix)
+        null = jnp.where(i == 0, is_null(values[:, ::-1]), null)
+        return null, *jax.lax.cond(i == 0, first, second, null, vectors, found[:, :, ::-1])
+
+    start = (jnp.zeros(matrices.shape[:2], bool), jnp.zeros_like(matrices), matrices)
+    return jax.lax.fori_loop(0, 2, body, start)[1]
 
 
 def is_null(values):

@@ -109,3 +109,56 @@ ENTRY %main (x: bf16[8]) -> bf16[64] {{
 }}
 """
     assert moved(text) == {"all-gather": 128 * 7 // 8}
+
+
+def products(f, *shapes, **options):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return hlo.products(jax.jit(f).lower(*shapes).compile().as_text(), **options)
+
+
+def test_products_are_counted_in_loops_branches_and_scopes():
+    def f(a, b, flag):
+        with jax.named_scope("update"):
+            a = jax.lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ b), a)
+            a = jax.lax.cond(flag[0] > 0, lambda x: x @ b, lambda x: x, a)
+            q = jnp.linalg.qr(b)[0]
+        return a @ q
+
+    shapes = (4, 16), (16, 16), (1,)
+    product = 2 * 4 * 16 * 16
+    assert products(f, *shapes) == ({"f32": 4 * product}, {"f32": 5 * product})
+    assert products(f, *shapes, scope="update") == ({"f32": 3 * product}, {"f32": 4 * product})
+    assert products(f, *shapes, scope="date") == ({}, {})
+    lowered = jax.jit(f).lower(*[jnp.zeros(shape) for shape in shapes])  # not yet compiled
+    assert hlo.products(lowered.as_text(dialect="hlo")).most == {"f32": 5 * product}
+
+
+CONVOLUTIONS = {
+    # A product of (4, 16) and (16, 8); a batch of two such products, as the TPU's compiler has it.
+    ("4,16", "16,8", "4,8", "dim_labels=bf_io->bf"): 2 * 4 * 16 * 8,
+    ("2,4,16", "2,16,8", "2,4,8", "window={size=2 lhs_dilate=2}, dim_labels=0bf_0io->0bf"): 2
+    * (2 * 4 * 16 * 8),
+    (
+        "8,4,16",
+        "8,16,8",
+        "8,4,8",
+        "window={size=8 stride=7 lhs_dilate=8}, dim_labels=0bf_0io->0bf",
+    ): 8 * (2 * 4 * 16 * 8),
+    # A true one over 5 places, 3 wide: the outer two places miss an end of the kernel.
+    ("4,5,16", "3,16,8", "4,5,8", "window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f"): 2
+    * (4 * 16 * 8)
+    * (3 * 5 - 2),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_products_written_as_convolutions(case):
+    left, right, result, rest = case
+    text = f"""
+ENTRY %main (a: f32[{left}], b: f32[{right}]) -> bf16[{result}] {{
+  %a = f32[{left}]{{0}} parameter(0)
+  %b = f32[{right}]{{0}} parameter(1)
+  ROOT %c.1 = bf16[{result}]{{0:T(8,128)}} convolution(%a, %b), {rest}, metadata={{op_name="x/dot"}}
+}}
+"""
+    assert hlo.products(text).least == {"bf16": CONVOLUTIONS[case]}
