@@ -6,12 +6,15 @@ disk is cut back to it. Each run keeps its own, also in a pack, so that packs ma
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
 import orbax.checkpoint as ocp
+from etils import epath
+
+from lm.places import in_bucket
 
 
 class Checkpoints:
@@ -19,7 +22,8 @@ class Checkpoints:
 
     def __init__(self, folders: Sequence[Path], settings: Mapping, log: Callable[[str], None]):
         """`settings` is the config's `checkpoint` section; nothing is created before a save."""
-        self.folders = [Path(folder).absolute() / "checkpoint" for folder in folders]
+        roots = [folder if in_bucket(folder) else folder.absolute() for folder in folders]
+        self.folders = [epath.Path(root) / "checkpoint" for root in roots]
         self.settings, self.log = settings, log
         self.managers: list[ocp.CheckpointManager] = []
         self.saved_at, self.saved_step = time.monotonic(), 0
@@ -82,9 +86,9 @@ class Checkpoints:
         for manager in self.managers:
             manager.close()
         self.managers = []
-        if delete:
+        if delete and jax.process_index() == 0:
             for folder in self.folders:
-                shutil.rmtree(folder, ignore_errors=True)
+                folder.rmtree(missing_ok=True)
 
     def _open(self) -> list[ocp.CheckpointManager]:
         if not self.managers:

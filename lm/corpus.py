@@ -80,6 +80,8 @@ def find(which: str, cache: pathlib.Path, log=print) -> pathlib.Path:
         texts, tokens = documents.standard_library(), tokenizer.Bytes()
         name = f"stdlib-{store.key_of(texts, tokens)[:12]}"
         return store.build(name, texts, tokens, cache, log=log)
+    if "://" in which:
+        raise CorpusError(f"data.corpus={which}: copy it to a disk of every host, as by rsync")
     folder = pathlib.Path(which) if os.sep in which else cache / which
     if which and (folder / "corpus.json").exists():
         return folder

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import command
+from lm import command, places
 from lm import model as model_lib
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
@@ -195,7 +195,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    out.add_argument("run", type=Path, help="WORKDIR/trials/HASH of a run that kept its checkpoint")
+    out.add_argument(
+        "run", type=places.place, help="WORKDIR/trials/HASH of a run that kept its checkpoint"
+    )
     out.add_argument("--tokenizer", required=True, help="'bytes' or the corpus's tokenizer.json")
     out.add_argument("--tasks", default="study", help="'study' (its ten) or names, with commas")
     out.add_argument("--shots", type=int, default=0, help="examples shown, for named tasks")

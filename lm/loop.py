@@ -51,6 +51,9 @@ class Loop:
         self.eval_steps = {max(1, round(self.steps * (i + 1) / points)) for i in range(points)}
         self.log_every = first["log"]["every_steps"] or -(-self.steps // (100 * call)) * call
         self.folders = folders
+        if self.program.host[0] == 0:
+            for folder, config in zip(folders, configs, strict=True):
+                records.begin(folder, config)
         self.checkpoints = Checkpoints(folders, first["checkpoint"], log)
         self.active = np.ones(len(configs), bool)
         self.results: list[dict | None] = [None] * len(configs)
@@ -104,6 +107,8 @@ class Loop:
             if step in self.eval_steps:
                 self.evaluate(step, state)
             if (stop or save) and step < self.steps:
+                for recorder in self.recorders:
+                    recorder.flush()  # a checkpoint is of no use without the curve up to it
                 self.checkpoints.save(step, self.program.members(state), self.active)
             if stop and step < self.steps:
                 raise Stopped(f"stopped at step {step}/{self.steps}; the same command goes on")

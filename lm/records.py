@@ -16,25 +16,33 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lm.config import canonical, config_hash, what
+from lm.places import Lines, in_bucket, upload
+
+
+def begin(folder: Path, config: Mapping) -> None:
+    """The folder of a run, with its config.json. Raises OSError where it cannot be written."""
+    if not in_bucket(folder):  # which has no folders
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", json.loads(canonical(what(config))))
 
 
 class Recorder:
-    """One run's folder. Lines of the curve reach the disk as they are written."""
+    """One run's curve and result, in a folder that has begun. Lines reach a disk as they are
+    written.
+    """
 
     def __init__(self, folder: Path, config: Mapping, *, resume_at: int = 0, silent: bool = False):
         """Starts the curve anew, or after step `resume_at` of an interrupted one.
 
         `silent` writes nothing: all hosts but the first.
         """
-        self.folder, self.config, self._curve = Path(folder), config, None
+        self.folder, self.config, self._curve = folder, config, None
         self.seconds = 0.0  # trained so far, over all starts
         if silent:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "config.json", json.loads(canonical(what(config))))
         path = self.folder / "curve.jsonl"
         kept = [line for line in read_curve(path) if line["step"] <= resume_at]
-        self._curve = open(path, "w", buffering=1)  # noqa: SIM115
+        self._curve = Lines(path)
         for line in kept:
             self.line(line)
             self.seconds = line.get("seconds", self.seconds)
@@ -44,7 +52,12 @@ class Recorder:
         if self._curve is None:
             return
         clean = {k: _finite(v) for k, v in values.items()}
-        self._curve.write(json.dumps(clean) + "\n")
+        self._curve.write(json.dumps(clean))
+
+    def flush(self) -> None:
+        """The curve up to now is safe, in a bucket too."""
+        if self._curve is not None:
+            self._curve.flush()
 
     def close(self) -> None:
         """Ends the curve, for now or for good."""
@@ -79,17 +92,21 @@ def read_curve(path: Path) -> list[dict]:
 
 
 def write_json(path: Path, value) -> None:
-    """Writes a whole file or nothing: a temporary file in the same folder, synced, then renamed.
+    """Writes a whole file or nothing: on a disk a temporary file in the same folder, synced, then
+    renamed.
 
     Raises:
       OSError: with the file's own path when the disk is full or read-only; nothing half-written
       stays.
     """
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    if in_bucket(path):
+        upload(path, text)
+        return
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(scratch, "w") as file:
-            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)

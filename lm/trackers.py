@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lm.config import ConfigError
+from lm.places import in_bucket
 
 
 class Trackers:
@@ -52,9 +53,13 @@ def trackers(config: Mapping, folder: Path, host: tuple[int, int]) -> Trackers:
     """The trackers of a finalised config; none on hosts other than the first.
 
     Raises:
-      ConfigError: for a package that is not installed, or a window that is not first:last.
+      ConfigError: for a package that is not installed, a window that is not first:last, or files
+      that cannot be written to a bucket.
     """
     log, writers = config["log"], []
+    for field in ("profile", "tensorboard"):
+        if log[field] and in_bucket(folder):
+            raise ConfigError(f"log.{field}={log[field]!r} writes to folders, not to {folder}")
     window = None
     if log["profile"]:
         match = re.fullmatch(r"(\d+):(\d+)", log["profile"])

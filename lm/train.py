@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lm import command, plan
+from lm import command, places, plan
 from lm import corpus as corpus_lib
 from lm.config import ConfigError, config_hash, finalise
 from lm.load import load
@@ -108,7 +108,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     out.add_argument("--config", required=True, help="configs/run.py:SIZE,RATIO,OPTIMIZER")
-    out.add_argument("--workdir", required=True, type=Path, help="where trials/<hash>/ is written")
+    out.add_argument(
+        "--workdir", required=True, type=places.place, help="where trials/<hash>/ is written"
+    )
     out.add_argument(
         *("--dry_run", "--config.dry_run"),
         action="store_true",

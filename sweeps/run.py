@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lm import command
+from lm import command, places
 from lm.config import ConfigError
 from sweeps import cost, ledger, resources, study
 from sweeps.driver import Driver, Refused, lock, read_study
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--config", required=True, help="configs/study.py:NAME; --config.a.b=value overrides"
     )
-    out.add_argument("--workdir", required=True, type=Path)
+    out.add_argument("--workdir", required=True, type=places.folder)
     out.add_argument(
         "--dry_run", action="store_true", help="print the plan and its cost, train nothing"
     )

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm import config as run_config
+from lm import places
 from lm.command import guarded
 from sweeps import ledger
 from sweeps import run as run_lib
@@ -38,7 +39,9 @@ OVER = 1
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m sweeps.slurm", allow_abbrev=False)
     out.add_argument("--config", help="configs/study.py:NAME; --config.a.b=value overrides")
-    out.add_argument("--workdir", required=True, type=Path, help="on a file system all nodes see")
+    out.add_argument(
+        "--workdir", required=True, type=places.folder, help="on a file system all nodes see"
+    )
     out.add_argument(
         "--sbatch", default=[], type=shlex.split, help="options of the job, as sbatch takes them"
     )

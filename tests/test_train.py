@@ -105,7 +105,7 @@ def test_full_disk_leaves_no_half_written_result(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.json, "dump", full)
+    monkeypatch.setattr(records.os, "fsync", full)
     with pytest.raises(OSError, match="no space left on the device") as error:
         records.write_json(tmp_path / "result.json", {"loss": 1.0})
     assert error.value.filename == str(tmp_path / "result.json")

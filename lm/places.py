@@ -1,0 +1,93 @@
+"""Where runs are kept: a folder on a disk, or in a bucket (`gs://`), which differs in two ways.
+
+An object is written whole or not at all, so that nothing needs a temporary file; and nothing can be
+appended to one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import time
+from pathlib import Path
+
+BUCKET = "gs://"
+UPLOAD_SECONDS = 30.0
+
+
+def folder(text: str) -> Path:
+    """A command line's folder on a disk. Raises argparse.ArgumentTypeError for an address."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no folder of a file system that all machines see: a study's locks and "
+            f"leases need one (a single run, lm.train, may be kept in a bucket, {BUCKET}...)"
+        )
+    return Path(text)
+
+
+def place(text: str) -> Path:
+    """A command line's folder on a disk or in a bucket. Raises argparse.ArgumentTypeError."""
+    if "://" not in text:
+        return Path(text)
+    if not text.startswith(BUCKET):
+        raise argparse.ArgumentTypeError(f"{text} is neither a folder nor {BUCKET}BUCKET/FOLDER")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise argparse.ArgumentTypeError(f"{text} needs gcsfs: pip install 'bestiary[gcs]'")
+    from etils import epath
+
+    try:
+        epath.Path(text).exists()
+    except Exception as error:  # gcsfs, aiohttp and google.auth have many kinds
+        raise argparse.ArgumentTypeError(f"{text} cannot be read: {_reason(error)}") from None
+    return epath.Path(text)
+
+
+def in_bucket(path: Path) -> bool:
+    return str(path).startswith(BUCKET)
+
+
+def upload(path: Path, text: str) -> None:
+    """Writes an object of a bucket. Raises OSError, whatever the reason."""
+    try:
+        path.write_text(text)
+    except Exception as error:
+        words = f"cannot be written: {_reason(error)}"
+        raise OSError(errno.EACCES, words, str(path)) from None
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+class Lines:
+    """A text file that grows by lines.
+
+    On a disk each line is there once written. In a bucket the file is written anew, whole, at most
+    every 30 seconds, and by `flush`.
+    """
+
+    def __init__(self, path: Path):
+        """An empty file; what the path held is lost."""
+        self.path, self.text, self.uploaded = path, "", time.monotonic()
+        self.file = None if in_bucket(path) else open(path, "w", buffering=1)  # noqa: SIM115
+
+    def write(self, line: str) -> None:
+        if self.file is not None:
+            self.file.write(line + "\n")
+            return
+        self.text += line + "\n"
+        if time.monotonic() - self.uploaded >= UPLOAD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """All lines so far are where a reader finds them."""
+        if self.file is None:
+            upload(self.path, self.text)
+            self.uploaded = time.monotonic()
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+        elif self.text:
+            self.flush()
