@@ -98,7 +98,7 @@ def restore(folder: Path, log=print) -> tuple[dict, dict]:
     from lm.solo import Solo
 
     try:
-        config = finalise(json.loads((folder / "config.json").read_text()))
+        config = finalise(json.loads(places.read(folder / "config.json")))
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"{folder} is not the folder of a run: {error}") from None
     checkpoints = Checkpoints([folder], config["checkpoint"], log)

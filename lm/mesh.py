@@ -49,7 +49,8 @@ def make(config: Mapping, devices: Sequence | None = None) -> Mesh:
         sizes[free[0]] = len(devices) // known
     if math.prod(sizes.values()) != len(devices):
         product = " x ".join(f"{name}={size}" for name, size in config["mesh"].items())
-        raise ConfigError(f"mesh {product} does not fill {len(devices)} devices")
+        needed = f"{known} do not divide them" if free else f"that is {math.prod(sizes.values())}"
+        raise ConfigError(f"mesh {product} does not fill {len(devices)} devices: {needed}")
     batch = config["train"]["batch_size"] // config["program"]["accumulate"]
     for what, size, axis in (
         ("train.batch_size / program.accumulate", batch, "data"),

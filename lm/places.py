@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib.util
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 BUCKET = "gs://"
@@ -36,10 +38,6 @@ def place(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} needs gcsfs: pip install 'bestiary[gcs]'")
     from etils import epath
 
-    try:
-        epath.Path(text).exists()
-    except Exception as error:  # gcsfs, aiohttp and google.auth have many kinds
-        raise argparse.ArgumentTypeError(f"{text} cannot be read: {_reason(error)}") from None
     return epath.Path(text)
 
 
@@ -47,17 +45,29 @@ def in_bucket(path: Path) -> bool:
     return str(path).startswith(BUCKET)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file. Raises OSError where a bucket does not say."""
+    return _asked(path, "read", path.exists) if in_bucket(path) else path.exists()
+
+
+def read(path: Path) -> str:
+    """The text of a file. Raises OSError, whatever the reason."""
+    return _asked(path, "read", path.read_text) if in_bucket(path) else path.read_text()
+
+
 def upload(path: Path, text: str) -> None:
     """Writes an object of a bucket. Raises OSError, whatever the reason."""
+    _asked(path, "written", lambda: path.write_text(text))
+
+
+def _asked(path: Path, done: str, ask: Callable):
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises, with its stack
     try:
-        path.write_text(text)
-    except Exception as error:
-        words = f"cannot be written: {_reason(error)}"
+        return ask()
+    except Exception as error:  # gcsfs, aiohttp and google.auth have many kinds
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        words = f"cannot be {done}: {reason}"
         raise OSError(errno.EACCES, words, str(path)) from None
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 class Lines:

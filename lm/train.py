@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     mesh.start()
     config["data"]["fingerprint"] = open_corpus(config, print).fingerprint
     folder = arguments.workdir / "trials" / config_hash(config)
-    if (folder / "result.json").exists():
+    if places.exists(folder / "result.json"):
         print(f"{folder} has its result already; remove it to train again")
         return 0
     print(f"{folder}\n{plan.summary(config)}", flush=True)

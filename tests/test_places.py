@@ -1,8 +1,10 @@
 """Runs kept in a bucket: `lm.train --workdir=gs://...` against an imitation of Google's."""
 
+import copy
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +75,20 @@ def test_a_bucket_that_is_not_there_is_one_line_before_anything_compiles(bucket)
         *_, last = process.communicate(timeout=200)[0].splitlines()
     assert process.returncode == 2
     assert last.startswith("error: gs://nowhere/runs/trials/") and "cannot be written" in last
+
+
+@pytest.mark.slow
+def test_a_bucket_out_of_reach_is_one_line(bucket):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        found = copy.copy(bucket)
+        found.environment = bucket.environment | {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        }
+        with start(found, *COMMAND, "--workdir=gs://race/elsewhere") as process:
+            said = process.communicate(timeout=200)[0]
+    assert process.returncode == 2 and "Traceback" not in said, said
+    assert "cannot be read: ClientConnectorError" in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

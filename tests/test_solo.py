@@ -119,7 +119,8 @@ def test_more_chunks_of_the_loss_move_no_more():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"data": 3}, "mesh data=3 x model=1 does not fill 8 devices"),
+        ({"data": 3}, "mesh data=3 x model=1 does not fill 8 devices: that is 3"),
+        ({"data": -1, "model": 3}, "mesh data=-1 x model=3 does not fill 8 devices: 3 do not"),
         ({"data": 8, "model": 1, "batch_size": 4}, "mesh.data=8 does not divide train.batch_size"),
         ({"data": 1, "model": 8}, "mesh.model=8 does not divide model.heads=4; try mesh.model=4"),
         ({"data": -1, "model": -1}, "only one axis can take what is left"),
