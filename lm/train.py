@@ -109,7 +109,10 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--config", required=True, help="configs/run.py:SIZE,RATIO,OPTIMIZER")
     out.add_argument(
-        "--workdir", required=True, type=places.place, help="where trials/<hash>/ is written"
+        "--workdir",
+        required=True,
+        type=places.place,
+        help="a folder or gs://BUCKET/FOLDER; trials/<hash>/ is written in it",
     )
     out.add_argument(
         *("--dry_run", "--config.dry_run"),

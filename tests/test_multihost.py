@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fake_bucket
 import pytest
 import tiny
 
@@ -21,14 +22,14 @@ COMMAND = [
 class Job:
     """The same command in two processes that find each other by the environment."""
 
-    def __init__(self, folder, log):
+    def __init__(self, folder, log, elsewhere=()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         self.logs = [log.with_suffix(f".{rank}") for rank in range(2)]
         self.processes = []
         for rank, path in enumerate(self.logs):
-            environment = os.environ | {
+            environment = {**os.environ, **dict(elsewhere)} | {
                 "JAX_COORDINATOR_ADDRESS": address,
                 "JAX_NUM_PROCESSES": "2",
                 "JAX_PROCESS_ID": str(rank),
@@ -88,6 +89,22 @@ def test_a_job_that_lost_a_host_waits_and_its_next_start_finishes_it(whole, tmp_
     assert again.wait() == [0, 0], again.said(0) + again.said(1)
     assert "going on from the checkpoint at step" in again.said(0)
     assert tiny.curve(trial(tmp_path / "runs")) == tiny.curve(trial(whole[0]))
+
+
+def test_a_job_in_a_bucket_is_killed_while_it_saves_and_goes_on(whole, tmp_path):
+    with fake_bucket.Bucket() as bucket:
+        job = Job("gs://race/runs", tmp_path / "log", bucket.environment)
+        while not any("/checkpoint/32/" in name for name in list(bucket.objects)):
+            assert job.processes[0].poll() is None, job.said(0)
+            time.sleep(0.02)
+        for process in job.processes:
+            process.send_signal(signal.SIGKILL)
+        job.wait()
+        again = Job("gs://race/runs", tmp_path / "again", bucket.environment)
+        assert again.wait() == [0, 0], again.said(0) + again.said(1)
+        assert "going on from the checkpoint at step" in again.said(0)
+        (tmp_path / "curve.jsonl").write_text(bucket.one("curve.jsonl"))
+    assert tiny.curve(tmp_path) == tiny.curve(trial(whole[0]))
 
 
 def test_a_host_that_is_alone_gives_up_with_the_reason(tmp_path):
