@@ -7,6 +7,7 @@ appended to one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib.util
 import logging
@@ -74,7 +75,7 @@ class Lines:
     """A text file that grows by lines.
 
     On a disk each line is there once written. In a bucket the file is written anew, whole, at most
-    every 30 seconds, and by `flush`.
+    every 30 seconds, and by `flush`, which alone raises OSError where that fails.
     """
 
     def __init__(self, path: Path):
@@ -88,13 +89,14 @@ class Lines:
             return
         self.text += line + "\n"
         if time.monotonic() - self.uploaded >= UPLOAD_SECONDS:
-            self.flush()
+            self.uploaded = time.monotonic()
+            with contextlib.suppress(OSError):  # no reason to stop training; the next may do better
+                self.flush()
 
     def flush(self) -> None:
         """All lines so far are where a reader finds them."""
         if self.file is None:
             upload(self.path, self.text)
-            self.uploaded = time.monotonic()
 
     def close(self) -> None:
         if self.file is not None:

@@ -138,6 +138,14 @@ def test_lines_of_a_bucket_are_uploaded_now_and_then(monkeypatch):
     lines.flush()
     assert path.uploads[-1] == "a\nb\nc\nd\n"
 
+    path.error, clock[0] = RuntimeError("503"), 70
+    lines.write("e")  # training goes on
+    with pytest.raises(OSError, match="503"):
+        lines.flush()
+    path.error = None
+    lines.close()
+    assert path.uploads[-1] == "a\nb\nc\nd\ne\n"
+
 
 def test_what_a_bucket_says_is_one_line():
     failing = Object(RuntimeError("403 Forbidden\nand a page of HTML"))
