@@ -55,6 +55,11 @@ CHIPS = {
 }
 
 
+# The stacks of hidden matrices, 96 and 128 at the published sizes, fill no more chips than that;
+# what is left cuts the matrices. It moves less, too: 5.3 instead of 7.4 GB for AdamW 520m.
+MOST_DATA = 128
+
+
 class TooLarge(Exception):
     """The compiler's own words: the step does not fit a chip's memory."""
 
@@ -91,8 +96,8 @@ class Flight(NamedTuple):
 def check(config: Mapping, topology: str, run: str = "") -> Flight:
     """Compiles the step of a run for a topology such as `v5e:16x16`.
 
-    The mesh gives `data` as many chips as divide the batch and `model` the rest, unless the config
-    names sizes. Attention is splash.
+    The mesh gives `data` as many chips as divide the batch and `MOST_DATA`, and `model` the rest,
+    unless the config names sizes. Attention is splash.
     Raises:
       ConfigError: an unknown topology, or a mesh that does not fit the run.
       TooLarge: the step needs more memory than a chip has.
@@ -100,7 +105,7 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     config = {k: dict(v) for k, v in config.items()}
     finalise(config)  # what is wrong with the run comes first
     devices = _devices(topology)
-    data = math.gcd(config["train"]["batch_size"], len(devices))
+    data = math.gcd(config["train"]["batch_size"], len(devices), MOST_DATA)
     given = config.get("mesh", {})
     if given.get("data", -1) == -1 and given.get("model", 1) == 1:
         config["mesh"] = {"data": data, "model": len(devices) // data}
@@ -245,7 +250,8 @@ def report(flight: Flight) -> str:
         f"recomputed), memory {1e3 * flight.memory_seconds:.1f} ms (all that is held read and "
         f"written once), network {1e3 * flight.network_seconds:.1f} ms (all links, nothing "
         f"hidden): MFU at most {flight.mfu_bound:.0%}",
-        f"  compiled in {flight.compile_seconds:.0f} s",
+        f"  compiled in {flight.compile_seconds:.0f} s; to train so: "
+        + " ".join(f"--config.mesh.{axis}={size}" for axis, size in flight.mesh.items()),
     ]
     return "\n".join(lines if flight.fits else [*lines, TO_FIT])
 
