@@ -31,9 +31,29 @@ PEAK = {
 
 def forward_flops_per_token(model: Mapping, *, causal: bool = True) -> float:
     """FLOPs of one token's forward pass in a full sequence."""
-    attention = 4 * model["layers"] * model["hidden"] * model["sequence_length"]
-    head = 2 * model["hidden"] * model["vocab_size"]
-    return 2 * non_embedding_params(model) + head + attention / (2 if causal else 1)
+    return 2 * non_embedding_params(model) + _head(model) + _attention(model, causal)
+
+
+def repeated_flops_per_token(config: Mapping, *, causal: bool = True) -> float:
+    """What of one token's forward pass the backward pass makes again: the head, if the loss goes in
+    chunks, and of the blocks what `program.remat` does not keep.
+    """
+    model, program = config["model"], config["program"]
+    last = (
+        2 * model["layers"] * model["hidden"] * model["mlp"]
+    )  # each block's, and nobody asks for it
+    blocks = {"none": 0.0, "dots": _attention(model, causal)}
+    blocks["block"] = 2 * non_embedding_params(model) + _attention(model, causal) - last
+    return blocks[program["remat"]] + (_head(model) if program["loss_chunks"] > 1 else 0.0)
+
+
+def _attention(model: Mapping, causal: bool) -> float:
+    square = 4 * model["layers"] * model["hidden"] * model["sequence_length"]
+    return square / (2 if causal else 1)
+
+
+def _head(model: Mapping) -> float:
+    return 2 * model["hidden"] * model["vocab_size"]
 
 
 def training_flops(config: Mapping) -> float:

@@ -76,6 +76,7 @@ class Flight(NamedTuple):
     state_copies: float  # bytes of the optimizer state on all chips over those of one whole copy
     temporary_bytes: int
     total_bytes: int
+    remat: str
     hbm_bytes: float
     model_flops: float
     update_flops: float
@@ -129,6 +130,7 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     model, train = config["model"], config["train"]
     tokens = train["batch_size"] * model["sequence_length"]
     model_flops = 3 * flops.forward_flops_per_token(model) * tokens / len(devices)
+    repeated = flops.repeated_flops_per_token(config) * tokens / len(devices)
     text = compiled.as_text()
     update_flops, replication = _update(config, program, text)
     moved = hlo.collectives(text, chips=len(devices))
@@ -137,8 +139,7 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
         CHIPS[max((k for k in CHIPS if kind.startswith(k)), key=len)],
         flops.peak_flops(kind),
     )
-    recomputed = 4 / 3 if config["program"]["remat"] != "none" else 1.0
-    compute = (model_flops * recomputed + update_flops) / peak
+    compute = (model_flops + repeated + update_flops) / peak
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     traffic = 2 * held / chip.hbm_rate
     network = sum(moved.least.values()) / chip.ici_rate
@@ -153,6 +154,7 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
         state_copies=state_bytes * len(devices) / _bytes(state.optimizer),
         temporary_bytes=memory.temp_size_in_bytes,
         total_bytes=total,
+        remat=config["program"]["remat"],
         hbm_bytes=chip.hbm,
         model_flops=model_flops,
         update_flops=update_flops,
@@ -246,16 +248,21 @@ def report(flight: Flight) -> str:
         f"  FLOPs a chip and step: model {flight.model_flops:.3g}, update "
         f"{flight.update_flops:.3g} ({share:.2%} of the step{times})",
         f"  collectives a chip and step: {moved}{refresh}",
-        f"  roofline: compute {1e3 * flight.compute_seconds:.1f} ms (peak bf16, blocks "
-        f"recomputed), memory {1e3 * flight.memory_seconds:.1f} ms (all that is held read and "
-        f"written once), network {1e3 * flight.network_seconds:.1f} ms (all links, nothing "
-        f"hidden): MFU at most {flight.mfu_bound:.0%}",
+        f"  roofline: compute {1e3 * flight.compute_seconds:.1f} ms (peak bf16, with what "
+        f"remat={flight.remat} makes again), memory {1e3 * flight.memory_seconds:.1f} ms (all that "
+        f"is held read and written once), network {1e3 * flight.network_seconds:.1f} ms (all "
+        f"links, nothing hidden): MFU at most {flight.mfu_bound:.0%}",
         f"  compiled in {flight.compile_seconds:.0f} s; to train so: "
         + " ".join(f"--config.mesh.{axis}={size}" for axis, size in flight.mesh.items()),
     ]
-    return "\n".join(lines if flight.fits else [*lines, TO_FIT])
+    if not flight.fits:
+        lines.append(TO_FIT)
+    elif flight.remat != "none" and flight.total_bytes < 0.5 * flight.hbm_bytes:
+        lines.append(FASTER)
+    return "\n".join(lines)
 
 
+FASTER = "  there is room: --config.program.remat=dots or none makes less again; check that it fits"
 TO_FIT = (
     "  to fit: --config.program.accumulate=2 (or more), --config.program.remat=block, "
     "--config.program.loss_chunks=32, or a larger topology"

@@ -87,9 +87,9 @@ def page(rows: list[dict]) -> str:
         "  not counted, and elementwise work lies where the state does);",
         "- *network*: bytes received in collectives, and after a slash those of a step that",
         "  refreshes preconditioners, which *step* leaves out;",
-        "- *step*: the roofline, the longest of compute (peak bf16, blocks recomputed), memory",
-        "  (all that is held read and written once) and network (all links, nothing hidden); *MFU*",
-        "  is what that leaves at most.",
+        "- *step*: the roofline, the longest of compute (peak bf16, with what `remat=block` and",
+        "  the loss's chunks make again), memory (all that is held read and written once) and",
+        "  network (all links, nothing hidden); *MFU* is what that leaves at most.",
         "",
         f"{len(rows)} of {wanted} rows; the same command adds what is missing.",
     ]
