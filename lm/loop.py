@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm import flops, records
+from lm import flops, places, records
 from lm.batches import Batches
 from lm.checkpoints import Checkpoints
 from lm.config import non_embedding_params, total_params
@@ -27,7 +27,7 @@ class Loop:
         self,
         make_program: Callable,
         configs: Sequence[Mapping],
-        folders: Sequence[Path],
+        folders: Sequence[str | Path],
         corpus: Corpus,
         log: Callable[[str], None],
         termination: Termination | None = None,
@@ -50,11 +50,11 @@ class Loop:
         points, call = first["eval"]["points"], self.program.steps_per_call
         self.eval_steps = {max(1, round(self.steps * (i + 1) / points)) for i in range(points)}
         self.log_every = first["log"]["every_steps"] or -(-self.steps // (100 * call)) * call
-        self.folders = folders
+        self.folders = [places.at(folder) for folder in folders]
         if self.program.host[0] == 0:
-            for folder, config in zip(folders, configs, strict=True):
+            for folder, config in zip(self.folders, configs, strict=True):
                 records.begin(folder, config)
-        self.checkpoints = Checkpoints(folders, first["checkpoint"], log)
+        self.checkpoints = Checkpoints(self.folders, first["checkpoint"], log)
         self.active = np.ones(len(configs), bool)
         self.results: list[dict | None] = [None] * len(configs)
         self.last_loss = np.full(len(configs), np.nan)

@@ -37,12 +37,19 @@ def place(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} is neither a folder nor {BUCKET}BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise argparse.ArgumentTypeError(f"{text} needs gcsfs: pip install 'bestiary[gcs]'")
+    return at(text)
+
+
+def at(path: str | Path) -> Path:
+    """The folder of that name; `gs://...` is one in a bucket."""
+    if not in_bucket(path):
+        return Path(path)
     from etils import epath
 
-    return epath.Path(text)
+    return epath.Path(path)
 
 
-def in_bucket(path: Path) -> bool:
+def in_bucket(path: str | Path) -> bool:
     return str(path).startswith(BUCKET)
 
 

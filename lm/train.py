@@ -24,7 +24,7 @@ from lm.termination import Stopped, Termination
 
 
 def train_pack(
-    configs: Sequence[Mapping], folders: Sequence[Path], *, log: Callable[[str], None] = print
+    configs: Sequence[Mapping], folders: Sequence[str | Path], *, log: Callable[[str], None] = print
 ) -> list[dict]:
     """Trains the runs as one packed program; each leaves its files in its folder as soon as it is
     over.
@@ -48,7 +48,7 @@ def train_pack(
 
 
 def train_one(
-    config: Mapping, folder: Path, *, log: Callable[[str], None] = print, termination=None
+    config: Mapping, folder: str | Path, *, log: Callable[[str], None] = print, termination=None
 ) -> dict:
     """Trains one run, sharded over all devices of the job, from its newest checkpoint if any.
 

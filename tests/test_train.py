@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 def train_pack(tmp_path, configs):
     folders = [tmp_path / config_hash(c) for c in configs]
-    return train.train_pack(configs, folders, log=lambda line: None), folders
+    names = [str(folder) for folder in folders]  # as workers get them
+    return train.train_pack(configs, names, log=lambda line: None), folders
 
 
 @pytest.fixture(scope="module")
