@@ -24,6 +24,8 @@ from typing import NamedTuple
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # there is no chip to fight over
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # or libtpu misses them, in pages
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 
 import jax
 import numpy as np
