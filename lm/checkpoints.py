@@ -88,7 +88,10 @@ class Checkpoints:
         self.managers = []
         if delete and jax.process_index() == 0:
             for folder in self.folders:
-                folder.rmtree(missing_ok=True)
+                try:
+                    folder.rmtree(missing_ok=True)
+                except Exception as error:  # the run is over, whatever a disk or gcsfs say
+                    self.log(f"{folder} is not removed: {error}")
 
     def _open(self) -> list[ocp.CheckpointManager]:
         if not self.managers:

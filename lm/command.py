@@ -9,8 +9,10 @@ from collections.abc import Callable
 from lm.config import ConfigError
 from lm.files import CorpusError
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-MENDABLE = (*DISK, errno.ENOTDIR, errno.EEXIST)  # the last two: a file where a folder is to be
+MENDABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EEXIST),  # a file where a folder is to be
+)
 
 
 def guarded(run: Callable[[], int], *also: type[Exception], interrupted: str) -> int:

@@ -39,9 +39,8 @@ def repeated_flops_per_token(config: Mapping, *, causal: bool = True) -> float:
     chunks, and of the blocks what `program.remat` does not keep.
     """
     model, program = config["model"], config["program"]
-    last = (
-        2 * model["layers"] * model["hidden"] * model["mlp"]
-    )  # each block's, and nobody asks for it
+    # Nothing in the backward pass asks for a block's last product.
+    last = 2 * model["layers"] * model["hidden"] * model["mlp"]
     blocks = {"none": 0.0, "dots": _attention(model, causal)}
     blocks["block"] = 2 * non_embedding_params(model) + _attention(model, causal) - last
     return blocks[program["remat"]] + (_head(model) if program["loss_chunks"] > 1 else 0.0)

@@ -89,8 +89,8 @@ def products(text: str, *, scope: str = "") -> Amounts:
 def _amounts(text: str, cost: Callable[[list[str]], Iterable[tuple[str, float]]]) -> Amounts:
     """`cost` gives (kind, amount) of the lines of one computation."""
     computations, entry = _computations(text)
-    found = [_total(entry, computations, cost, choose, {}) for choose in (min, max)]
-    return Amounts(*({kind: round(x) for kind, x in sorted(total.items())} for total in found))
+    totals = _totals(entry, computations, cost, {})
+    return Amounts(*({kind: round(x) for kind, x in sorted(total.items())} for total in totals))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -107,30 +107,35 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _total(name: str, computations, cost: Callable, choose: Callable, seen: dict) -> Counter:
+def _totals(name: str, computations, cost: Callable, seen: dict) -> tuple[Counter, Counter]:
+    """The least and the most that a computation costs, with all that it calls."""
     if name in seen:
         return seen[name]
-    seen[name] = total = Counter()
+    seen[name] = least, most = Counter(), Counter()
+
+    def add(amounts: tuple[Counter, Counter], times: int = 1):
+        for total, part in zip((least, most), amounts, strict=True):
+            total.update({kind: times * x for kind, x in part.items()})
 
     def inside(callee):
-        return _total(callee, computations, cost, choose, seen)
+        return _totals(callee, computations, cost, seen)
 
     lines = computations.get(name, ())
     for kind, amount in cost(lines):
-        total[kind] += amount
+        add((Counter({kind: amount}),) * 2)
     for line in lines:
         loop, branches = (r.search(line) for r in (LOOP, BRANCHES))
         if loop:
             limits = LIMIT.findall("\n".join(computations[loop["condition"]]))
-            times = max(map(int, limits), default=1)
-            total.update({kind: times * x for kind, x in inside(loop["body"]).items()})
+            add(inside(loop["body"]), times=max(map(int, limits), default=1))
         elif branches:
             names = (branches["all"] or f"{branches['yes']},{branches['no']}").split(",")
-            total.update(choose((inside(n.strip(" %")) for n in names), key=Counter.total))
+            cheap, dear = zip(*(inside(n.strip(" %")) for n in names), strict=True)
+            add((min(cheap, key=Counter.total), max(dear, key=Counter.total)))
         else:
             for callee in CALLED.findall(line):
-                total.update(inside(callee))
-    return total
+                add(inside(callee))
+    return least, most
 
 
 def _received(line: str, collective: re.Match, chips: int) -> float:

@@ -31,11 +31,9 @@ def folder(text: str) -> Path:
 
 def place(text: str) -> Path:
     """A command line's folder on a disk or in a bucket. Raises argparse.ArgumentTypeError."""
-    if "://" not in text:
-        return Path(text)
-    if not text.startswith(BUCKET):
+    if "://" in text and not in_bucket(text):
         raise argparse.ArgumentTypeError(f"{text} is neither a folder nor {BUCKET}BUCKET/FOLDER")
-    if importlib.util.find_spec("gcsfs") is None:
+    if in_bucket(text) and importlib.util.find_spec("gcsfs") is None:
         raise argparse.ArgumentTypeError(f"{text} needs gcsfs: pip install 'bestiary[gcs]'")
     return at(text)
 

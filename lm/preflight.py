@@ -73,12 +73,12 @@ class Flight(NamedTuple):
     topology: str
     mesh: dict
     chips: int
+    remat: str
     params_bytes: int
     state_bytes: int
     state_copies: float  # bytes of the optimizer state on all chips over those of one whole copy
     temporary_bytes: int
     total_bytes: int
-    remat: str
     hbm_bytes: float
     model_flops: float
     update_flops: float
@@ -151,12 +151,12 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
         topology=topology,
         mesh=dict(program.mesh.shape),
         chips=len(devices),
+        remat=config["program"]["remat"],
         params_bytes=_local_bytes(state.params),
         state_bytes=state_bytes,
         state_copies=state_bytes * len(devices) / _bytes(state.optimizer),
         temporary_bytes=memory.temp_size_in_bytes,
         total_bytes=total,
-        remat=config["program"]["remat"],
         hbm_bytes=chip.hbm,
         model_flops=model_flops,
         update_flops=update_flops,

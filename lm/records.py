@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lm.config import canonical, config_hash, what
-from lm.places import Lines, in_bucket, upload
+from lm.places import Lines, exists, in_bucket, read, upload
 
 
 def begin(folder: Path, config: Mapping) -> None:
@@ -82,8 +82,8 @@ class Recorder:
 def read_curve(path: Path) -> list[dict]:
     """Whole lines of a curve; a line cut short by a kill ends it."""
     lines = []
-    if path.exists():
-        for text in path.read_text().splitlines():
+    if exists(path):
+        for text in read(path).splitlines():
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:

@@ -22,19 +22,23 @@ COMMAND = [
 class Job:
     """The same command in two processes that find each other by the environment."""
 
-    def __init__(self, folder, log, elsewhere=()):
+    def __init__(self, folder, log, **elsewhere):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         self.logs = [log.with_suffix(f".{rank}") for rank in range(2)]
         self.processes = []
         for rank, path in enumerate(self.logs):
-            environment = {**os.environ, **dict(elsewhere)} | {
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(rank),
-                "PYTHONUNBUFFERED": "1",
-            }
+            environment = (
+                os.environ
+                | elsewhere
+                | {
+                    "JAX_COORDINATOR_ADDRESS": address,
+                    "JAX_NUM_PROCESSES": "2",
+                    "JAX_PROCESS_ID": str(rank),
+                    "PYTHONUNBUFFERED": "1",
+                }
+            )
             command = [sys.executable, "-m", "lm.train", *COMMAND, f"--workdir={folder}"]
             with open(path, "w") as out:
                 self.processes.append(
@@ -93,14 +97,14 @@ def test_a_job_that_lost_a_host_waits_and_its_next_start_finishes_it(whole, tmp_
 
 def test_a_job_in_a_bucket_is_killed_while_it_saves_and_goes_on(whole, tmp_path):
     with fake_bucket.Bucket() as bucket:
-        job = Job("gs://race/runs", tmp_path / "log", bucket.environment)
+        job = Job("gs://race/runs", tmp_path / "log", **bucket.environment)
         while not any("/checkpoint/32/" in name for name in list(bucket.objects)):
             assert job.processes[0].poll() is None, job.said(0)
             time.sleep(0.02)
         for process in job.processes:
             process.send_signal(signal.SIGKILL)
         job.wait()
-        again = Job("gs://race/runs", tmp_path / "again", bucket.environment)
+        again = Job("gs://race/runs", tmp_path / "again", **bucket.environment)
         assert again.wait() == [0, 0], again.said(0) + again.said(1)
         assert "going on from the checkpoint at step" in again.said(0)
         (tmp_path / "curve.jsonl").write_text(bucket.one("curve.jsonl"))
