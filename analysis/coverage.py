@@ -12,9 +12,10 @@ import time
 import numpy as np
 import pandas as pd
 
-from analysis import published, sensitivity, simulate
-from analysis.joint import BASELINE, fit_joint
-from analysis.speedup import robust_cell
+from analysis import published
+from analysis.estimates import sensitivity, simulate
+from analysis.estimates.joint import BASELINE, fit_joint
+from analysis.estimates.speedup import robust_cell
 
 BINS = ((5e-4, 1e-3), (1e-3, 1.8e-3), (1.8e-3, 3e-3))
 SIGMA = (5e-4, 3e-3)

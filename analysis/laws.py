@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import OptimizeWarning, curve_fit
 
-from analysis import solver
+from analysis.stats import solver
 
 
 @dataclass(frozen=True)
@@ -248,8 +248,9 @@ def law_numbers(table, columns, *, delta=1e-3, replicates=1000, seed=0) -> pd.Da
       refitted from several starts) and with profile-likelihood intervals, fit diagnostics, the
       error of predicting the top tenth in each x, the most influential points, and lint.
     """
-    from analysis import intervals, lint
-    from analysis.numbers import Rows
+    from analysis.estimates import lint
+    from analysis.estimates.numbers import Rows
+    from analysis.stats import intervals
 
     *names, loss_name = columns
     missing = [c for c in columns if c not in table]

@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import comparison, findings, page, recorded, records, sections, style, verdicts
-from analysis.editions import published_numbers
-from analysis.figures.panels import short
-from analysis.findings import Findings
-from analysis.numbers import Rows
-from analysis.records import CELL
+from analysis.estimates import findings
+from analysis.estimates.editions import published_numbers
+from analysis.estimates.findings import Findings
+from analysis.estimates.numbers import Rows
+from analysis.pages import comparison, page, sections, style, verdicts
+from analysis.pages.figures.panels import short
+from analysis.runs import reader, recorded
+from analysis.runs.reader import CELL
 
 
 def main(argv=None) -> int:
@@ -33,7 +35,7 @@ def main(argv=None) -> int:
         parser.error("published: say where to write, with --out=DIR")
     try:
         found = _analyse(arguments.source)
-    except records.NothingToReport as error:
+    except reader.NothingToReport as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     out = Path(arguments.out or Path(arguments.source) / "report")
@@ -61,7 +63,7 @@ def _parser():
 
 
 def _analyse(source: str) -> Findings:
-    return _recorded() if source == "published" else findings.analyse(records.load(source))
+    return _recorded() if source == "published" else findings.analyse(reader.load(source))
 
 
 @functools.cache
@@ -122,8 +124,8 @@ def table(found: Findings) -> pd.DataFrame:
 
 
 def numbers(found: Findings, is_recorded: bool = False) -> pd.DataFrame:
-    """Every number of the report in long form (`analysis.numbers`); times have a table of their
-    own."""
+    """Every number of the report in long form (`analysis.estimates.numbers`); times have a table
+    of their own."""
     rows = Rows()
     for row in found.best.to_dict("records"):
         at = {name: row[name] for name in CELL}

@@ -13,10 +13,12 @@ import difflib
 import numpy as np
 import pandas as pd
 
-from analysis import cells as cells_
-from analysis import noise as noise_
-from analysis import published, records, transfer
-from analysis.numbers import STUDY_NOISE
+from analysis import published
+from analysis.estimates import optima
+from analysis.estimates.numbers import STUDY_NOISE
+from analysis.runs import cells as cells_
+from analysis.runs import reader
+from analysis.stats import noise as noise_
 
 SEQUENCE = 4096  # tokens, in the recorded study
 NEAREST = 4  # cells consulted for a hyper-parameter without a law
@@ -42,7 +44,7 @@ def own_runs(workdir) -> pd.DataFrame:
     Raises:
       records.NothingToReport: the folder holds no finished run.
     """
-    runs, _ = cells_.clean(records.load(workdir).runs)
+    runs, _ = cells_.clean(reader.load(workdir).runs)
     batch = (runs.tokens / runs.steps).round()
     return runs.drop(columns="hp_batch_size", errors="ignore").assign(hp_batch_tokens=batch)
 
@@ -79,9 +81,9 @@ def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.
     ratio = tokens / params / published.TOKENS_PER_PARAM
     runs = runs[(runs.optimizer == optimizer) & np.isfinite(runs.loss.astype(float))]
     runs = runs.dropna(axis=1, how="all")
-    found = transfer.optima(runs, sigma)
+    found = optima.optima(runs, sigma)
     sizes = runs.groupby("model_size").non_embedding_params.first()
-    winners = runs.loc[runs.groupby(transfer.CELL).loss.idxmin()]
+    winners = runs.loc[runs.groupby(optima.CELL).loss.idxmin()]
     steps = np.hypot(
         np.log2(winners.non_embedding_params / params), np.log2(winners.chinchilla_ratio / ratio)
     )
@@ -92,14 +94,14 @@ def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.
         mine = found[found.hyperparameter == name] if len(found) else found
         law = None
         if len(mine) and (mine.points >= 3).sum() >= 3 and name not in NO_LAW:
-            law = transfer.fit_transfer(
+            law = optima.fit_transfer(
                 name, mine.x, mine.x_low, mine.x_high, mine.model_size.map(sizes),
                 mine.chinchilla_ratio, mine.curvature,
             )  # fmt: skip
         common = winners[column].dropna().head(NEAREST)
         value, low, high, _ = law.predict(params, ratio) if law else (np.nan,) * 4
-        wide = name not in transfer.MEMORY and high > HOPELESS * low
-        wide = wide or (name in transfer.MEMORY and low < 0)
+        wide = name not in optima.MEMORY and high > HOPELESS * low
+        wide = wide or (name in optima.MEMORY and low < 0)
         if law is None or wide:
             if len(common):
                 note = "its law is too wide to use here" if wide else ""
@@ -144,11 +146,11 @@ def _kept(name, common, column, note):
 def _on_grid(name, value, tried):
     """The nearest point of the x2 grid the runs are on, in the hyper-parameter's own coordinate."""
     usable = tried[tried > 0]
-    x, grid = transfer.to_log2(name, value), transfer.to_log2(name, usable)
+    x, grid = optima.to_log2(name, value), optima.to_log2(name, usable)
     anchor = grid[np.abs(grid - x).argmin()]
-    if name in transfer.MEMORY:
-        return float(transfer.from_log2(name, anchor))
-    return float(transfer.from_log2(name, anchor + np.round(x - anchor)))
+    if name in optima.MEMORY:
+        return float(optima.from_log2(name, anchor))
+    return float(optima.from_log2(name, anchor + np.round(x - anchor)))
 
 
 def main(argv=None):
@@ -167,7 +169,7 @@ def main(argv=None):
             raise ValueError("--only=own needs --results")
         runs = pd.concat(tables, ignore_index=True)
         table = suggest(runs, arguments.optimizer, arguments.params, arguments.tokens)
-    except (OSError, ValueError, records.NothingToReport) as error:
+    except (OSError, ValueError, reader.NothingToReport) as error:
         parser.exit(2, f"{error}\n")
     ratio = arguments.tokens / arguments.params / published.TOKENS_PER_PARAM
     print(f"{arguments.optimizer}: {arguments.params:.3g} parameters, {ratio:.3g}x Chinchilla")

@@ -15,8 +15,9 @@ import time
 
 import numpy as np
 
-from lm import builder, rows
-from lm.batches import Batches
+from lm.data import rows
+from lm.data import tokens as builder
+from lm.data.batches import Batches
 
 VOCAB_SIZE, ROUNDS = 128_256, 9
 # Rows of a batch, tokens of a row, batches at once, calls a round.

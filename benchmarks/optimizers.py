@@ -24,7 +24,7 @@ import optax
 
 import optim
 from configs.ladder import SIZES, params
-from optim.matrices import find_roles, from_stack, stack_shape, to_stack
+from optim.roles import find_roles, from_stack, stack_shape, to_stack
 
 # Batch of the study's winners in sequences of 4096; of the ladder, 16 sequences of 128 bytes.
 BATCH = {"130m": 128, "300m": 128, "520m": 256, "1.2b": 256}
@@ -32,7 +32,7 @@ NUMBERS = {"learning_rate": 1e-3}
 
 
 def model_shapes(size: dict) -> dict[str, tuple[int, ...]]:
-    """The parameters of `lm/model.py`, by path."""
+    """The parameters of `lm/model/llama.py`, by path."""
     D, L, H, F = size["hidden"], size["layers"], size["heads"], size["mlp"]
     split = {f"blocks/attention/{x}/kernel": (L, D, H, D // H) for x in ("query", "key", "value")}
     return split | {

@@ -1,4 +1,4 @@
-"""What makes a pack fast on this machine: the choices in `lm/program.py`, one changed at a time.
+"""What makes a pack fast on this machine: the choices in `lm/run/packed.py`, one changed at a time.
 
     python -m benchmarks.pack_shape                  # sizes nano-xs nano-l micro-s
     python -m benchmarks.pack_shape --sizes nano-s --rounds 3
@@ -43,8 +43,8 @@ def side(size: str, seconds: float, shape: dict) -> float:
     from jax.sharding import PartitionSpec as P
 
     from configs import ladder
-    from lm import step
     from lm.config import finalise
+    from lm.run import step
 
     devices = shape["devices"] or len(os.sched_getaffinity(0))
     jax.config.update("jax_num_cpu_devices", devices)

@@ -10,9 +10,9 @@ configs have them. PyTorch runs the same shapes with torch.compile, its flash at
 and fp32 parameters under autocast. Documents see each other on both sides, since that is what the
 flash kernel of either computes; `--block_documents` hides them on the JAX side.
 
-Model FLOPs are those of `lm/flops.py`: 6 per parameter and token, head included, causal half of
-attention, no recomputation, no optimizer. Every round runs all sides one after the other, each in a
-process of its own; ratios are taken within a round.
+Model FLOPs are those of `lm/model/flops.py`: 6 per parameter and token, head included, causal half
+of attention, no recomputation, no optimizer. Every round runs all sides one after the other, each
+in a process of its own; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def jax_side(given: dict, optimizer: str, microbatch: int) -> dict:
     import jax
     import numpy as np
 
-    from lm import flops
-    from lm.solo import Solo
+    from lm.model import flops
+    from lm.run.solo import Solo
 
     config = config_of(given, optimizer, microbatch)
     program = Solo([config], jax.devices()[:1])

@@ -1,4 +1,4 @@
-"""The model of `lm/model.py` in PyTorch, for side-by-side timings. Needs nothing of Bestiary."""
+"""The model of `lm/model/llama.py` in PyTorch, for side-by-side timings; stands alone."""
 
 import torch
 from torch import nn

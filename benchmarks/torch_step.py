@@ -46,7 +46,7 @@ def jax_side(D: int, L: int, H: int, seconds: float) -> float:
     import numpy as np
 
     from lm.config import finalise
-    from lm.program import Packed
+    from lm.run.packed import Packed
 
     model = {"name": "x", "hidden": D, "layers": L, "heads": H, "mlp": 4 * D}
     config = finalise(

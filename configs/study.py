@@ -25,7 +25,7 @@ from configs import grids, ladder
 BATCH = 8  # sequences of 128 bytes: the CPU ladder's base batch
 CORE = ("learning_rate", "weight_decay", "warmup", "decay", "beta2", "momentum")
 
-# Rules are those of the study unless a race says otherwise; see sweeps.descent.Rule.
+# Rules are those of the study unless a race says otherwise; see sweeps.plan.search.Rule.
 PUBLISHED_RULE = {
     "mode": "published",
     "order": "star",

@@ -2,7 +2,7 @@
 
 Loss: final validation loss on Paloma's C4/EN split, nats per token, Llama-3 tokens. Twelve best
 runs left no setting on record; there the cell's centre stands instead. Source: the recorded results
-that ship with `analysis.published`; `tests/test_configs.py` compares the two.
+that ship with `analysis.published`; `tests/configs/test_configs.py` compares the two.
 """
 
 import math

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from lm.config import ConfigError
-from lm.files import CorpusError
+from lm.data.readers import CorpusError
 
 MENDABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),

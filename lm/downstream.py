@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import command, places
-from lm import model as model_lib
-from lm import tokenizer as tokenizers
-from lm.checkpoints import Checkpoints
+from lm import command
 from lm.config import ConfigError, config_hash, finalise
-from lm.records import write_json
+from lm.data import tokenizer as tokenizers
+from lm.model import llama as model_lib
+from lm.run import storage
+from lm.run.checkpoints import Checkpoints
+from lm.run.records import write_json
 
 # The ten tasks that the study reports, with the number of examples shown before each question
 # (its `experiments/evals/task_configs.py`); the score is the larger of acc and acc_norm.
@@ -43,7 +44,7 @@ class Scorer:
     """Log-likelihoods of token sequences under a trained model."""
 
     def __init__(self, config: Mapping, params, *, batch_size: int = 8):
-        """`config` is finalised; `params` as `lm.model.init` makes them."""
+        """`config` is finalised; `params` as `lm.model.llama.init` makes them."""
         self.params, self.batch_size = params, batch_size
         self.longest = config["model"]["sequence_length"]
         self.separator = max(0, config["model"]["separator"])
@@ -95,10 +96,10 @@ def restore(folder: Path, log=print) -> tuple[dict, dict]:
     Raises:
       ConfigError: when the folder holds no run or no checkpoint.
     """
-    from lm.solo import Solo
+    from lm.run.solo import Solo
 
     try:
-        config = finalise(json.loads(places.read(folder / "config.json")))
+        config = finalise(json.loads(storage.read(folder / "config.json")))
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"{folder} is not the folder of a run: {error}") from None
     checkpoints = Checkpoints([folder], config["checkpoint"], log)
@@ -196,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     out.add_argument(
-        "run", type=places.place, help="WORKDIR/trials/HASH of a run that kept its checkpoint"
+        "run", type=storage.place, help="WORKDIR/trials/HASH of a run that kept its checkpoint"
     )
     out.add_argument("--tokenizer", required=True, help="'bytes' or the corpus's tokenizer.json")
     out.add_argument("--tasks", default="study", help="'study' (its ten) or names, with commas")

@@ -31,13 +31,14 @@ import jax
 import numpy as np
 
 import optim
-from lm import flops, hlo
-from lm import model as model_lib
-from lm import step as step_lib
 from lm.command import guarded
 from lm.config import ConfigError, finalise
-from lm.load import load
-from lm.solo import Solo
+from lm.config_file import load
+from lm.model import flops
+from lm.model import llama as model_lib
+from lm.pods import hlo
+from lm.run import step as step_lib
+from lm.run.solo import Solo
 
 
 class Chip(NamedTuple):
@@ -284,9 +285,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", metavar="FILE.csv", type=Path, help="make the table of all runs")
     arguments, overrides = parser.parse_known_args(argv)
     if arguments.all:
-        from lm import preflight_table
+        from lm.pods import table
 
-        return preflight_table.make(arguments.all)
+        return table.make(arguments.all)
     return guarded(lambda: _fly(arguments, overrides), interrupted="nothing was written")
 
 

@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lm import command, places, plan
-from lm import corpus as corpus_lib
+from lm import command
 from lm.config import ConfigError, config_hash, finalise
-from lm.load import load
-from lm.loop import Loop
-from lm.store import default_cache
-from lm.termination import Stopped, Termination
+from lm.config_file import load
+from lm.data import corpus as corpus_lib
+from lm.data.cache import default_cache
+from lm.run import dry_run, storage
+from lm.run.loop import Loop
+from lm.run.stopping import Stopped, Termination
 
 
 def train_pack(
@@ -40,7 +41,7 @@ def train_pack(
       OSError: when a file cannot be written.
     """
     prepare_cpu()
-    from lm.program import Packed
+    from lm.run.packed import Packed
 
     first = configs[0]
     corpus = open_corpus(first, log)
@@ -55,7 +56,7 @@ def train_one(
     Returns the result, which `folder` holds too.
     Raises as `train_pack`, and `Stopped` after a stop that `termination` was asked for.
     """
-    from lm.solo import Solo
+    from lm.run.solo import Solo
 
     corpus = open_corpus(config, log)
     return Loop(Solo, [config], [folder], corpus, log, termination).run()[0]
@@ -111,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--workdir",
         required=True,
-        type=places.place,
+        type=storage.place,
         help="a folder or gs://BUCKET/FOLDER; trials/<hash>/ is written in it",
     )
     out.add_argument(
@@ -136,18 +137,18 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     config = finalise(load(arguments.config, overrides))
     termination.grace = config["checkpoint"]["grace_seconds"]
     if arguments.dry_run:
-        print(plan.full(config))
+        print(dry_run.full(config))
         return 0
-    from lm import mesh
+    from lm.run import mesh
 
     prepare_cpu()
     mesh.start()
     config["data"]["fingerprint"] = open_corpus(config, print).fingerprint
     folder = arguments.workdir / "trials" / config_hash(config)
-    if places.exists(folder / "result.json"):
+    if storage.exists(folder / "result.json"):
         print(f"{folder} has its result already; remove it to train again")
         return 0
-    print(f"{folder}\n{plan.summary(config)}", flush=True)
+    print(f"{folder}\n{dry_run.summary(config)}", flush=True)
     log = functools.partial(print, flush=True)
     try:
         result = train_one(config, folder, log=log, termination=termination)

@@ -2,15 +2,15 @@
 
 `build(name, hparams)` is the whole optimizer by name, `catalogue` lists names, hyper-parameters and
 options, `Role` says what a parameter is. Every optimizer is also a function of its own:
-`optim.muon.muon(...)`.
+`optim.rules.muon.muon(...)`.
 """
 
 from optim import catalogue as catalogue
 from optim import diagnostics as diagnostics
-from optim import lapack
 from optim import schedules as schedules
 from optim.build import build as build
 from optim.describe import describe as describe
-from optim.matrices import Role as Role
+from optim.linalg import lapack
+from optim.roles import Role as Role
 
 lapack.use_one_thread_per_call()

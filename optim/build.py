@@ -9,7 +9,7 @@ import optax
 
 from optim import catalogue
 from optim.entry import SCHEDULE
-from optim.matrices import Roles
+from optim.roles import Roles
 from optim.schedules import Schedule
 
 
@@ -31,7 +31,7 @@ def build(
         the schedule; without `steps` the learning rate is constant after warm-up.
       preset: "study" (arXiv 2509.02046 as it was run) or "authors" (the reference code of each
         optimizer).
-      roles: what each leaf is, see `optim.matrices.find_roles`; None finds Flax names.
+      roles: what each leaf is, see `optim.roles.find_roles`; None finds Flax names.
       **options: static options of the optimizer, `schedule` among them; see
       `optim.catalogue.defaults`.
 

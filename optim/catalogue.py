@@ -3,8 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from optim import adam_mini, adamw, cautious, kron, lion, mars, muon, nadamw, scion, soap, sophia
 from optim.entry import Entry, nearest
+from optim.rules import (
+    adam_mini,
+    adamw,
+    cautious,
+    kron,
+    lion,
+    mars,
+    muon,
+    nadamw,
+    scion,
+    soap,
+    sophia,
+)
 
 CATALOGUE: dict[str, Entry] = {
     "adamw": adamw.ENTRY,

@@ -7,15 +7,15 @@ import jax
 
 from optim import catalogue
 from optim.build import build
-from optim.dtypes import state_kind
-from optim.matrices import Role, Roles, find_roles, path_name
+from optim.roles import Role, Roles, find_roles, path_name
+from optim.stacks.dtypes import state_kind
 
 ELEMENTWISE_FLOPS = 15  # per parameter and step, about: two moments, a root, a division, decay
 
 
 @dataclass(frozen=True)
 class Description:
-    """Roles and shapes by path, state bytes by kind of state (`optim.dtypes.STATE_KINDS` and
+    """Roles and shapes by path, state bytes by kind of state (`optim.stacks.dtypes.STATE_KINDS` and
     "other"), the number of parameters, and the FLOPs of one update over all devices.
     """
 

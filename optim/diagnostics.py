@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from optim.matrices import KINDS, Role, Roles, find_roles, stack_shape, to_stack
+from optim.roles import KINDS, Role, Roles, find_roles, stack_shape, to_stack
 
 
 def summarize(updates, params, roles: Roles = None) -> dict[str, jax.Array]:

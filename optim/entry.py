@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from optim.chain import finish
-from optim.matrices import Role
+from optim.assemble import finish
+from optim.roles import Role
 
 PRESETS = ("study", "authors")
 

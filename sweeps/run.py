@@ -14,15 +14,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lm import command, places
+from lm import command
 from lm.config import ConfigError
-from sweeps import cost, ledger, resources, study
-from sweeps.driver import Driver, Refused, lock, read_study
-from sweeps.executor import Executor
-from sweeps.ledger import write_json
-from sweeps.local import TRAINER, Inline, Workers
-from sweeps.phases import Plan, plan
-from sweeps.trial import Cell, Outcome, Race, Trial
+from lm.run import storage
+from sweeps.dispatch import ledger, resources
+from sweeps.dispatch.driver import Driver, Refused, lock, read_study
+from sweeps.dispatch.executor import Executor
+from sweeps.dispatch.ledger import write_json
+from sweeps.dispatch.local import TRAINER, Inline, Workers
+from sweeps.plan import cost, study
+from sweeps.plan.phases import Plan, plan
+from sweeps.plan.trial import Cell, Outcome, Race, Trial
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--config", required=True, help="configs/study.py:NAME; --config.a.b=value overrides"
     )
-    out.add_argument("--workdir", required=True, type=places.folder)
+    out.add_argument("--workdir", required=True, type=storage.folder)
     out.add_argument(
         "--dry_run", action="store_true", help="print the plan and its cost, train nothing"
     )
@@ -122,7 +124,7 @@ def resolve_data(named: dict, log: Callable) -> dict:
     """
     if named["data"].get("fingerprint"):
         return named["data"]
-    from lm import corpus
+    from lm.data import corpus
 
     lengths = {size["sequence_length"] for size in named["sizes"].values()}
     if len(lengths) != 1:
@@ -152,7 +154,7 @@ def load(workdir: Path, race: Race, retry_failed: bool, log: Callable) -> ledger
 def make_executor(arguments: argparse.Namespace, workdir: Path, log: Callable) -> Executor:
     if arguments.executor == "ray":
         try:
-            from sweeps.cluster import Ray
+            from sweeps.dispatch.cluster import Ray
         except ModuleNotFoundError as error:
             reason = f"--executor=ray needs the extra `cluster`: pip install ray ({error})"
             raise Refused(reason) from None

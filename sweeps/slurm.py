@@ -22,16 +22,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm import config as run_config
-from lm import places
 from lm.command import guarded
-from sweeps import ledger
+from lm.run import storage
 from sweeps import run as run_lib
-from sweeps.driver import RETRIES, Driver, Refused, lock
-from sweeps.executor import Report
-from sweeps.ledger import write_json
-from sweeps.local import TRAINER, Inline, Workers
-from sweeps.pack import Widths, packs
-from sweeps.phases import plan
+from sweeps.dispatch import ledger
+from sweeps.dispatch.driver import RETRIES, Driver, Refused, lock
+from sweeps.dispatch.executor import Report
+from sweeps.dispatch.ledger import write_json
+from sweeps.dispatch.local import TRAINER, Inline, Workers
+from sweeps.dispatch.packs import Widths, packs
+from sweeps.plan.phases import plan
 
 OVER = 1
 
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m sweeps.slurm", allow_abbrev=False)
     out.add_argument("--config", help="configs/study.py:NAME; --config.a.b=value overrides")
     out.add_argument(
-        "--workdir", required=True, type=places.folder, help="on a file system all nodes see"
+        "--workdir", required=True, type=storage.folder, help="on a file system all nodes see"
     )
     out.add_argument(
         "--sbatch", default=[], type=shlex.split, help="options of the job, as sbatch takes them"

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lm import places
-from sweeps import ledger
+from lm.run import storage
+from sweeps.dispatch import ledger
 
 STALE = 60.0  # seconds after which a silent driver counts as gone
 
@@ -147,7 +147,7 @@ def _driver_line(driver: dict | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sweeps.status", allow_abbrev=False)
-    parser.add_argument("workdir", type=places.folder)
+    parser.add_argument("workdir", type=storage.folder)
     parser.add_argument("--watch", action="store_true", help="refresh until interrupted")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between refreshes")
     arguments = parser.parse_args(argv)

@@ -56,7 +56,7 @@ def test_starts_without_jax(module):
 def test_no_file_is_longer_than_500_lines():
     long = {
         str(p.relative_to(ROOT)): n
-        for p in [*FILES, *(ROOT / "tests").glob("*.py")]
+        for p in [*FILES, *(ROOT / "tests").rglob("*.py")]
         if (n := len(p.read_text().splitlines())) > 500
     }
     assert not long

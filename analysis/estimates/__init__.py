@@ -1,0 +1,1 @@
+"""Laws, speed-ups, the joint model, optima, cards, advice."""

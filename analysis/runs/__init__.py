@@ -1,0 +1,1 @@
+"""Result files and recorded studies, read into one tidy table."""

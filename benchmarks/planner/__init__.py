@@ -1,0 +1,1 @@
+"""The planner against trainers that answer at once: recorded runs, synthetic landscapes."""

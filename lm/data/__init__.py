@@ -1,0 +1,1 @@
+"""From text to batches: documents, tokens, records, batch = f(seed, step)."""

@@ -1,0 +1,186 @@
+"""Corpora: text becomes tokens once, in a cache folder, and is read from there by row.
+
+`prepare({"corpus": "stdlib"}, sequence_length=128)` needs no download: it is the text of the
+running interpreter's own standard library, bytes as tokens. Others are made from files by
+`python -m lm.data prepare NAME --train FILES`; docs/data.md says how.
+"""
+
+import dataclasses
+import difflib
+import math
+import os
+import pathlib
+import sys
+
+import numpy as np
+
+from lm.data import cache as store
+from lm.data import documents, tokenizer
+from lm.data.batches import Mixture
+from lm.data.readers import CorpusError
+from lm.data.rows import Rows
+
+__all__ = ["Corpus", "CorpusError", "prepare"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Prepared tokens.
+
+    `train` is a source of rows (T,); `validation` maps names to such sources, the headline first.
+    `token_bytes` (vocab_size,) int32 counts the bytes of text of each token, 0 for `separator`;
+    None where the tokenizer does not say. `separator` ends each document; -1 if there is none.
+    `fingerprint` follows from the tokens and what they mean, not from where or when they were made.
+    """
+
+    fingerprint: str
+    vocab_size: int
+    separator: int
+    token_bytes: np.ndarray | None
+    train: Rows | Mixture
+    validation: dict[str, Rows]
+
+
+def prepare(data, *, sequence_length: int, cache: str | None = None, log=print) -> Corpus:
+    """The corpus that `data` names; "stdlib" is prepared if it is not yet.
+
+    Safe when several processes ask at once: one prepares, the others wait.
+
+    Args:
+      data: {"corpus": which}, where `which` is "stdlib", the name or folder of a prepared corpus,
+        a mixture of such, "a=0.7,b=0.3", or "tfds:NAME" or "tfds:FOLDER" for tokens that were
+        made elsewhere (then with "vocab_size" and, if a token ends each document, "separator").
+        A "fingerprint" must be that of the corpus.
+      sequence_length: tokens per row.
+      cache: folder of prepared corpora; by default $BESTIARY_CACHE or ~/.cache/bestiary.
+      log: called with one line at a time.
+
+    Raises:
+      CorpusError: one line that names what is wrong.
+    """
+    cache = pathlib.Path(cache or store.default_cache())
+    which = str(data.get("corpus") or "")
+    if which.startswith("tfds:"):
+        corpus = _open_tfds(which, data, sequence_length)
+    elif "=" in which:
+        corpus = _open_mixture(which, sequence_length, cache, log)
+    else:
+        corpus = _open(find(which, cache, log), sequence_length)
+    expected = data.get("fingerprint")
+    if expected and expected != corpus.fingerprint:
+        raise CorpusError(
+            f"corpus {which!r} has fingerprint {corpus.fingerprint}, expected {expected}: "
+            f"its text, its tokenizer or the Python release is not the one of that run"
+        )
+    return corpus
+
+
+def find(which: str, cache: pathlib.Path, log=print) -> pathlib.Path:
+    """The folder of a prepared corpus; prepares the standard library's."""
+    if which == "stdlib":
+        texts, tokens = documents.standard_library(), tokenizer.Bytes()
+        name = f"stdlib-{store.key_of(texts, tokens)[:12]}"
+        return store.build(name, texts, tokens, cache, log=log)
+    if "://" in which:
+        raise CorpusError(f"data.corpus={which}: copy it to a disk of every host, as by rsync")
+    folder = pathlib.Path(which) if os.sep in which else cache / which
+    if which and (folder / "corpus.json").exists():
+        return folder
+    known = ["stdlib", *sorted(path.parent.name for path in cache.glob("[!.]*/corpus.json"))]
+    near = difflib.get_close_matches(which, known, n=1, cutoff=0.0)[0]
+    raise CorpusError(f"no corpus {which!r} in {cache}; did you mean {near!r}?")
+
+
+def _open(folder: pathlib.Path, sequence_length: int) -> Corpus:
+    from lm.data import tokens as builder  # here, because TFDS takes a second to import
+
+    meta = store.read_meta(folder)
+    store.check_files(folder, meta)
+    splits = builder.open_rows(
+        str(folder / builder.FOLDER),
+        {split: count["tokens"] for split, count in meta["splits"].items()},
+        where=folder.name,
+        record_tokens=meta["record_tokens"],
+        vocab_size=meta["vocab_size"],
+        sequence_length=sequence_length,
+    )
+    exact = store.misspelt(meta) <= store.SPELLING_TOLERANCE
+    return Corpus(
+        fingerprint=meta["fingerprint"],
+        vocab_size=meta["vocab_size"],
+        separator=meta["separator"],
+        token_bytes=np.load(folder / "token_bytes.npy") if exact else None,
+        train=splits.pop("train"),
+        validation=splits,
+    )
+
+
+def _open_mixture(which: str, sequence_length: int, cache: pathlib.Path, log) -> Corpus:
+    """ "a=3.8,b=0.25": training rows by weight, and the validation sets of all."""
+    corpora, weights, tokenizers = {}, {}, {}
+    for item in which.split(","):
+        name, _, weight = (part.strip() for part in item.partition("="))
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 < weights[name] < math.inf or name in corpora:
+            raise CorpusError(f"mixture {which!r}: {item!r} is not name=weight, each name once")
+        folder = find(name, cache, log)
+        meta = store.read_meta(folder)
+        tokenizers[name] = meta["tokenizer"], meta["separator"]
+        if tokenizers[name] != next(iter(tokenizers.values())):
+            raise CorpusError(f"mixture {which!r}: {name!r} has another tokenizer than the first")
+        corpora[name] = _open(folder, sequence_length)
+    tables = [corpus.token_bytes for corpus in corpora.values()]
+    try:
+        train = Mixture([corpus.train for corpus in corpora.values()], list(weights.values()))
+    except ValueError as error:
+        raise CorpusError(f"mixture {which!r}: {error}") from error
+    return dataclasses.replace(
+        next(iter(corpora.values())),
+        token_bytes=None if any(table is None for table in tables) else tables[0],
+        fingerprint=store.digest(*((corpora[n].fingerprint, weights[n]) for n in corpora)),
+        train=train,
+        validation={
+            f"{name}/{split}": rows
+            for name, corpus in corpora.items()
+            for split, rows in corpus.validation.items()
+        },
+    )
+
+
+def _open_tfds(which: str, data, sequence_length: int) -> Corpus:
+    """A dataset of fixed-length records of token ids that something else prepared."""
+    from lm.data import tokens as builder
+
+    vocab_size, separator = data.get("vocab_size"), data.get("separator", -1)
+    if not vocab_size:
+        raise CorpusError(f"{which}: data.vocab_size is needed, a dataset does not say it")
+    name = which.removeprefix("tfds:")
+    feature, record_tokens, lengths, folder = builder.token_feature(name)
+    if "train" not in lengths or len(lengths) < 2:
+        raise CorpusError(f"{which}: needs 'train' and a split to validate on, has {list(lengths)}")
+    splits = builder.open_rows(
+        name,
+        lengths,
+        where=which,
+        feature=feature,
+        record_tokens=record_tokens,
+        vocab_size=vocab_size,
+        sequence_length=sequence_length,
+    )
+    return Corpus(
+        fingerprint=store.digest(vocab_size, separator, store.file_sizes(folder)),
+        vocab_size=vocab_size,
+        separator=separator,
+        token_bytes=None,
+        train=splits.pop("train"),
+        validation=splits,
+    )
+
+
+if __name__ == "__main__":
+    from lm.data.__main__ import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,204 @@
+"""Tokens as a TFDS dataset in array_record files; no TensorFlow is involved.
+
+One split is one stream of tokens, cut into records of RECORD_TOKENS (the last one is shorter);
+rows of any sequence length are cut from the stream when it is read (`lm/data/rows.py`).
+"""
+
+import hashlib
+import itertools
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+from lm.data.readers import CorpusError
+from lm.data.rows import Rows
+
+RECORD_TOKENS = 4096
+SHARD_RECORDS = 2**16  # of one file: 268M tokens
+FOLDER = "tokens/1.0.0"  # where TFDS puts dataset `tokens`
+
+Streams = dict[str, Callable[[], Iterator[np.ndarray]]]
+
+
+class Tokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """One dataset of token streams.
+
+    Args:
+      streams: split -> function that returns its tokens, as arrays in order.
+      tokens: split -> how many there are.
+      dtype: of a token.
+    """
+
+    name = "tokens"
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos: ClassVar = {}  # nothing to download; TFDS would search our package for checksums
+
+    def __init__(self, streams: Streams, tokens: dict[str, int], dtype, **kwargs):
+        self._streams, self._tokens, self._dtype = streams, tokens, np.dtype(dtype)
+        super().__init__(**kwargs)
+
+    def _info(self):
+        # Raw bytes are read and written faster than a list of integers (docs/LOG.md).
+        tokens = tfds.features.Tensor(shape=(None,), dtype=self._dtype, encoding="bytes")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Token streams prepared by Bestiary.",
+            features=tfds.features.FeaturesDict({"tokens": tokens}),
+            disable_shuffling=True,  # a record's index is its place in the stream
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {split: self._generate_examples(split) for split in self._streams}
+
+    def _generate_examples(self, split: str):
+        for index, record in enumerate(_records(self._streams[split](), self._dtype)):
+            yield index, {"tokens": record}
+
+    def _generate_splits(self, dl_manager, download_config):
+        """As in TFDS, except that records go to their files as they come.
+
+        TFDS first collects a split to sort it by key: in memory, and above 1 GB with TensorFlow.
+        """
+        del download_config
+        features, splits = self.info.features, []
+        serialize = ExampleSerializer(features.get_serialized_info()).serialize_example
+        for split, examples in self._split_generators(dl_manager).items():
+            template = self._get_filename_template(split)
+            left, lengths = -(-self._tokens[split] // RECORD_TOKENS), []
+            while left > 0:
+                lengths.append(min(left, SHARD_RECORDS))
+                left -= lengths[-1]
+            records = ((key, serialize(features.encode_example(x))) for key, x in examples)
+            paths = [
+                template.sharded_filepath(shard_index=k, num_shards=len(lengths))
+                for k in range(len(lengths))
+            ]
+            for path, length in zip(paths, lengths, strict=True):
+                self._example_writer().write(path, itertools.islice(records, length))
+            size = sum(os.path.getsize(path) for path in paths)
+            splits.append(
+                tfds.core.SplitInfo(
+                    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
+                )
+            )
+        return splits
+
+    # TFDS prints here about downloads; there are none.
+    def _log_download_bytes(self):
+        pass
+
+    def _log_download_done(self):
+        pass
+
+
+def write(root: pathlib.Path, streams: Streams, tokens: dict[str, int], dtype) -> dict[str, str]:
+    """Writes the streams to `root / FOLDER`, reads them back, and returns the digest of each.
+
+    Raises:
+      CorpusError: they cannot be written, or what is read is not what was written.
+    """
+    tfds.disable_progress_bar()
+    builder = Tokens(streams, tokens, dtype, data_dir=root)
+    try:
+        builder.download_and_prepare(download_dir=root / "downloads", file_format="array_record")
+    except RuntimeError as error:  # array_record's writer; its message holds the system's reason
+        raise CorpusError(f"cannot write a corpus: {_first_line(error)}") from error
+    shutil.rmtree(root / "downloads")
+    written = open_dataset(str(root / FOLDER))
+    digests = {}
+    for split, stream in streams.items():
+        digests[split] = _digest(array.astype(dtype) for array in stream())
+        source = written.as_data_source(split)
+        found = _digest(source[index]["tokens"] for index in range(len(source)))
+        if found != digests[split]:
+            raise CorpusError(f"cannot write a corpus: {split} reads back otherwise than written")
+    return digests
+
+
+def open_dataset(name: str):
+    """A prepared dataset, by its folder (the one with dataset_info.json) or by its TFDS name.
+
+    Raises:
+      CorpusError: there is none, or it is not in array_record format.
+    """
+    try:
+        if os.path.isdir(name):
+            builder = tfds.builder_from_directory(name)
+        else:
+            builder = read_only_builder.builder_from_files(name)
+    except Exception as error:  # TFDS raises many kinds, of many lines
+        raise CorpusError(f"tfds:{name}: no prepared dataset: {_first_line(error)}") from error
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise CorpusError(
+            f"tfds:{name}: is {builder.info.file_format.value}, not array_record; prepare it with "
+            f'download_and_prepare(file_format="array_record")'
+        )
+    return builder
+
+
+def token_feature(name: str) -> tuple[str, int, dict[str, int], pathlib.Path]:
+    """Of a dataset made elsewhere: its feature that holds tokens, how many each record has, the
+    tokens in each split, and its folder."""
+    builder = open_dataset(name)
+    shapes = {
+        key: feature.shape
+        for key, feature in builder.info.features.items()
+        if len(feature.shape or ()) == 1 and np.issubdtype(feature.np_dtype, np.integer)
+    }
+    key = "tokens" if "tokens" in shapes else next(iter(shapes), None)
+    if key is None or shapes[key][0] is None or (len(shapes) > 1 and key != "tokens"):
+        raise CorpusError(
+            f"tfds:{name}: needs one feature of token ids of fixed length, as "
+            f"Tensor(shape=(4096,), dtype=uint16); has {dict(builder.info.features.items())}"
+        )
+    length = shapes[key][0]
+    lengths = {split: info.num_examples * length for split, info in builder.info.splits.items()}
+    return key, length, lengths, pathlib.Path(builder.data_dir)
+
+
+def open_rows(
+    name: str, lengths: dict[str, int], *, where: str, feature: str = "tokens", **numbers
+) -> dict[str, Rows]:
+    """The rows of every split; `lengths`: its tokens, `numbers`: the other arguments of Rows."""
+    builder = open_dataset(name)
+    return {
+        split: Rows(
+            builder.as_data_source(split),
+            where=f"{where}/{split}",
+            feature=feature,
+            tokens=tokens,
+            **numbers,
+        )
+        for split, tokens in lengths.items()
+    }
+
+
+def _records(arrays: Iterator[np.ndarray], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Cuts a stream of arrays into records of RECORD_TOKENS, the last one shorter."""
+    rest = np.empty(0, dtype)
+    for array in arrays:
+        rest = np.concatenate([rest, array.astype(dtype, copy=False)])
+        whole = len(rest) // RECORD_TOKENS * RECORD_TOKENS
+        yield from rest[:whole].reshape(-1, RECORD_TOKENS)
+        rest = rest[whole:]
+    if len(rest):
+        yield rest
+
+
+def _digest(arrays: Iterator[np.ndarray]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""A pod launch checked without a pod: compiled steps, read and tabled."""

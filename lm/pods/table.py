@@ -1,0 +1,128 @@
+"""The table of docs/preflight.md: every published size and optimizer on two topologies.
+
+    .venv-tpu/bin/python -m lm.preflight --all=docs/preflight.csv
+
+compiles one run after the other, each in a process of its own, and adds a row as soon as it is
+known; rows that are there are not made again. About two minutes a row on one core.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optim
+from lm.run.progress import duration
+
+TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4")
+SIZES = ("130m", "300m", "520m", "1.2b")
+COLUMNS = [
+    *("run", "topology", "mesh", "chips", "fits", "total_bytes", "hbm_bytes", "params_bytes"),
+    *("state_bytes", "state_copies", "temporary_bytes", "model_flops", "update_flops"),
+    *("replication", "collectives", "refresh_bytes", "compute_seconds", "memory_seconds"),
+    *("network_seconds", "mfu_bound", "compile_seconds"),
+]
+
+
+def make(path: Path) -> int:
+    """Adds the missing rows to the CSV and writes the page beside it; 1 if a run failed."""
+    names = optim.catalogue.CATALOGUE
+    wanted = [(f"{size},1x,{name}", t) for t in TOPOLOGIES for size in SIZES for name in names]
+    rows = read(path)
+    known = {(row["run"], row["topology"]) for row in rows}
+    missing = [pair for pair in wanted if pair not in known]
+    begun, failed = time.monotonic(), 0
+    for done, (run, topology) in enumerate(missing):
+        pace = (time.monotonic() - begun) / done if done else 120.0
+        left = duration(pace * (len(missing) - done))
+        print(f"[{done}/{len(missing)}, about {left} to go] {run} on {topology}", flush=True)
+        command = [sys.executable, "-m", "lm.preflight", "--json", f"--topology={topology}"]
+        command += [f"--config=configs/run.py:{run}"]
+        out = subprocess.run(command, capture_output=True, text=True)
+        lines = out.stdout.splitlines() or [""]
+        if not lines[-1].startswith("{"):
+            failed = 1
+            print(f"failed: {(out.stderr or out.stdout)[-600:]}", file=sys.stderr, flush=True)
+            continue
+        rows.append(json.loads(lines[-1]))
+        write(path, rows)
+        path.with_suffix(".md").write_text(page(rows))
+    return failed
+
+
+def read(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [{k: json.loads(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: json.dumps(row[k]) for k in COLUMNS})
+
+
+def page(rows: list[dict]) -> str:
+    """Markdown: one table per topology."""
+    wanted = len(TOPOLOGIES) * len(SIZES) * len(optim.catalogue.CATALOGUE)
+    out = [
+        "# Pre-flight: every published run, compiled for pods without a pod",
+        "",
+        "One row per run: its exact training step (ratio 1, the study's settings) compiled by the",
+        "TPU compiler on a machine without a TPU. Made by",
+        "`python -m lm.preflight --all=docs/preflight.csv` in the environment of `make preflight`;",
+        "the CSV beside this page holds all numbers. Per chip and step:",
+        "",
+        "- *memory*: arguments, results and temporary buffers, against the chip's; *state* is the",
+        "  optimizer's part, *copies* its bytes over all chips in units of one whole copy;",
+        "- *update*: FLOPs of the optimizer, *share* of them in the step, *times* how often its",
+        "  matrix products are made over all chips (1: shared out perfectly; decompositions are",
+        "  not counted, and elementwise work lies where the state does);",
+        "- *network*: bytes received in collectives, and after a slash those of a step that",
+        "  refreshes preconditioners, which *step* leaves out;",
+        "- *step*: the roofline, the longest of compute (peak bf16, with what `remat=block` and",
+        "  the loss's chunks make again), memory (all that is held read and written once) and",
+        "  network (all links, nothing hidden); *MFU* is what that leaves at most.",
+        "",
+        f"{len(rows)} of {wanted} rows; the same command adds what is missing.",
+    ]
+    for topology in dict.fromkeys(row["topology"] for row in rows):
+        mine = [row for row in rows if row["topology"] == topology]
+        mine.sort(key=lambda row: SIZES.index(row["run"].split(",")[0]))
+        total = mine[0]["hbm_bytes"] / 2**30
+        out += [
+            "",
+            f"## {topology} ({mine[0]['chips']} chips of {total:.1f} GiB)",
+            "",
+            "| run | mesh | memory GiB | state MiB | copies | update GFLOP | share | times "
+            "| network MB | step ms | MFU ≤ | compiled in s |",
+            "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+            *(_row(row) for row in mine),
+        ]
+    return "\n".join(out) + "\n"
+
+
+def _row(row: dict) -> str:
+    mesh = " × ".join(f"{size}" for size in row["mesh"].values())
+    share = row["update_flops"] / (row["update_flops"] + row["model_flops"])
+    step = max(row["compute_seconds"], row["memory_seconds"], row["network_seconds"])
+    memory = f"{row['total_bytes'] / 2**30:.2f}" + ("" if row["fits"] else " **too large**")
+    cells = [
+        *(row["run"].replace(",1x,", " "), mesh, memory, f"{row['state_bytes'] / 2**20:.1f}"),
+        *(f"{row['state_copies']:.2f}", f"{row['update_flops'] / 1e9:,.2f}", f"{share:.2%}"),
+        *(f"{row['replication']:.2f}" if row["replication"] else "–", _network(row)),
+        *(f"{1e3 * step:,.1f}", f"{row['mfu_bound']:.0%}", f"{row['compile_seconds']:.0f}"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _network(row: dict) -> str:
+    usual, refresh = sum(row["collectives"].values()), row["refresh_bytes"]
+    return f"{usual / 1e6:,.0f}" + (f" / {refresh / 1e6:,.0f}" if refresh > usual else "")

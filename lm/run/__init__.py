@@ -1,0 +1,1 @@
+"""One run or a pack of runs: program, loop, checkpoints, records, stopping."""

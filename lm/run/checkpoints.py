@@ -1,0 +1,100 @@
+"""Checkpoints of one run, by Orbax: asynchronous, atomic, restorable onto any mesh.
+
+A checkpoint is the training state and nothing else: the data position is the step, and the curve on
+disk is cut back to it. Each run keeps its own, also in a pack, so that packs may be made up anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from lm.run.storage import in_bucket
+
+
+class Checkpoints:
+    """The checkpoints of the runs of a program, saved and restored together."""
+
+    def __init__(self, folders: Sequence[Path], settings: Mapping, log: Callable[[str], None]):
+        """`settings` is the config's `checkpoint` section; nothing is created before a save."""
+        roots = [folder if in_bucket(folder) else folder.absolute() for folder in folders]
+        self.folders = [epath.Path(root) / "checkpoint" for root in roots]
+        self.settings, self.log = settings, log
+        self.managers: list[ocp.CheckpointManager] = []
+        self.saved_at, self.saved_step = time.monotonic(), 0
+
+    def due(self, step: int) -> bool:
+        """Whether the policy by steps or by wall time asks for a checkpoint now."""
+        steps, minutes = self.settings["every_steps"], self.settings["every_minutes"]
+        by_step = steps and step // steps > self.saved_step // steps
+        return bool(by_step or (minutes and time.monotonic() - self.saved_at >= 60 * minutes))
+
+    def next_step(self, step: int) -> float:
+        """The next step after `step` at which the policy by steps asks for one."""
+        every = self.settings["every_steps"]
+        return (step // every + 1) * every if every else float("inf")
+
+    def save(self, step: int, members: Sequence, alive: Sequence[bool]) -> None:
+        """Starts saving the live members; returns once their arrays may be donated."""
+        for manager, member, keep in zip(self._open(), members, alive, strict=True):
+            if keep and step not in manager.all_steps():  # a final one may be there already
+                manager.save(step, args=ocp.args.StandardSave(member))
+        self.saved_at, self.saved_step = time.monotonic(), step
+
+    def restore(
+        self, abstract: Callable[[], Sequence], *, before: float = float("inf")
+    ) -> tuple[int, list] | None:
+        """The newest step that all runs have whole, and their states; None to start anew.
+
+        `before` leaves out the checkpoints of that step and later: nothing is left to train there.
+        A checkpoint that cannot be read is reported and the one before it taken.
+        """
+        if not all(folder.exists() for folder in self.folders):
+            return None
+        managers = self._open()
+        steps = set.intersection(*({*manager.all_steps()} for manager in managers))
+        for step in sorted((step for step in steps if step < before), reverse=True):
+            try:
+                members = [
+                    manager.restore(step, args=ocp.args.StandardRestore(target))
+                    for manager, target in zip(managers, abstract(), strict=True)
+                ]
+            except Exception as error:  # whatever Orbax or TensorStore say of damaged files
+                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                self.log(f"checkpoint {step} cannot be read, trying the one before: {reason}")
+                for manager in managers:
+                    manager.delete(step)
+                continue
+            self.saved_step = step
+            return step, members
+        return None
+
+    def wait(self) -> None:
+        """Returns when every started save is on disk; raises what went wrong in the background."""
+        for manager in self.managers:
+            manager.wait_until_finished()
+            manager.check_for_errors()
+
+    def close(self, *, delete: bool) -> None:
+        """Ends saving; removes the checkpoints of finished runs when asked."""
+        self.wait()
+        for manager in self.managers:
+            manager.close()
+        self.managers = []
+        if delete and jax.process_index() == 0:
+            for folder in self.folders:
+                try:
+                    folder.rmtree(missing_ok=True)
+                except Exception as error:  # the run is over, whatever a disk or gcsfs say
+                    self.log(f"{folder} is not removed: {error}")
+
+    def _open(self) -> list[ocp.CheckpointManager]:
+        if not self.managers:
+            options = ocp.CheckpointManagerOptions(max_to_keep=self.settings["keep"], create=True)
+            self.managers = [ocp.CheckpointManager(f, options=options) for f in self.folders]
+        return self.managers

@@ -1,0 +1,145 @@
+"""What a run leaves on disk: config.json, curve.jsonl, and last of all result.json, written
+atomically.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from lm.config import canonical, config_hash, what
+from lm.run.storage import Lines, exists, in_bucket, read, upload
+
+
+def begin(folder: Path, config: Mapping) -> None:
+    """The folder of a run, with its config.json. Raises OSError where it cannot be written."""
+    if not in_bucket(folder):  # which has no folders
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", json.loads(canonical(what(config))))
+
+
+class Recorder:
+    """One run's curve and result, in a folder that has begun. Lines reach a disk as they are
+    written.
+    """
+
+    def __init__(self, folder: Path, config: Mapping, *, resume_at: int = 0, silent: bool = False):
+        """Starts the curve anew, or after step `resume_at` of an interrupted one.
+
+        `silent` writes nothing: all hosts but the first.
+        """
+        self.folder, self.config, self._curve = folder, config, None
+        self.seconds = 0.0  # trained so far, over all starts
+        if silent:
+            return
+        path = self.folder / "curve.jsonl"
+        kept = [line for line in read_curve(path) if line["step"] <= resume_at]
+        self._curve = Lines(path)
+        for line in kept:
+            self.line(line)
+            self.seconds = line.get("seconds", self.seconds)
+
+    def line(self, values: Mapping) -> None:
+        """Appends one line to the curve; non-finite numbers become null, which JSON can hold."""
+        if self._curve is None:
+            return
+        clean = {k: _finite(v) for k, v in values.items()}
+        self._curve.write(json.dumps(clean))
+
+    def flush(self) -> None:
+        """The curve up to now is safe, in a bucket too."""
+        if self._curve is not None:
+            self._curve.flush()
+
+    def close(self) -> None:
+        """Ends the curve, for now or for good."""
+        if self._curve is not None:
+            self._curve.close()
+
+    def finish(self, result: Mapping) -> dict:
+        """Writes the result: the run is over."""
+        self.close()
+        if self._curve is None:
+            return dict(result)
+        full = {
+            "hash": config_hash(self.config),
+            **{k: _finite(v) for k, v in result.items()},
+            **provenance(),
+        }
+        full["finished_at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(self.folder / "result.json", full)
+        return full
+
+
+def read_curve(path: Path) -> list[dict]:
+    """Whole lines of a curve; a line cut short by a kill ends it."""
+    lines = []
+    if exists(path):
+        for text in read(path).splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+def write_json(path: Path, value) -> None:
+    """Writes a whole file or nothing: on a disk a temporary file in the same folder, synced, then
+    renamed.
+
+    Raises:
+      OSError: with the file's own path when the disk is full or read-only; nothing half-written
+      stays.
+    """
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    if in_bucket(path):
+        upload(path, text)
+        return
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        words = f"no space left on the device for {path}" if full else error.strerror
+        raise OSError(error.errno, words, str(path)) from None
+
+
+def _finite(value):
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+@functools.lru_cache(maxsize=1)
+def provenance() -> dict:
+    """Versions and, where the code is a git checkout, its commit and whether it was changed."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    root = Path(__file__).parents[2]
+
+    def git(*words):
+        try:
+            out = subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return out.stdout.strip() if out.returncode == 0 else None
+
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+    }

@@ -1,0 +1,135 @@
+"""The solo program: one run sharded over a mesh, with the interface of `lm.run.packed.Packed`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lm.run import mesh as mesh_lib
+from lm.run import step as step_lib
+from lm.run.packed import CPU_STEPS_PER_CALL
+
+
+class Solo:
+    """One run; its state is spread over all devices of the mesh, its batch over the `data` axis."""
+
+    size = 1
+
+    def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
+        (self.config,) = configs
+        self.mesh = mesh_lib.make(self.config, devices)
+        flat = self.mesh.devices.flat
+        on_cpu = flat[0].platform == "cpu"  # there a call costs as much as a small step
+        self.steps_per_call = self.config["program"]["steps_per_call"] or (
+            CPU_STEPS_PER_CALL if on_cpu else 1
+        )
+        self.device_kind, self.device_count = flat[0].device_kind, self.mesh.size
+        self.host = (jax.process_index(), jax.process_count())
+        self.run = step_lib.build(self.config)
+        self.numbers = step_lib.hyperparameters(self.config)
+        self.seed = np.int32(self.config["train"]["seed"])
+        self.whole = whole = NamedSharding(self.mesh, P())
+        self.batch_sharding = NamedSharding(self.mesh, P(None, "data"))
+        with jax.set_mesh(self.mesh):
+            self.shapes = jax.eval_shape(self._start, self.seed, self.numbers)
+            self.shardings = mesh_lib.placements(self.mesh, self.shapes)
+            self._init = jax.jit(self._start, out_shardings=self.shardings)
+            self._advance = jax.jit(
+                self._call, donate_argnums=0, out_shardings=(self.shardings, whole)
+            )
+            self._evaluate = jax.jit(self._sums, out_shardings=whole)
+
+    def _start(self, seed, hparams):
+        return self.run.init(self.run.params(seed), hparams)
+
+    def _call(self, state, hparams, block_KBT, steps):
+        # A loop of one known step is no loop to the compiler.
+        steps = steps if self.steps_per_call > 1 else 1
+        return self.run.advance(state, hparams, block_KBT, steps)
+
+    def _sums(self, params, tokens_EBT):
+        def body(total, tokens_BT):
+            return total + self.run.evaluate(params, tokens_BT.astype(jnp.int32)), None
+
+        return jax.lax.scan(body, jnp.zeros(2, jnp.float32), tokens_EBT)[0]
+
+    @cached_property
+    def hparams(self) -> dict[str, Array]:
+        """The run's numbers, whole on every device."""
+        return {k: jax.device_put(v, self.whole) for k, v in self.numbers.items()}
+
+    def init(self) -> step_lib.State:
+        """A fresh state, born sharded."""
+        with jax.set_mesh(self.mesh):
+            return self._init(jax.device_put(self.seed, self.whole), self.hparams)
+
+    def lower(self, platform: str):
+        """The training step lowered for a platform from shapes alone; nothing is allocated."""
+        (state,) = self.abstract_members()
+
+        def whole(x):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole)
+
+        train, model = self.config["train"], self.config["model"]
+        shape = (self.steps_per_call, train["batch_size"], model["sequence_length"])
+        block = jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=self.batch_sharding)
+        hparams = jax.tree.map(whole, self.numbers)
+        with jax.set_mesh(self.mesh):
+            traced = self._advance.trace(state, hparams, block, whole(np.int32(1)))
+            return traced.lower(lowering_platforms=(platform,))
+
+    def advance(
+        self, state, batches: Sequence[np.ndarray], active
+    ) -> tuple[step_lib.State, step_lib.Report]:
+        """Trains on the next k batches; `batches[0]` (k, B / hosts, T) is this host's share."""
+        del active
+        (local,) = batches
+        count, _, T = local.shape
+        local = np.pad(local, [(0, self.steps_per_call - count), (0, 0), (0, 0)])
+        shape = (self.steps_per_call, self.config["train"]["batch_size"], T)
+        block = jax.make_array_from_process_local_data(self.batch_sharding, local, shape)
+        with jax.set_mesh(self.mesh):
+            return self._advance(state, self.hparams, block, np.int32(count))
+
+    def evaluate(self, state, tokens_EBT: np.ndarray, active) -> Array:
+        """Sums over the batches, (2,): nats and predicted tokens; every host passes all tokens."""
+        del active
+        rows = tokens_EBT.shape[1]
+        axis = "data" if rows % self.mesh.shape["data"] == 0 else None
+        sharding = NamedSharding(self.mesh, P(None, axis))
+        tokens = jax.make_array_from_callback(tokens_EBT.shape, sharding, lambda i: tokens_EBT[i])
+        with jax.set_mesh(self.mesh):
+            return self._evaluate(state.params, tokens)
+
+    def optimizer_bytes(self, state) -> int:
+        """Bytes of the optimizer state, over all devices, copies not counted."""
+        return sum(x.nbytes for x in jax.tree.leaves(state.optimizer))
+
+    def fetch(self, tree):
+        """Device numbers as numpy with a leading member axis of one."""
+        return jax.tree.map(lambda x: np.asarray(x)[None], tree)
+
+    def members(self, state) -> list:
+        """The state of each run, as a checkpoint stores it."""
+        return [state]
+
+    def abstract_members(self) -> list:
+        """Shapes, dtypes and placements that a checkpoint of each run is restored to."""
+        return [
+            jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                self.shapes,
+                self.shardings,
+            )
+        ]
+
+    def join(self, members: list) -> step_lib.State:
+        """The program's state from restored members."""
+        return members[0]

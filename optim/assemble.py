@@ -1,0 +1,155 @@
+"""What every optimizer shares around its rule: clip, weight decay, learning rate."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.roles import KINDS, Kind, Role, Roles, find_roles
+from optim.stacks.dtypes import in_float32
+
+WeightDecay = Literal["decoupled", "independent", "corrected", "cautious"]
+
+
+def finish(
+    rule: optax.GradientTransformation,
+    learning_rate,
+    weight_decay=0.0,
+    max_grad_norm=0.0,
+    ratios: Mapping[Kind, Any] | None = None,
+    *,
+    roles: Roles = None,
+    clipped: tuple[Kind, ...] = KINDS,
+    decayed: tuple[Kind, ...] = KINDS,
+    weight_decay_kind: WeightDecay = "decoupled",
+    state_dtypes: Mapping[str, str] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """The whole optimizer: clip, `rule`, decay, learning rate, computed in float32 or wider.
+
+    Each step, with g the gradients and w the parameters before the step,
+
+        u = rule(clip(g));   w <- w - learning_rate_t * ratio_kind * (u + weight_decay * w)
+
+    Args:
+      rule: maps gradients to the (positive) update direction u.
+      learning_rate: number, array or schedule; a schedule sees 0 at the first update.
+      weight_decay: decay of the leaves whose kind is in `decayed`.
+      max_grad_norm: gradients of the kinds in `clipped` are scaled down to this global norm, taken
+        over all of them together; 0 is off.
+      ratios: learning-rate ratio by kind; 1 where not given.
+      roles: see `optim.roles.find_roles`.
+      clipped, decayed: kinds of leaves (static).
+      weight_decay_kind: see `descend` (static).
+      state_dtypes: storage dtype by kind of state, see `optim.stacks.dtypes` (static).
+    """
+    chain = optax.chain(
+        clip_by_norm(max_grad_norm, clipped, roles=roles),
+        rule,
+        descend(
+            learning_rate,
+            weight_decay,
+            ratios,
+            roles=roles,
+            decayed=decayed,
+            kind=weight_decay_kind,
+        ),
+    )
+    return in_float32(chain, state_dtypes)
+
+
+def clip_by_norm(
+    max_norm, kinds: tuple[Kind, ...] = KINDS, *, roles: Roles = None
+) -> optax.GradientTransformationExtraArgs:
+    """Scale the gradients of some kinds of leaves so that their joint norm is at most `max_norm`.
+
+    As `optax.clip_by_global_norm` on those leaves, but `max_norm` may be traced and 0 switches it
+    off. A norm that overflows float32 gives zero gradients; NaN passes through.
+    """
+    if not kinds or (isinstance(max_norm, int | float) and max_norm == 0):
+        return optax.with_extra_args_support(optax.identity())
+
+    def update(updates, state, params=None, **_):
+        del params
+        chosen = of_kinds(updates, kinds, roles)
+        if not any(jax.tree.leaves(chosen)):
+            return updates, state
+        picked = jax.tree.map(lambda g, c: g if c else jnp.zeros((), g.dtype), updates, chosen)
+        norm = optax.tree.norm(picked)
+        keep = (norm < max_norm) | (max_norm == 0)
+
+        def clip(g, is_chosen):
+            return jnp.where(keep, g, g / norm * max_norm).astype(g.dtype) if is_chosen else g
+
+        return jax.tree.map(clip, updates, chosen), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+class DescendState(NamedTuple):
+    count: jax.Array  # () int32, updates made
+
+
+def descend(
+    learning_rate,
+    weight_decay=0.0,
+    ratios: Mapping[Kind, Any] | None = None,
+    *,
+    roles: Roles = None,
+    decayed: tuple[Kind, ...] = KINDS,
+    kind: WeightDecay = "decoupled",
+) -> optax.GradientTransformationExtraArgs:
+    """Directions u to steps: -lr_t * ratio * (u + decay), with decay from the parameters before the
+    step.
+
+    decay, for leaves whose kind is in `decayed`, lambda = `weight_decay` and peak the largest lr_t:
+
+      "decoupled"    lambda w                            AdamW as everybody runs it (optax, torch)
+      "independent"  lambda w / peak                     AdamW as its paper has it (arXiv
+      1711.05101)
+      "corrected"    lambda w lr_t / peak                AdamC (arXiv 2506.02285)
+      "cautious"     lambda w where u w >= 0, else 0     cautious weight decay (arXiv 2510.12402)
+    """
+
+    def init(params):
+        del params
+        return DescendState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, **_):
+        if params is None:
+            raise ValueError("weight decay needs params: call update(grads, state, params)")
+        lr = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        strength = weight_decay
+        if kind == "independent":
+            strength = weight_decay / peak(learning_rate)
+        elif kind == "corrected":
+            strength = weight_decay * lr / peak(learning_rate)
+
+        def step(u, w, role: Role):
+            if role.kind in decayed:
+                decay = strength * w
+                u = u + (jnp.where(u * w >= 0, decay, 0) if kind == "cautious" else decay)
+            ratio = (ratios or {}).get(role.kind, 1)
+            return (-lr * ratio * u).astype(w.dtype)
+
+        steps = jax.tree.map(step, updates, params, find_roles(updates, roles))
+        return steps, DescendState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def peak(learning_rate):
+    """The largest learning rate: of a number itself, of a schedule its `peak`."""
+    if not callable(learning_rate):
+        return learning_rate
+    if not hasattr(learning_rate, "peak"):
+        raise ValueError(
+            "this weight_decay_kind needs a schedule with a `peak`: optim.schedules.Schedule"
+        )
+    return learning_rate.peak
+
+
+def of_kinds(tree, kinds: tuple[Kind, ...], roles: Roles = None):
+    """A tree of bools: which leaves have one of these kinds."""
+    return jax.tree.map(lambda _, role: role.kind in kinds, tree, find_roles(tree, roles))

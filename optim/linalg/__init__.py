@@ -1,0 +1,1 @@
+"""Matrix functions of the rules: Newton-Schulz, eigenbases, triangular factors, LAPACK's needs."""

@@ -1,0 +1,143 @@
+"""Adam-mini (Zhang et al. 2024, arXiv 2406.16793)."""
+
+import re
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.assemble import finish
+from optim.entry import Entry
+from optim.roles import Kind, Role, Roles, find_roles, path_name
+
+GainBlocks = Literal["entry", "vector"]
+
+# Projections whose learning rates are shared by a whole attention head: query and key, not value.
+QUERY_OR_KEY = re.compile(r"(^|/)(query|key|[qk]_proj|w[qk])(/|$)")
+
+
+class ScaleByAdamMiniState(NamedTuple):
+    count: jax.Array  # () int32, updates made
+    mu: Any  # first moment, an entry per parameter
+    nu: Any  # second moment, an entry per block: the parameter's axes, those of a block of size 1
+
+
+def block_axes(path: str, role: Role, gain_blocks: GainBlocks = "vector") -> tuple[int, ...]:
+    """The axes of a leaf that one second moment is shared over.
+
+    Embedding and head: per token. Query and key: per head, if the role has a head axis. Other
+    matrices: per output. Gains: per "entry" or per "vector"; biases always per entry.
+    """
+    if role.kind == "gain":
+        return () if gain_blocks == "entry" or "bias" in path.lower() else role.outputs
+    if role.kind == "embedding":
+        return role.outputs
+    if role.kind == "matrix" and role.heads is not None and QUERY_OR_KEY.search(path.lower()):
+        return tuple(axis for axis in role.inputs + role.outputs if axis != role.heads)
+    return role.inputs
+
+
+def scale_by_adam_mini(
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-8,
+    *,
+    roles: Roles = None,
+    gain_blocks: GainBlocks = "vector",
+) -> optax.GradientTransformation:
+    r"""Adam with one second moment, the mean of the squares, for each block of parameters.
+
+    .. math::
+      v_b = \beta_2 v_b + (1 - \beta_2) \mathrm{mean}_{i \in b}\, g_i^2, \qquad
+      u_i = \hat m_i / (\sqrt{\hat v_{b(i)}} + \epsilon)
+
+    Args:
+      beta1, beta2, epsilon: as in Adam.
+      roles: see `optim.roles.find_roles` (static).
+      gain_blocks: see `block_axes`, which says what the blocks are (static).
+    """
+
+    def axes_tree(tree):
+        def find(key_path, role):
+            return block_axes(path_name(key_path), role, gain_blocks)
+
+        return jax.tree.map_with_path(find, find_roles(tree, roles))
+
+    def init(params):
+        def blocks(p, axes):
+            return jnp.zeros([1 if i in axes else n for i, n in enumerate(p.shape)], p.dtype)
+
+        mu = jax.tree.map(jnp.zeros_like, params)
+        return ScaleByAdamMiniState(
+            jnp.zeros((), jnp.int32), mu, jax.tree.map(blocks, params, axes_tree(params))
+        )
+
+    def update(gradients, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(gradients, state.mu, beta1, 1)
+
+        def second_moment(g, v, axes):
+            return beta2 * v + (1 - beta2) * jnp.mean(g * g, axis=axes, keepdims=True)
+
+        nu = jax.tree.map(second_moment, gradients, state.nu, axes_tree(gradients))
+        m_hat = optax.tree.bias_correction(mu, beta1, count)
+        v_hat = optax.tree.bias_correction(nu, beta2, count)
+        directions = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), m_hat, v_hat)
+        return directions, ScaleByAdamMiniState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def adam_mini(
+    learning_rate,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-8,
+    weight_decay=0.0,
+    max_grad_norm=0.0,
+    *,
+    roles: Roles = None,
+    gain_blocks: GainBlocks = "vector",
+    decayed: tuple[Kind, ...] = ("matrix", "embedding", "head"),
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW with about half its memory: one second moment per block instead of per entry.
+
+    It wants AdamW's hyper-parameters. The head axis in the role of query and key matters: without
+    one they are treated like other matrices, in finer blocks.
+
+    Args:
+      learning_rate: number, array or schedule.
+      beta1, beta2, epsilon: as in AdamW.
+      weight_decay: decoupled.
+      max_grad_norm: global norm to clip to; 0 is off.
+      roles, gain_blocks: see `scale_by_adam_mini` (static).
+      decayed: kinds of leaves that decay (static).
+      **common: static options of `optim.assemble.finish`.
+
+    authors: zyushun/Adam-mini 1.1.1; gains are one block each and neither they nor biases decay.
+    study: gains by AdamW, and only gains are clipped, by their own norm (as it was run); decay on
+    matrices and head. The study stored v at full size; the numbers are the same.
+    """
+    rule = scale_by_adam_mini(beta1, beta2, epsilon, roles=roles, gain_blocks=gain_blocks)
+    return finish(
+        rule, learning_rate, weight_decay, max_grad_norm, roles=roles, decayed=decayed, **common
+    )
+
+
+ENTRY = Entry(
+    adam_mini,
+    study=dict(
+        learning_rate=8e-3,
+        beta1=0.9,
+        beta2=0.98,
+        epsilon=1e-20,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        gain_blocks="entry",
+        clipped=("gain",),
+        decayed=("matrix", "head"),
+    ),
+)

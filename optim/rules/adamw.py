@@ -1,0 +1,60 @@
+"""AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
+
+import optax
+
+from optim.assemble import finish
+from optim.entry import Entry
+from optim.roles import Roles
+
+scale_by_adamw = optax.scale_by_adam
+
+
+def adamw(
+    learning_rate,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-8,
+    weight_decay=0.01,
+    max_grad_norm=0.0,
+    *,
+    roles: Roles = None,
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdamW: Adam with decoupled weight decay.
+
+    .. math::
+      m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2,
+      \quad u_t = \frac{m_t / (1-\beta_1^t)}{\sqrt{v_t / (1-\beta_2^t)} + \epsilon}
+
+    Args:
+      learning_rate: number, array or schedule; about the size of a step in every coordinate.
+      beta1: decay of the mean gradient.
+      beta2: decay of the mean square; the longer the memory, the slower it forgets a spike.
+      epsilon: outside the root, after bias correction; below it, small gradients make small steps.
+      weight_decay: decoupled, multiplied by the scheduled learning rate as in optax and torch. (The
+        paper
+        has it independent of the learning rate: `weight_decay_kind="independent"`.)
+      max_grad_norm: global norm to clip to; 0 is off.
+      roles: see `optim.roles.find_roles` (static).
+      **common: static options of `optim.assemble.finish`.
+
+    `authors` is torch.optim.AdamW with its defaults, which decays every parameter it is given;
+    `study` is the same rule with the study's starting point, its clipping, and no decay of
+    embedding and gains.
+    """
+    rule = scale_by_adamw(beta1, beta2, epsilon)
+    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+
+
+ENTRY = Entry(
+    adamw,
+    study=dict(
+        learning_rate=16e-3,
+        beta1=0.9,
+        beta2=0.95,
+        epsilon=1e-20,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        decayed=("matrix", "head"),
+    ),
+)

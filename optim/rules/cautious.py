@@ -1,0 +1,110 @@
+"""Cautious AdamW (Liang et al. 2024, arXiv 2411.16085)."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.assemble import finish
+from optim.entry import Entry
+from optim.roles import Role, Roles, find_roles
+
+Statistics = Literal["leaf", "matrix"]
+
+
+def scale_by_cautious(
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-6,
+    *,
+    roles: Roles = None,
+    statistics: Statistics = "matrix",
+    normalizer: Literal["clamp", "epsilon"] = "clamp",
+) -> optax.GradientTransformation:
+    r"""Adam's direction where it agrees in sign with the gradient, rescaled to keep its mean size.
+
+    .. math::
+      u = \hat m / (\sqrt{\hat v} + \epsilon), \qquad \phi = 1[u g > 0], \qquad
+      u \leftarrow u \phi / s(\mathrm{mean}\,\phi)
+
+    Args:
+      beta1, beta2, epsilon: as in Adam.
+      roles: see `optim.roles.find_roles`; only used with statistics="matrix" (static).
+      statistics: the mean of the mask runs over each "matrix" (each layer of a stack by itself) or
+        over the whole "leaf" with all its layers (static).
+      normalizer: s(x) is "clamp": max(x, 1e-3), or "epsilon": x + epsilon (static).
+
+    State: `optax.ScaleByAdamState`. A zero gradient gives a zero update.
+    """
+    adam = optax.scale_by_adam(beta1, beta2, epsilon)
+
+    def update(gradients, state, params=None):
+        directions, state = adam.update(gradients, state, params)
+
+        def mask(u, g, role: Role | None):
+            phi = (~(u * g <= 0)).astype(u.dtype)  # u g > 0, or NaN, which is not to be hidden
+            axes = None if role is None else role.inputs + role.outputs
+            mean = jnp.mean(phi, axis=axes, keepdims=True)
+            scale = jnp.maximum(mean, 1e-3) if normalizer == "clamp" else mean + epsilon
+            return u * phi / scale
+
+        if statistics == "leaf":
+            return jax.tree.map(lambda u, g: mask(u, g, None), directions, gradients), state
+        return jax.tree.map(mask, directions, gradients, find_roles(gradients, roles)), state
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def cautious(
+    learning_rate,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-6,
+    weight_decay=0.0,
+    max_grad_norm=0.0,
+    *,
+    roles: Roles = None,
+    statistics: Statistics = "matrix",
+    normalizer: Literal["clamp", "epsilon"] = "clamp",
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW that skips the coordinates whose update points against the gradient.
+
+    It wants AdamW's hyper-parameters; usually 30 to 45 % of the coordinates are skipped, and the
+    others grow by as much.
+
+    Args:
+      learning_rate: number, array or schedule.
+      beta1, beta2, epsilon: as in AdamW.
+      weight_decay: decoupled; not masked.
+      max_grad_norm: global norm to clip to; 0 is off.
+      roles: see `optim.roles.find_roles` (static).
+      statistics, normalizer: see `scale_by_cautious` (static).
+      **common: static options of `optim.assemble.finish`.
+
+    authors: kyleliang919/C-Optim `c_adamw.py` on its default path: epsilon beside the corrected
+    sqrt(v), mean per tensor clamped at 1e-3. (Its other path puts epsilon beside the uncorrected
+    sqrt(v); the paper's factor d / (nnz + 1) is in neither.) study: mean + epsilon, over all layers
+    of a stacked leaf at once.
+    """
+    rule = scale_by_cautious(
+        beta1, beta2, epsilon, roles=roles, statistics=statistics, normalizer=normalizer
+    )
+    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+
+
+ENTRY = Entry(
+    cautious,
+    study=dict(
+        learning_rate=16e-3,
+        beta1=0.95,
+        beta2=0.98,
+        epsilon=1e-20,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        statistics="leaf",
+        normalizer="epsilon",
+        decayed=("matrix", "head"),
+    ),
+)

@@ -1,0 +1,206 @@
+"""Muon: momentum orthogonalised by Newton-Schulz (Jordan et al. 2024)."""
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.assemble import finish, of_kinds
+from optim.entry import Entry
+from optim.linalg.newton_schulz import Polynomial, newton_schulz, newton_schulz_flops
+from optim.roles import Kind, Role, Roles, find_roles, stack_shape
+from optim.stacks.batching import map_matrices
+
+Scale = Literal["spectral", "ratio", "rms", "none"]
+FALLBACK: tuple[Kind, ...] = ("embedding", "head", "gain")
+
+
+class MuonState(NamedTuple):
+    momentum: optax.Updates  # like the parameters
+
+
+def scale_by_muon(
+    momentum=0.95,
+    epsilon=1e-7,
+    *,
+    roles: Roles = None,
+    nesterov: bool = True,
+    averaged: bool = True,
+    steps: int = 5,
+    polynomial: Polynomial = "quintic",
+    dtype: str | None = "bfloat16",
+    precision: str | None = None,
+    scale: Scale = "spectral",
+) -> optax.GradientTransformationExtraArgs:
+    """Muon's rule for matrices, heads and embeddings; a gain raises ValueError.
+
+    Arguments as in `muon`, without its prefix `ns_`.
+    """
+
+    def init(params):
+        return MuonState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None, **_):
+        del params
+        new = 1 - momentum if averaged else 1
+
+        def accumulate(m, g):
+            return momentum * m + new * g
+
+        buffer = jax.tree.map(accumulate, state.momentum, updates)
+        ahead = jax.tree.map(accumulate, buffer, updates) if nesterov else buffer
+        directions = map_matrices(
+            lambda x: newton_schulz(
+                x, epsilon, steps=steps, polynomial=polynomial, dtype=dtype, precision=precision
+            ),
+            ahead,
+            roles,
+            products=True,
+        )
+
+        def scaled(x, role):
+            return scale_factor(x, role, scale) * x
+
+        return jax.tree.map(scaled, directions, find_roles(directions, roles)), MuonState(buffer)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scale_factor(leaf: jax.Array, role: Role, scale: Scale) -> float:
+    """By which the orthogonal factor of an (in, out) matrix is multiplied.
+
+    "spectral": sqrt(max(1, out / in)), Jordan's; "ratio": sqrt(out / in), Scion's; "rms": 0.2
+    sqrt(max(in, out)), to match the size of AdamW's updates (arXiv 2502.16982); "none": 1.
+    """
+    fan_in, fan_out = (max(size, 1) for size in stack_shape(leaf, role)[1:])
+    factors = {
+        "spectral": math.sqrt(max(1, fan_out / fan_in)),
+        "ratio": math.sqrt(fan_out / fan_in),
+        "rms": 0.2 * math.sqrt(max(fan_in, fan_out)),
+        "none": 1.0,
+    }
+    return factors[scale]
+
+
+def matrix_flops(role: Role, leaf, values) -> float:
+    """FLOPs of the Newton-Schulz iteration, for hidden matrices."""
+    if role.kind != "matrix":
+        return 0.0
+    return newton_schulz_flops(stack_shape(leaf, role), values["ns_steps"])
+
+
+def by_kind(
+    matrix_rule: optax.GradientTransformation,
+    fallback_rule: optax.GradientTransformation,
+    roles: Roles = None,
+) -> optax.GradientTransformationExtraArgs:
+    """`matrix_rule` for hidden matrices, `fallback_rule` for everything else."""
+    rules = {"matrix": matrix_rule, "fallback": fallback_rule}
+
+    def labels(tree):
+        is_matrix = of_kinds(tree, ("matrix",), roles)
+        return jax.tree.map(lambda yes: "matrix" if yes else "fallback", is_matrix)
+
+    return optax.partition(rules, labels)
+
+
+def muon(
+    learning_rate,
+    momentum=0.95,
+    beta1=0.9,
+    beta2=0.95,
+    epsilon=1e-10,
+    muon_epsilon=1e-7,
+    muon_to_adam_lr=0.015,
+    weight_decay=0.0,
+    max_grad_norm=0.0,
+    *,
+    roles: Roles = None,
+    clipped: tuple[Kind, ...] = FALLBACK,
+    nesterov: bool = True,
+    averaged: bool = True,
+    ns_steps: int = 5,
+    ns_polynomial: Polynomial = "quintic",
+    ns_dtype: Literal["bfloat16", "float32", None] = "bfloat16",
+    ns_precision: str | None = None,
+    scale: Scale = "spectral",
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Muon for hidden matrices, AdamW for embedding, head and gains.
+
+    .. math::
+      B_t = \mu B_{t-1} + \nu G_t, \quad U_t = \mu B_t + \nu G_t, \quad
+      u_t = \sqrt{\max(1, out/in)} \; \mathrm{NS}_K(U_t)
+
+    with nu = 1 - mu if `averaged`, else 1, and NS of `optim.linalg.newton_schulz`, so that
+    every update has singular values near one whatever the gradient's size. All layers and all
+    leaves with equal shapes (q, k, v, o; gate, up, down) go through one batched iteration.
+
+    Args:
+      learning_rate: of the matrices, in units of spectral norm; number, array or schedule.
+      momentum: mu.
+      beta1, beta2, epsilon: of the fallback AdamW.
+      muon_epsilon: added to the norm of U_t before the iteration; with `averaged=False` U_t is
+        1/(1-mu) times larger, so the same number means less.
+      muon_to_adam_lr: learning rate of the fallback over that of the matrices; same schedule.
+      weight_decay: decoupled, times the learning rate of the leaf's group.
+      max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
+      roles: which leaves are matrices, and their axes; see `optim.roles.find_roles` (static).
+      clipped: kinds that are clipped (static).
+      nesterov: use U_t, else B_t (static).
+      averaged: momentum as a mean of gradients rather than a sum (static).
+      ns_steps, ns_polynomial, ns_dtype, ns_precision: of the iteration (static).
+      scale: see `scale_factor` (static).
+      **common: other static options of `optim.assemble.finish`.
+
+    `authors` is Keller Jordan's code (github.com/KellerJordan/Muon): mean momentum, K = 5,
+    bfloat16. `study` is what arXiv 2509.02046 ran: summed momentum, K = 10 (its text says 5), in
+    the gradients' dtype.
+    """
+    matrix_rule = scale_by_muon(
+        momentum,
+        muon_epsilon,
+        roles=roles,
+        nesterov=nesterov,
+        averaged=averaged,
+        steps=ns_steps,
+        polynomial=ns_polynomial,
+        dtype=ns_dtype,
+        precision=ns_precision,
+        scale=scale,
+    )
+    return finish(
+        by_kind(matrix_rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
+        learning_rate,
+        weight_decay,
+        max_grad_norm,
+        ratios=dict.fromkeys(FALLBACK, muon_to_adam_lr),
+        roles=roles,
+        clipped=clipped,
+        **common,
+    )
+
+
+ENTRY = Entry(
+    muon,
+    schedule="wsd",
+    flops=matrix_flops,
+    study=dict(
+        learning_rate=16e-3,
+        momentum=0.98,
+        beta1=0.95,
+        beta2=0.95,
+        epsilon=1e-15,
+        muon_epsilon=1e-15,
+        muon_to_adam_lr=0.2,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        decay=0.6,
+        decayed=("matrix", "head"),
+        averaged=False,
+        ns_steps=10,
+        ns_dtype=None,
+    ),
+)

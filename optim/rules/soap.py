@@ -1,0 +1,371 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv 2409.11321)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.assemble import finish, of_kinds
+from optim.entry import Entry
+from optim.linalg import eigenbasis
+from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
+from optim.stacks.batching import map_grouped
+from optim.stacks.blocks import plan, plan_tree, replicate, share_out
+from optim.stacks.lockstep import same_for_all
+
+
+class ScaleBySoapState(NamedTuple):
+    """`factors` and `bases` have for each leaf a list with a {side: array} per shape of its blocks;
+    side is "inputs" or "outputs", the array (layers * blocks, side, side)."""
+
+    count: jax.Array  # () int32, calls made, the first included
+    mu: Any  # first moment, like the parameters
+    nu: Any  # second moment in the rotated basis, like the parameters
+    factors: Any  # means of G G' and of G' G
+    bases: Any  # their eigenvectors, in columns, largest eigenvalue first
+
+
+def scale_by_soap(
+    beta1=0.95,
+    beta2=0.95,
+    shampoo_beta=None,
+    epsilon=1e-8,
+    *,
+    roles: Roles = None,
+    precondition_frequency: int = 10,
+    refresh_from: Literal["new", "old"] = "new",
+    count_first_call: bool = False,
+    eigh_epsilon: Literal["tiny", "epsilon"] = "tiny",
+    max_precond_dim: int = 10_000,
+    precondition_1d: bool = False,
+    block_size: int | None = None,
+    merge_toward: int | None = None,
+    staggered: bool = False,
+    lockstep: bool = False,
+    precision: str = "highest",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam on gradients rotated into the eigenbases of their mean outer products.
+
+    With G a matrix (inputs, outputs), L and R its factors, P and Q their eigenbases, s the step,
+
+    .. math::
+      M &= \beta_1 M + (1 - \beta_1) G, \quad
+      V = \beta_2 V + (1 - \beta_2) (P^T G Q)^2, \\
+      u &= P \frac{P^T M Q}{\sqrt{V} + \epsilon} Q^T
+           \frac{\sqrt{1-\beta_2^s}}{1-\beta_1^s}, \\
+      L &\leftarrow \beta_s L + (1-\beta_s) G G^T, \quad
+      R \leftarrow \beta_s R + (1-\beta_s) G^T G
+
+    The first call only sets L and R, and P and Q by eigendecomposition; its update is zero. A
+    refresh is one step of power iteration, P = QR(L P), after P's columns, and V with them, are
+    sorted by falling estimated eigenvalue. M stays in the original basis.
+
+    Args:
+      beta1, beta2, epsilon: as in Adam, but epsilon is beside the uncorrected root.
+      shampoo_beta: decay rate of L and R; None is beta2.
+      roles: see `optim.roles.find_roles` (static).
+      precondition_frequency: calls between refreshes; the fewer the better and dearer (static).
+      refresh_from: factors before ("old") or after ("new") this call's gradient (static).
+      count_first_call: s and the refreshes count calls with the first one, else without (static).
+      eigh_epsilon: added to the diagonals of L and R for the eigendecomposition: "tiny" is 1e-30
+        (static).
+      max_precond_dim: longer sides are not rotated (static).
+      precondition_1d: gains are rotated, with a full factor; else they take Adam (static).
+      block_size, merge_toward: see `optim.stacks.blocks.plan` (static).
+      staggered: refresh a `precondition_frequency`-th of the blocks of each shape in every call
+        instead of all of them at once, so that all steps cost the same (static).
+      lockstep: promise that all members of a `vmap` have made equally many calls; without it `vmap`
+        pays for a refresh in every call (static).
+      precision: of the matrix products (static).
+
+    Where a decomposition is not finite, a block keeps its last basis; see
+    `optim.linalg.eigenbasis`.
+    """
+    shampoo_beta = beta2 if shampoo_beta is None else shampoo_beta
+
+    options = dict(largest=max_precond_dim, vectors=precondition_1d)
+    options |= dict(block_size=block_size, merge_toward=merge_toward)
+
+    def init(params):
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+
+        def square(make):
+            def sides(p, shape):
+                number, *lengths = shape
+                present = [p.inputs, p.outputs]
+                rows = zip(eigenbasis.SIDES, lengths, present, strict=True)
+                return {side: make(number, length) for side, length, here in rows if here}
+
+            return plan_tree(params, roles, **options).make(sides)
+
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        factors = square(lambda n, d: jnp.zeros((n, d, d), dtype))
+        bases = square(lambda n, d: jnp.tile(jnp.eye(d, dtype=dtype), (n, 1, 1)))
+        return ScaleBySoapState(jnp.zeros((), jnp.int32), mu, nu, *share_out((factors, bases)))
+
+    def update(gradients, state, params=None, **_):
+        del params
+        count = optax.safe_increment(state.count)
+        step = count if count_first_call else state.count
+        first = count == 1
+        correction = jnp.sqrt(1 - beta2**step) / (1 - beta1 ** jnp.maximum(step, 1))
+        mu = optax.tree.update_moment(gradients, state.mu, beta1, 1)
+        mu = jax.tree.map(lambda new, old: jnp.where(first, old, new), mu, state.mu)
+
+        def move(block):
+            g, m, v, factors, bases = block
+            new_v = beta2 * v + (1 - beta2) * jnp.square(eigenbasis.rotate(g, bases))
+            rotated = eigenbasis.rotate(m, bases) / (jnp.sqrt(new_v) + epsilon) * correction
+            u = eigenbasis.rotate_back(rotated, bases)
+            outer = {"inputs": g @ g.mT, "outputs": g.mT @ g}
+            new = {side: f + (1 - shampoo_beta) * (outer[side] - f) for side, f in factors.items()}
+            return jnp.where(first, 0, u), new_v, new
+
+        blocks = plan_tree(gradients, roles, **options)
+        columns = [blocks.split(tree) for tree in (gradients, mu, state.nu)]
+        columns += [blocks.ungroup(tree) for tree in (state.factors, state.bases)]
+        with jax.default_matmul_precision(precision):
+            rows = map_grouped(move, list(zip(*columns, strict=True)), products=True)
+            u, v, factors = map(list, zip(*rows, strict=True)) if rows else ([], [], [])
+            source = columns[3] if refresh_from == "old" else factors
+            call = same_for_all(count) if lockstep else count
+            source = jax.tree.map(lambda new, old: jnp.where(call == 1, new, old), factors, source)
+            bases, v = new_bases(source, columns[4], v, call)
+        directions = jax.tree.map(lambda u, g: u.astype(g.dtype), blocks.join(u), gradients)
+
+        def settle(new, old, role: Role):
+            # On a mesh the choice places the new one like the old. Gains, small, are told where.
+            new = replicate(new) if role.kind == "gain" else new
+            return jnp.where(first, old, new.astype(old.dtype))
+
+        nu = jax.tree.map(settle, blocks.join(v), state.nu, find_roles(gradients, roles))
+        factors, bases = share_out((blocks.group(factors), blocks.group(bases)))
+        return directions, ScaleBySoapState(count, mu, nu, factors, bases)
+
+    def new_bases(factors, bases, v, call):
+        """Bases and v after this call: found in the first, refreshed when it is time, else kept.
+
+        All factors of the same side length go through one decomposition, of whatever leaf.
+        """
+        tick = call if count_first_call else call - 1
+        treedef = jax.tree.structure(bases)
+
+        def each(fn, factors, bases):
+            pairs = zip(jax.tree.leaves(factors), jax.tree.leaves(bases), strict=True)
+            return map_grouped(fn, list(pairs))
+
+        def keep(factors, bases, v):
+            return bases, v
+
+        def refresh(factors, bases, v):
+            def step(pair):
+                if staggered:
+                    return eigenbasis.power_step_of_some(*pair, tick, precondition_frequency)
+                return eigenbasis.power_step(*pair)
+
+            rows = each(step, factors, bases)
+            bases, orders = (treedef.unflatten([row[i] for row in rows]) for i in range(2))
+            return bases, [eigenbasis.sort(x, o) for x, o in zip(v, orders, strict=True)]
+
+        def find(factors, bases, v):
+            shift = epsilon if eigh_epsilon == "epsilon" else 1e-30
+            rows = each(lambda pair: eigenbasis.decompose(*pair, shift), factors, bases)
+            return treedef.unflatten(rows), v
+
+        due = True if staggered else tick % precondition_frequency == 0
+        branch = jnp.where(call == 1, 2, jnp.where(due, 1, 0))
+        return jax.lax.switch(branch, [keep, refresh, find], factors, bases, v)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
+    """FLOPs of a step's matrix products and, spread over the steps between, of a refresh."""
+    options = {name: values[name] for name in ("block_size", "merge_toward")}
+    options |= dict(largest=values["max_precond_dim"], vectors=values["precondition_1d"])
+    cut, total = plan(leaf, role, **options), 0.0
+    for number, height, width in cut.block_shapes():
+        for side, full in ((height, cut.inputs), (width, cut.outputs)):
+            products = 8 * height * width * side  # g and m forth, u back, the factor
+            refresh = (2 + 8 / 3) * side**3  # one product, QR
+            total += number * (products + refresh / values["precondition_frequency"]) * full
+    return total
+
+
+def decay_after_step(
+    learning_rate, weight_decay, *, roles: Roles = None, decayed: tuple[Kind, ...] = KINDS
+) -> optax.GradientTransformation:
+    """u -> u - decay * (w in the first call, later lr_t u), to be followed by decoupled decay.
+
+    Together w <- (1 - lr_t decay) (w - lr_t u), and nothing at all in the first call.
+    """
+
+    def init(params):
+        del params
+        return DecayAfterStepState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        lr = learning_rate(state.count) if callable(learning_rate) else learning_rate
+
+        def correct(u, w, chosen):
+            taken = jnp.where(state.count == 0, w, lr * u)
+            return (u - weight_decay * taken).astype(u.dtype) if chosen else u
+
+        updates = jax.tree.map(correct, updates, params, of_kinds(updates, decayed, roles))
+        return updates, DecayAfterStepState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+class DecayAfterStepState(NamedTuple):
+    count: jax.Array  # () int32, updates made
+
+
+def soap(
+    learning_rate,
+    beta1=0.95,
+    beta2=0.95,
+    shampoo_beta=None,
+    epsilon=1e-8,
+    weight_decay=0.01,
+    max_grad_norm=0.0,
+    *,
+    roles: Roles = None,
+    precondition_frequency: int = 10,
+    refresh_from: Literal["new", "old"] = "new",
+    count_first_call: bool = False,
+    eigh_epsilon: Literal["tiny", "epsilon"] = "tiny",
+    max_precond_dim: int = 10_000,
+    precondition_1d: bool = False,
+    block_size: int | None = None,
+    merge_toward: int | None = None,
+    decay_on: Literal["new", "old"] = "new",
+    staggered: bool = False,
+    lockstep: bool = False,
+    precision: str = "highest",
+    decayed: tuple[Kind, ...] = KINDS,
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW in the eigenbasis of Shampoo's preconditioner.
+
+    It wants AdamW's learning rate. A step costs 8 to 10 matrix products of each matrix's size and
+    a refresh a QR of each factor; `block_size` bounds both the cost and the memory, which unblocked
+    is 24 bytes for an entry of a square matrix and more for others.
+
+    Args:
+      learning_rate: number, array or schedule.
+      beta1, beta2, shampoo_beta, epsilon: see `scale_by_soap`.
+      weight_decay: decoupled.
+      max_grad_norm: global norm to clip to; 0 is off.
+      roles: see `optim.roles.find_roles` (static).
+      decay_on: the parameters before ("old") or after ("new") the step decay; with "new" there is
+        no decay in the first call either (static).
+      decayed: kinds of leaves that decay (static).
+      others: see `scale_by_soap` (static).
+      **common: static options of `optim.assemble.finish`.
+
+    authors: nikhilvyas/SOAP `soap.py`, a matrix a layer. study: levanter's, with every leaf's sides
+    below 10,000 rotated, gains too, in blocks of 256. Its merging of small dimensions toward 2048
+    only makes matrices of projections with a head axis, as roles do: at the study's four sizes
+    `merge_toward=2048` changes nothing, but below 256 or so it would flatten whole matrices.
+    """
+    rule = scale_by_soap(
+        beta1,
+        beta2,
+        shampoo_beta,
+        epsilon,
+        roles=roles,
+        precondition_frequency=precondition_frequency,
+        refresh_from=refresh_from,
+        count_first_call=count_first_call,
+        eigh_epsilon=eigh_epsilon,
+        max_precond_dim=max_precond_dim,
+        precondition_1d=precondition_1d,
+        block_size=block_size,
+        merge_toward=merge_toward,
+        staggered=staggered,
+        lockstep=lockstep,
+        precision=precision,
+    )
+    if decay_on == "new":
+        if common.get("weight_decay_kind", "decoupled") != "decoupled":
+            raise ValueError(
+                'decay_on="new" is for weight_decay_kind="decoupled"; give decay_on="old"'
+            )
+        rule = optax.chain(
+            rule, decay_after_step(learning_rate, weight_decay, roles=roles, decayed=decayed)
+        )
+    return finish(
+        rule, learning_rate, weight_decay, max_grad_norm, roles=roles, decayed=decayed, **common
+    )
+
+
+ENTRY = Entry(
+    soap,
+    flops=matrix_flops,
+    study=dict(
+        learning_rate=8e-3,
+        beta1=0.95,
+        beta2=0.95,
+        shampoo_beta=0.95,
+        epsilon=1e-15,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        precondition_frequency=10,
+        refresh_from="old",
+        count_first_call=True,
+        eigh_epsilon="epsilon",
+        max_precond_dim=9_999,
+        precondition_1d=True,
+        block_size=256,
+        decay_on="old",
+        decayed=("matrix", "head"),
+    ),
+)
+
+
+def place_bases(state, bases: Mapping[str, Mapping[str, jax.Array]]):
+    """An optimizer's state with SOAP's eigenbases of some leaves replaced.
+
+    Args:
+      state: of `scale_by_soap`, or of any chain that has one.
+      bases: {path of the leaf: {"inputs" or "outputs": (layers * blocks, side, side)}}; for a leaf
+        whose blocks have several shapes, a list of such mappings.
+
+    Raises:
+      ValueError: a path or side that is not in the state, or a wrong shape.
+    """
+    placed = set()
+
+    def place(key_path, items):
+        path = path_name(key_path)
+        if path not in bases:
+            return items
+        placed.add(path)
+        given = bases[path] if isinstance(bases[path], list) else [bases[path]]
+        if len(given) != len(items):
+            raise ValueError(f"{path!r} has blocks of {len(items)} shapes, got {len(given)}")
+        return [_replaced(path, old, new) for old, new in zip(items, given, strict=True)]
+
+    def visit(node):
+        if not isinstance(node, ScaleBySoapState):
+            return node
+        is_blocks = lambda x: isinstance(x, list)  # noqa: E731
+        return node._replace(bases=jax.tree.map_with_path(place, node.bases, is_leaf=is_blocks))
+
+    state = jax.tree.map(visit, state, is_leaf=lambda x: isinstance(x, ScaleBySoapState))
+    if missing := set(bases) - placed:
+        raise ValueError(f"no eigenbases of {min(missing)!r} in this state")
+    return state
+
+
+def _replaced(path, old, new):
+    for side, basis in new.items():
+        if side not in old:
+            raise ValueError(f"{path!r} has no basis of its {side!r}; it has {', '.join(old)}")
+        if jnp.shape(basis) != old[side].shape:
+            shapes = f"{jnp.shape(basis)} instead of {old[side].shape}"
+            raise ValueError(f"the {side} basis of {path!r} has shape {shapes}")
+    return old | {side: jnp.asarray(q, old[side].dtype) for side, q in new.items()}

@@ -1,0 +1,176 @@
+"""Sophia-H (Liu et al. 2023, arXiv 2305.14342)."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.assemble import finish
+from optim.entry import Entry
+from optim.linalg.probes import gaussian_like, probe_key
+from optim.roles import Roles
+from optim.stacks.lockstep import same_for_all
+
+
+class ScaleBySophiaState(NamedTuple):
+    count: jax.Array  # () int32, updates made
+    key: jax.Array  # (2,) uint32, see optim.linalg.probes
+    mu: Any  # first moment
+    hessian: Any  # moving average of the estimates of the Hessian's diagonal
+
+
+def scale_by_sophia(
+    beta1=0.96,
+    beta2=0.99,
+    gamma=0.01,
+    epsilon=1e-12,
+    *,
+    refresh_every: int = 10,
+    refresh: Literal["before", "after"] = "before",
+    correction: Literal["inside", "outside"] = "outside",
+    floor: Literal["sum", "max"] = "sum",
+    lockstep: bool = False,
+    seed=0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Momentum over an estimate of the Hessian's diagonal, clipped to 1 in every coordinate.
+
+    .. math::
+      h \leftarrow \beta_2 h + (1 - \beta_2)\, z \odot (H z), \quad z \sim N(0, I), \qquad
+      u = \mathrm{clip}(m / d(h), \pm 1)
+
+    h starts at 0 and has no bias correction: until its first estimate every step is a sign step.
+
+    Args:
+      beta1: decay rate of m.
+      beta2: decay rate of h per estimate (not per step).
+      gamma: scale of h in d; smaller clips less.
+      epsilon: floor of d.
+      refresh_every: steps between estimates, each one Hessian-vector product (static).
+      refresh: "after": at the end of update k, 2k, ... from the parameters before that update, to
+        be used from the next one on. "before": at the start of update k + 1, 2k + 1, ..., used at
+        once (static).
+      correction: "inside": the clipped quotient is m / (1 - beta1^t) over d; "outside": m over d is
+        clipped and then divided by 1 - beta1^t (static).
+      floor: d is "max": max(gamma h, epsilon), or "sum": gamma max(h, 0) + epsilon (static).
+      lockstep: promise that all members of a `vmap` have made equally many updates; without it
+        `vmap` pays for an estimate in every update (static).
+      seed: of the probes' key.
+
+    Extra arguments of `update`:
+      grad_fn: parameters -> gradients on this step's batch; ValueError without it.
+      probes: a tree of z for this step, instead of the random one.
+    """
+
+    def init(params):
+        mu, hessian = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return ScaleBySophiaState(jnp.zeros((), jnp.int32), probe_key(seed), mu, hessian)
+
+    def update(gradients, state, params=None, *, grad_fn=None, probes=None, **_):
+        if grad_fn is None or params is None:
+            raise ValueError("sophia needs params and grad_fn: update(g, state, params, grad_fn=f)")
+        count = optax.safe_increment(state.count)
+        done = same_for_all(state.count) if lockstep else state.count
+
+        def estimate(hessian):
+            z = gaussian_like(params, state.key, count) if probes is None else probes
+            z = jax.tree.map(lambda z, p: z.astype(p.dtype), z, params)
+            _, h_z = jax.jvp(grad_fn, (params,), (z,))
+            diagonal = jax.tree.map(lambda z, hz, h: (z * hz).astype(h.dtype), z, h_z, hessian)
+            return optax.tree.update_moment(diagonal, hessian, beta2, 1)
+
+        hessian = state.hessian
+        if refresh == "before":
+            due = (done % refresh_every == 0) & (done > 0)
+            hessian = jax.lax.cond(due, estimate, lambda h: h, hessian)
+
+        mu = optax.tree.update_moment(gradients, state.mu, beta1, 1)
+        bias = 1 - beta1**count
+
+        def direction(m, h):
+            d = (
+                jnp.maximum(gamma * h, epsilon)
+                if floor == "max"
+                else gamma * jax.nn.relu(h) + epsilon
+            )
+            if correction == "inside":
+                return jnp.clip(m / bias / d, -1, 1).astype(m.dtype)
+            return (jnp.clip(m / d, -1, 1) / bias).astype(m.dtype)
+
+        directions = jax.tree.map(direction, mu, hessian)
+        if refresh == "after":
+            due = (done + 1) % refresh_every == 0
+            hessian = jax.lax.cond(due, estimate, lambda h: h, hessian)
+        return directions, ScaleBySophiaState(count, state.key, mu, hessian)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def sophia(
+    learning_rate,
+    beta1=0.96,
+    beta2=0.99,
+    gamma=0.01,
+    epsilon=1e-12,
+    weight_decay=0.2,
+    max_grad_norm=1.0,
+    *,
+    roles: Roles = None,
+    refresh_every: int = 10,
+    refresh: Literal["before", "after"] = "before",
+    correction: Literal["inside", "outside"] = "outside",
+    floor: Literal["sum", "max"] = "sum",
+    lockstep: bool = False,
+    seed=0,
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    """Sophia with Hutchinson's estimator, Gaussian probes.
+
+    A Hessian-vector product costs two to three gradients, every `refresh_every` steps. If it pays,
+    about half the coordinates are unclipped; raise `gamma` while nearly all are.
+
+    Args:
+      learning_rate: number, array or schedule; the largest step of any coordinate.
+      beta1, beta2, gamma, epsilon: see `scale_by_sophia`.
+      weight_decay: decoupled.
+      max_grad_norm: global norm to clip the gradient (not the Hessian) to; 0 is off.
+      roles: see `optim.roles.find_roles` (static).
+      refresh_every, refresh, correction, floor, lockstep, seed: see `scale_by_sophia` (static).
+      **common: static options of `optim.assemble.finish`.
+
+    authors: the class SophiaH of Liuhong99/Sophia at 01af183 (the main branch later kept only
+    Sophia-G), numbers of the paper; their loop estimates between two steps, at the new parameters
+    and on the next batch, which here is the start of the next update. study: levanter's, the
+    quotient of the corrected m clipped, estimate at the end of updates 10, 20, ...
+    """
+    rule = scale_by_sophia(
+        beta1,
+        beta2,
+        gamma,
+        epsilon,
+        refresh_every=refresh_every,
+        refresh=refresh,
+        correction=correction,
+        floor=floor,
+        lockstep=lockstep,
+        seed=seed,
+    )
+    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+
+
+ENTRY = Entry(
+    sophia,
+    study=dict(
+        learning_rate=4e-3,
+        beta1=0.95,
+        beta2=0.99,
+        gamma=0.0125,
+        epsilon=1e-12,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        refresh="after",
+        correction="inside",
+        floor="max",
+        decayed=("matrix", "head"),
+    ),
+)

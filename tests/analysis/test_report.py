@@ -1,0 +1,313 @@
+"""The report says what the data carry, says what they do not, and is the same file twice."""
+
+import filecmp
+import html.parser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_study
+
+from analysis import report
+from analysis.estimates import findings, races
+from analysis.pages import verdicts
+from analysis.runs import reader
+
+SMALL = {"optimizers": ["adamw", "muon"], "sizes": ["tiny"], "ratios": [1], "seeds": 2}
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "report"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return synthetic_study.write(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return findings.analyse(reader.load(folder))
+
+
+def analyse(path, **options):
+    return findings.analyse(reader.load(synthetic_study.write(path, **options)))
+
+
+def test_speedups_recover_the_truth(found):
+    table = found.speedups[found.speedups["optimizer"] != "adamw"]
+    truth = table["optimizer"].map(synthetic_study.RHO)
+    joint = (table["joint_low"] <= truth) & (truth <= table["joint_high"])
+    assert joint.mean() >= 0.85  # 95 % intervals, 18 correlated cells
+    assert (np.abs(np.log(table["joint"] / truth)) < 0.05).all()
+    robust = (table["robust_low"] <= truth) & (truth <= table["robust_high"])
+    assert robust.mean() >= 0.85
+    assert set(table.loc[table["optimizer"] == "muon", "verdict"]) == {"faster"}
+
+
+def test_the_law_without_freedom_says_so(found):
+    assert (found.law_table["freedom"] == 0).all()
+    assert any("no degrees of freedom" in doubt for doubt in found.doubts)
+    assert any("no degrees of freedom" in line for line in report.terminal(found).splitlines())
+
+
+def test_verdicts_name_the_winner_and_the_trend(found):
+    tiny, small, trend = verdicts.verdicts(found)
+    assert tiny.startswith("tiny, 4×: Muon has the lowest loss")
+    assert small.startswith("small, 4×: Muon has the lowest loss")
+    assert "extrapolates AdamW beyond 4x" in small
+    assert "cannot be shown to change with model size" in trend
+
+
+def test_a_tie_is_not_resolvable(tmp_path, monkeypatch):
+    monkeypatch.setitem(synthetic_study.RHO, "muon", 1.0)
+    found = analyse(tmp_path, optimizers=["adamw", "muon"], noise=0.005)
+    muon = found.speedups[found.speedups["optimizer"] == "muon"]
+    assert (muon["verdict"] == "not resolvable").mean() >= 0.8
+    assert any("not resolvable" in sentence for sentence in verdicts.verdicts(found))
+
+
+def test_without_repeats_no_difference_is_real(tmp_path):
+    found = analyse(tmp_path, optimizers=["adamw", "muon"], seeds=1)
+    assert found.noise is None
+    verdict = found.speedups.loc[found.speedups["optimizer"] != "adamw", "verdict"]
+    assert set(verdict) == {"noise unknown"}
+    assert any("noise is unknown" in doubt for doubt in found.doubts)
+    assert all("nobody can say" in sentence for sentence in verdicts.verdicts(found))
+    assert found.speedups["published"].notna().all() and found.speedups["joint"].isna().all()
+    assert "speedup" not in set(report.numbers(found)["table"][lambda t: t == "robust_cell"])
+
+
+def test_without_adamw_losses_are_compared(tmp_path):
+    found = analyse(tmp_path, optimizers=["nadamw", "muon"])
+    assert set(found.speedups["verdict"]) == {"no baseline"}
+    assert found.speedups["speedup"].isna().all()
+    assert any("No finished adamw run" in doubt for doubt in found.doubts)
+    assert "Muon has the lowest loss" in verdicts.verdicts(found)[0]
+
+
+def test_one_size_has_no_trend(tmp_path):
+    found = analyse(tmp_path, optimizers=["adamw", "muon"], sizes=["tiny"])
+    assert found.trends.empty
+    assert any("One model size only" in doubt for doubt in found.doubts)
+    assert len(verdicts.verdicts(found)) == 1
+
+
+def test_two_ratios_give_a_bracket_and_no_law(tmp_path):
+    found = analyse(tmp_path, optimizers=["adamw", "muon"], ratios=[1, 2])
+    assert not found.laws and found.joint is None
+    assert any("2 budgets" in doubt for doubt in found.doubts)
+    others = found.speedups[found.speedups["optimizer"] != "adamw"]
+    assert others["published"].isna().all()
+    assert others["robust_note"].str.contains("2 adamw ratios fix no law").all()
+
+
+def test_an_unfinished_study_is_reported_as_such(tmp_path):
+    synthetic_study.write(tmp_path, **SMALL)
+    for path in (tmp_path / "certificates").iterdir():
+        path.unlink()
+    next((tmp_path / "trials").glob("*/result.json")).unlink()
+    found = findings.analyse(reader.load(tmp_path))
+    assert any("1 trials have no result yet" in doubt for doubt in found.doubts)
+    assert any("2 of 2 cells have no certificate" in doubt for doubt in found.doubts)
+
+
+def test_an_optimizer_nobody_knows_is_reported_under_its_name(tmp_path):
+    found = analyse(tmp_path, optimizers=["adamw", "zephyr"], sizes=["tiny"])
+    assert "zephyr" in report.terminal(found)
+    zephyr = found.speedups[found.speedups["optimizer"] == "zephyr"]
+    assert (zephyr["verdict"] == "faster").all()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda r: 3.0 + 0.1 * r, lambda r: 3.0 - 0.1 * r**2, lambda r: 3.0 + 0 * r],
+    ids=["rising", "falling ever faster", "flat"],
+)
+def test_losses_that_follow_no_law_give_a_note(loss):
+    ratio = np.array([1.0, 2.0, 4.0, 8.0])
+    best = pd.DataFrame(
+        {"optimizer": "adamw", "model_size": "s", "chinchilla_ratio": ratio, "loss": loss(ratio)}
+    )
+    laws, table = races.data_laws(best)
+    if laws:  # never a law that does not decrease
+        assert np.all(np.diff(laws["s"].loss(ratio)) < 0)
+    else:
+        assert "do not follow" in table["note"].iloc[0]
+
+
+def test_numbers_are_long_finite_and_complete(found):
+    numbers = report.numbers(found)
+    assert list(numbers.columns) == [
+        *("table", "procedure", "optimizer", "model_size", "chinchilla_ratio"),
+        *("quantity", "value", "low", "high", "note"),
+    ]
+    assert np.isfinite(numbers["value"]).all()
+    assert {"best", "speedup", "data_law", "noise", "tuning", "early_stop"} <= set(numbers["table"])
+    speedups = numbers[numbers["table"] == "speedup"]
+    assert {"published_formula", "robust_cell", "robust_joint"} <= set(speedups["procedure"])
+    timed = numbers["quantity"].str.contains("seconds")
+    assert timed.any() and set(numbers.loc[timed, "table"]) == {"time"}
+
+
+def test_numbers_and_page_agree(found):
+    numbers = report.numbers(found)
+    robust = numbers[
+        (numbers["table"] == "speedup")
+        & (numbers["procedure"] == "robust_cell")
+        & (numbers["quantity"] == "ratio")
+    ]
+    keys = ["optimizer", "model_size", "chinchilla_ratio"]
+    both = robust.merge(
+        found.speedups[found.speedups["robust"].notna()], on=keys, suffixes=("", "_page")
+    )
+    assert len(both) == 18
+    np.testing.assert_allclose(both["value"], both["robust"])
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: None, "no such results folder"),
+        (lambda path: path.mkdir(), "holds no trials"),
+        (lambda path: (path / "trials" / "0").mkdir(parents=True), "none finished"),
+    ],
+)
+def test_nothing_to_say_is_exit_code_2(tmp_path, capsys, make, expected):
+    make(tmp_path / "study")
+    assert report.main([str(tmp_path / "study")]) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err and captured.out == ""
+    assert not (tmp_path / "study" / "report").exists()
+
+
+def test_help_shows_how_to_call_it(capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main(["--help"])
+    assert stop.value.code == 0
+    assert "python -m analysis.report published --out=docs/report" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_room_needs_no_jax():
+    others = "{'jax', 'flax', 'lm', 'optim', 'sweeps', 'configs'}"
+    code = f"import sys, analysis.report; print(sorted({others} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_recorded_study_needs_a_place(capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main(["published"])
+    assert stop.value.code == 2 and "--out=DIR" in capsys.readouterr().err
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects what a browser would fetch, and checks that elements are closed in order."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses, self.pictures, self.targets, self.ids = [], [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        assert tag not in ("script", "link", "iframe", "object")
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.pictures.append(attributes["alt"])
+            self.addresses.append(attributes["src"])
+        if "href" in attributes:
+            self.targets.append(attributes["href"])
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def read(path):
+    page = _Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    page.close()
+    assert page.open == []
+    return page
+
+
+@pytest.mark.slow
+def test_the_page_is_self_contained(tmp_path, capsys):
+    workdir = synthetic_study.write(tmp_path / "a study <b>&", **SMALL)
+    assert report.main([str(workdir)]) == 0
+    page = read(workdir / "report" / "index.html")
+    assert len(page.pictures) >= 5 and all(page.pictures)
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert [target.removeprefix("#") for target in page.targets] == page.ids
+    text = (workdir / "report" / "index.html").read_text()
+    assert not re.search(r"\bnan\b|\bNone\b", re.sub(r'src="[^"]*"', "", text))
+    assert "One model size only" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_same_study_gives_the_same_bytes_and_its_clock_stays_apart(tmp_path):
+    two = {"optimizers": ["adamw", "muon"]}
+    folder = synthetic_study.write(tmp_path / "now" / "study", **two)
+    later = synthetic_study.write(tmp_path / "then" / "study", clock=7.0, **two)
+    assert report.main([str(folder), f"--out={tmp_path / 'first'}"]) == 0
+    assert report.main([str(folder), f"--out={tmp_path / 'again'}"]) == 0
+    assert report.main([str(later), f"--out={tmp_path / 'later'}"]) == 0
+    first, again, slow = (tmp_path / name for name in ("first", "again", "later"))
+    names = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
+    assert filecmp.cmpfiles(first, again, names, shallow=False) == (names, [], [])
+    assert (first / "table.csv").read_bytes() == (slow / "table.csv").read_bytes()
+    numbers = [pd.read_csv(path / "numbers.csv", dtype=str) for path in (first, slow)]
+    timeless = [n[(n["table"] != "time")].reset_index(drop=True) for n in numbers]
+    pd.testing.assert_frame_equal(*timeless)
+    assert not numbers[0].equals(numbers[1])  # the clock is in the table of times
+
+
+@pytest.mark.slow
+def test_a_corrupt_result_is_named_in_the_page(tmp_path, capsys):
+    workdir = synthetic_study.write(tmp_path, **SMALL)
+    broken = sorted((workdir / "trials").iterdir())[0]
+    (broken / "result.json").write_text("{")
+    assert report.main([str(workdir)]) == 0
+    assert broken.name in (workdir / "report" / "index.html").read_text()
+    assert f"doubt: trial {broken.name} left out: not valid JSON" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_recorded_study_and_a_comparison_with_it(tmp_path, capsys):
+    assert report.main(["published", "--small", f"--out={tmp_path / 'published'}"]) == 0
+    out = capsys.readouterr().out
+    assert "1.2b, 8×: Muon has the lowest loss, 2.7484, not resolvable from NAdamW, SOAP" in out
+    assert all(path.suffix == ".png" for path in (tmp_path / "published" / "figures").iterdir())
+    assert (tmp_path / "published" / "index.html").stat().st_size < 2e6
+    numbers = pd.read_csv(tmp_path / "published" / "numbers.csv")
+    row = numbers[
+        (numbers["procedure"] == "published_may_4pt")
+        & (numbers["optimizer"] == "muon")
+        & (numbers["model_size"] == "130m")
+        & (numbers["chinchilla_ratio"] == 8)
+        & (numbers["quantity"] == "ratio")
+    ]
+    assert row["value"].item() == pytest.approx(1.382, abs=2e-3)
+    assert {"robust_cell", "robust_joint"} <= set(numbers["procedure"])
+    read(tmp_path / "published" / "index.html")
+    # the committed example: python -m analysis.report published --small --out=docs/report
+    fresh, committed = (
+        pd.read_csv(folder / "table.csv")[
+            ["published", "robust", "joint", "joint_low", "joint_high"]
+        ]
+        for folder in (tmp_path / "published", EXAMPLE)
+    )
+    np.testing.assert_allclose(fresh, committed, atol=2e-3)
+
+    workdir = synthetic_study.write(tmp_path / "mine", optimizers=["adamw", "muon", "zephyr"])
+    assert report.main([str(workdir), "--against=published"]) == 0
+    text = (workdir / "report" / "index.html").read_text()
+    assert "Against the recorded study" in text and "published 130m" in text
+    assert "Not in the recorded study: zephyr" in text

@@ -1,0 +1,182 @@
+"""lm/model/llama.py, attention.py, loss.py: counts, initialisers, causality, documents, chunks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from configs import ladder
+from lm.config import non_embedding_params, total_params
+from lm.model import attention, llama, loss
+from optim.roles import find_roles, path_name
+
+
+@pytest.fixture(scope="module")
+def net():
+    config = tiny.config()
+    module = llama.build(config)
+    return config, module, llama.init(module, jax.random.key(0))
+
+
+def test_published_sizes_count_as_published():
+    # arXiv 2509.02046: non-embedding parameters, norm gains, one embedding table.
+    published = {
+        "130m": (134_217_728, 265_585_152),
+        "300m": (301_989_888, 499_041_024),
+        "520m": (536_870_912, 799_605_760),
+        "1.2b": (1_207_959_552, 1_602_061_824),
+    }
+    for name, (matrices, total) in published.items():
+        size = ladder.size(name)
+        assert (non_embedding_params(size), total_params(size)) == (matrices, total)
+        assert ladder.params(name) == matrices
+
+
+def test_counts_are_those_of_the_tree(net):
+    config, _, params = net
+    roles = find_roles(params, llama.role)
+    count = {}
+    for leaf, role in zip(
+        jax.tree.leaves(params),
+        jax.tree.leaves(roles, is_leaf=lambda r: hasattr(r, "kind")),
+        strict=True,
+    ):
+        count[role.kind] = count.get(role.kind, 0) + leaf.size
+    assert count["matrix"] == non_embedding_params(config["model"])
+    assert sum(count.values()) == total_params(config["model"])
+    assert set(count) == {"matrix", "embedding", "head", "gain"}
+
+
+def test_declared_roles_and_axes_cover_every_parameter(net):
+    _, _, params = net
+    names = {path_name(path) for path, _ in jax.tree.leaves_with_path(params)}
+    assert names == set(llama.ROLES) == set(llama.LOGICAL_AXES)
+    for path, leaf in jax.tree.leaves_with_path(params):
+        assert len(llama.LOGICAL_AXES[path_name(path)]) == leaf.ndim
+
+
+def test_initialisers_are_the_studys(net):
+    _, module, _ = net
+    wide = module.clone(hidden=64, heads=4, mlp=256)
+    params = llama.init(wide, jax.random.key(1))
+    cut = 0.9866  # standard deviation of a normal truncated at three sigma
+    blocks = params["blocks"]
+    assert np.std(blocks["attention"]["query"]["kernel"]) == pytest.approx(cut / 8, rel=0.03)
+    assert np.std(blocks["mlp"]["down"]["kernel"]) == pytest.approx(cut / 16, rel=0.03)
+    assert np.std(params["embed"]["embedding"]) == pytest.approx(cut / 64, rel=0.03)
+    np.testing.assert_allclose(
+        params["head"]["kernel"], 8 * params["embed"]["embedding"].T, rtol=1e-6
+    )
+    assert np.abs(blocks["mlp"]["up"]["kernel"]).max() <= 3 / 8
+    assert not np.allclose(*blocks["mlp"]["up"]["kernel"])  # layers are drawn apart
+
+
+def logits(net, tokens_BT):
+    _, module, params = net
+    x_BTD, head_DV = module.apply({"params": params}, tokens_BT)
+    return np.asarray(jnp.einsum("btd,dv->btv", x_BTD, head_DV))
+
+
+def test_no_position_sees_a_later_one(net):
+    a = tiny.tokens(1, 16)
+    b = a.copy()
+    b[0, 9] = (b[0, 9] + 1) % 256
+    before, after = logits(net, a), logits(net, b)
+    np.testing.assert_array_equal(before[:, :9], after[:, :9])
+    assert np.abs(before[:, 9:] - after[:, 9:]).min(axis=-1).max() > 0
+
+
+def test_documents_do_not_see_each_other_unless_asked(net):
+    a = tiny.tokens(1, 16)
+    a[0, 7] = 256  # the separator ends the first document
+    b = a.copy()
+    b[0, :7] = tiny.tokens(7, seed=1)
+    before, after = logits(net, a), logits(net, b)
+    np.testing.assert_allclose(before[:, 8:], after[:, 8:], rtol=0, atol=1e-6)
+    assert np.abs(before[:, 7] - after[:, 7]).max() > 1e-3  # the separator belongs to the first
+
+    config, module, params = net
+    joined = (config, module.clone(block_documents=False), params)
+    assert np.abs(logits(joined, a)[:, 8:] - logits(joined, b)[:, 8:]).max() > 1e-3
+
+
+def test_unrolled_and_rematerialised_layers_compute_the_same(net):
+    _, module, params = net
+    tokens = tiny.tokens(2, 16)
+
+    def value(module):
+        def f(params):
+            x, head = module.apply({"params": params}, tokens)
+            return loss.next_token(x, head, tokens).nats
+
+        return jax.value_and_grad(f)(params)
+
+    base = value(module)
+    for other in (
+        module.clone(unroll=True),
+        module.clone(remat="block"),
+        module.clone(remat="dots"),
+    ):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), base, value(other)
+        )
+
+
+def test_loss_is_the_mean_over_all_but_the_last_position(key):
+    x_BTD = jax.random.normal(key, (2, 8, 4))
+    head_DV = jax.random.normal(key, (4, 11))
+    tokens_BT = tiny.tokens(2, 8, vocab_size=11)
+    sums = loss.next_token(x_BTD, head_DV, tokens_BT)
+    log_p = np.asarray(jax.nn.log_softmax(x_BTD @ head_DV))
+    expected = -sum(log_p[b, t, tokens_BT[b, t + 1]] for b in range(2) for t in range(7))
+    assert sums.count == 14
+    np.testing.assert_allclose(sums.nats, expected, rtol=1e-6)
+
+
+def test_chunked_loss_and_its_gradient_equal_the_whole(key):
+    x_BTD, head_DV = jax.random.normal(key, (2, 8, 4)), jax.random.normal(key, (4, 11))
+    tokens_BT = tiny.tokens(2, 8, vocab_size=11)
+
+    def f(chunks):
+        def total(x, head):
+            sums = loss.next_token(x, head, tokens_BT, chunks=chunks)
+            return sums.nats + 0.1 * sums.z
+
+        return jax.value_and_grad(total, argnums=(0, 1))(x_BTD, head_DV)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), f(1), f(4))
+
+
+def test_chunked_loss_never_holds_all_logits():
+    T, D, V = 512, 16, 2048
+    x = jax.ShapeDtypeStruct((1, T, D), jnp.float32)
+    head, tokens = (
+        jax.ShapeDtypeStruct((D, V), jnp.float32),
+        jax.ShapeDtypeStruct((1, T), jnp.int32),
+    )
+
+    def temporary(chunks):
+        def f(x, head, tokens):
+            return loss.next_token(x, head, tokens, chunks=chunks).nats
+
+        return (
+            jax.jit(jax.grad(f))
+            .lower(x, head, tokens)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
+
+    assert temporary(8) < temporary(1) / 4
+
+
+def test_reference_attention_is_softmax_attention(key):
+    q, k, v = jax.random.normal(key, (3, 1, 6, 2, 4))
+    segment = jnp.array([[0, 0, 0, 1, 1, 1]])
+    out = attention.attend(q, k, v, segment, implementation="reference")
+    score = np.einsum("thk,shk->hts", q[0], k[0]) / 2.0
+    mask = np.tril(np.ones((6, 6), bool)) & (np.arange(6)[:, None] // 3 == np.arange(6) // 3)
+    p = np.exp(np.where(mask, score, -np.inf))
+    p /= p.sum(-1, keepdims=True)
+    np.testing.assert_allclose(out[0], np.einsum("hts,shk->thk", p, v[0]), rtol=2e-5, atol=2e-6)

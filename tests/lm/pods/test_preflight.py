@@ -1,0 +1,43 @@
+"""The pre-flight's table; the compiler itself needs libtpu, which CI has not."""
+
+import pytest
+
+from lm import preflight
+from lm.pods import table
+
+ROW = {
+    **{"run": "130m,1x,muon", "topology": "v5e:16x16", "mesh": {"data": 128, "model": 2}},
+    **{"chips": 256, "fits": True, "total_bytes": 2**30, "hbm_bytes": 16e9, "params_bytes": 2**22},
+    **{"state_bytes": 2**23, "state_copies": 1.02, "temporary_bytes": 2**29, "replication": 1.4},
+    **{"model_flops": 3e12, "update_flops": 2e10, "collectives": {"all-gather": 10**9}},
+    "refresh_bytes": 2 * 10**9,
+    **{"compute_seconds": 0.02, "memory_seconds": 0.001, "network_seconds": 0.03},
+    **{"mfu_bound": 0.5, "compile_seconds": 40.0},
+}
+
+
+def test_rows_survive_the_file_and_make_the_page(tmp_path):
+    other = {**ROW, "run": "1.2b,1x,soap", "fits": False, "total_bytes": 17e9}
+    table.write(tmp_path / "t.csv", [other, ROW])
+    rows = table.read(tmp_path / "t.csv")
+    assert rows == [other, ROW] and table.read(tmp_path / "none.csv") == []
+    page = table.page(rows)
+    assert "2 of 88 rows" in page and page.index("130m muon") < page.index("1.2b soap")
+    assert "15.83 **too large**" in page
+    muon = next(line for line in page.splitlines() if "130m muon" in line)
+    assert muon.split(" | ")[1:5] == ["128 × 2", "1.00", "8.0", "1.02"]
+    assert "| 1,000 / 2,000 | 30.0 | 50% |" in muon  # the network is the longest
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "--config is missing"),
+        (["--config=configs/run.py:130m,1x,adamv"], "did you mean 'adamw'"),
+        (["--config=configs/run.py:130m,1x,adamw", "--topology=v5e:3x3"], "--topology=v5e:3x3"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, capsys):
+    assert preflight.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words in line

@@ -1,0 +1,177 @@
+"""lm/run/checkpoints.py, termination.py: resuming is the uninterrupted run, bit for bit."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import optim
+from lm import train
+from lm.config import config_hash
+from lm.run.checkpoints import Checkpoints
+from lm.run.loop import Loop
+from lm.run.packed import Packed
+from lm.run.solo import Solo
+from lm.run.stopping import Stopped
+
+ROOT = Path(__file__).parents[3]
+CHECKPOINT = {"delete_when_finished": False, "keep": 3}
+
+
+class StopAfter:
+    """A termination that is asked for at the n-th call of the loop."""
+
+    def __init__(self, calls):
+        self.calls, self.busy, self.requested = calls, False, self
+
+    def is_set(self):
+        self.calls -= 1
+        return self.calls == 0
+
+
+def config(optimizer="adamw", *, seed=0, mesh=1, **checkpoint):
+    sections = {
+        "checkpoint": {**CHECKPOINT, **checkpoint},
+        "program": {"steps_per_call": 4},
+        "mesh": {"data": mesh},
+        "log": {"every_steps": 4},
+    }
+    return tiny.config(optimizer, steps=24, batch_size=8, seed=seed, sections=sections)
+
+
+def loop(program, configs, folder, termination=None, log=lambda line: None):
+    folders = [folder / config_hash(c) for c in configs]
+    corpus = train.open_corpus(configs[0], log)
+    made = Loop(program, configs, folders, corpus, log, termination)
+    try:
+        made.run()
+    except Stopped as stopped:
+        return str(stopped)
+    return [tiny.curve(folder) for folder in folders]
+
+
+def solo(devices):
+    return lambda configs: Solo(configs, jax.devices()[:devices])
+
+
+def one_device(configs):
+    return Packed(configs, jax.devices()[:1])
+
+
+OPTIMIZERS = [
+    pytest.param(name, marks=[] if name in ("adamw", "muon") else pytest.mark.slow)
+    for name in optim.catalogue.CATALOGUE
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_solo_resumes_bitwise(tmp_path, optimizer):
+    whole = loop(solo(1), [config(optimizer)], tmp_path / "whole")
+    stopped = loop(solo(1), [config(optimizer)], tmp_path / "cut", StopAfter(3))
+    assert "stopped at step 12/24" in stopped
+    assert loop(solo(1), [config(optimizer)], tmp_path / "cut") == whole
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_pack_resumes_bitwise(tmp_path, optimizer):
+    configs = [config(optimizer), config(optimizer, seed=1)]
+    whole = loop(one_device, configs, tmp_path / "whole")
+    loop(one_device, configs, tmp_path / "cut", StopAfter(3))
+    assert loop(one_device, configs, tmp_path / "cut") == whole
+
+
+def test_every_leaf_is_restored(tmp_path):
+    configs = [config("soap")]
+    loop(solo(1), configs, tmp_path, StopAfter(3))
+    program = Solo(configs, jax.devices()[:1])
+    folders = [tmp_path / config_hash(configs[0])]
+    made = Loop(lambda _: program, configs, folders, train.open_corpus(configs[0], print), print)
+    step, state = made.start()
+    state_again = program.init()
+    for first in range(0, step, 4):
+        block = [source.block(first, 4) for source in made.sources.values()]
+        state_again, _ = program.advance(state_again, block, None)
+    jax.tree.map(np.testing.assert_array_equal, state, state_again)
+
+
+def test_other_meshes_continue_within_rounding(tmp_path):
+    whole = loop(solo(1), [config()], tmp_path / "whole")[0][-1]
+    for devices, calls in ((8, 2), (4, 2), (1, None)):
+        stop = StopAfter(calls) if calls else None
+        last = loop(solo(devices), [config(mesh=-1)], tmp_path / "moved", stop)
+    assert last[0][-1]["validation_loss"] == pytest.approx(whole["validation_loss"], rel=1e-5)
+
+
+def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(tmp_path):
+    configs = [config(every_steps=4)]
+    whole = loop(solo(1), configs, tmp_path / "whole")
+    loop(solo(1), configs, tmp_path / "cut", StopAfter(3))
+    folder = tmp_path / "cut" / config_hash(configs[0]) / "checkpoint"
+    assert sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) == [4, 8, 12]
+    for path in (folder / "12").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    lines = []
+    assert loop(solo(1), configs, tmp_path / "cut", log=lines.append) == whole
+    assert any("checkpoint 12 cannot be read, trying the one before" in line for line in lines)
+    assert any("going on from the checkpoint at step 8/24" in line for line in lines)
+
+
+def test_old_checkpoints_go_and_finished_runs_keep_none_by_default(tmp_path):
+    kept = [config(every_steps=4, keep=2)]
+    loop(solo(1), kept, tmp_path)
+    folder = tmp_path / config_hash(kept[0]) / "checkpoint"
+    assert sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) == [20, 24]
+    saved = Checkpoints([folder.parent], kept[0]["checkpoint"], print)
+    step, (final,) = saved.restore(Solo(kept, jax.devices()[:1]).abstract_members)
+    saved.close(delete=False)
+    assert step == final.step == 24
+    gone = [config("lion", every_steps=4, delete_when_finished=True)]
+    loop(solo(1), gone, tmp_path)
+    assert not (tmp_path / config_hash(gone[0]) / "checkpoint").exists()
+
+
+COMMAND = ["--config=configs/run.py:nano-s,1x,adamw", "--config.log.every_steps=16"]
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "lm.train", *COMMAND, f"--workdir={folder}"],
+        **{"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
+    )
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_a_fresh_process_goes_on(tmp_path):
+    whole = start(tmp_path / "whole")
+    out, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out
+    process = start(tmp_path / "cut")
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped at step" in out
+    again = start(tmp_path / "cut")
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and "going on from the checkpoint at step" in out
+    folders = [next((tmp_path / name).glob("trials/*")) for name in ("whole", "cut")]
+    assert tiny.curve(folders[0]) == tiny.curve(folders[1]) != []
+
+
+@pytest.mark.slow
+def test_sigterm_before_the_first_step_ends_at_once(tmp_path):
+    process = start(tmp_path)
+    time.sleep(3.0)  # imports are over, data or compilation under way
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and time.monotonic() - begun < 20
+    assert "SIGTERM" in out

@@ -1,0 +1,155 @@
+"""Runs kept in a bucket: `lm.train --workdir=gs://...` against an imitation of Google's."""
+
+import copy
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import fake_bucket
+import pytest
+import tiny
+
+from lm import train
+from lm.run import records, storage
+from sweeps import run as sweeps_run
+
+CONFIG = "--config=configs/run.py:nano-xs,1x,muon"
+COMMAND = [CONFIG, "--config.train.steps=80", "--config.checkpoint.every_steps=16"]
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with fake_bucket.Bucket() as found:
+        yield found
+
+
+def start(bucket, *arguments):
+    command = [sys.executable, "-m", "lm.train", *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=os.environ | bucket.environment, **streams)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_the_bucket(bucket, tmp_path):
+    with start(bucket, *COMMAND, f"--workdir={tmp_path}") as process:
+        assert process.wait(200) == 0, process.stdout.read()
+    (folder,) = tmp_path.glob("trials/*")
+
+    with start(bucket, *COMMAND, "--workdir=gs://race/runs") as process:
+        while process.poll() is None:
+            if any("/checkpoint/32/_CHECKPOINT_METADATA" in name for name in list(bucket.objects)):
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        said = process.communicate(timeout=200)[0]
+    assert process.returncode == -signal.SIGKILL, said
+    assert not any(name.endswith("result.json") for name in list(bucket.objects))
+    assert bucket.one("curve.jsonl")
+
+    with start(bucket, *COMMAND, "--workdir=gs://race/runs") as process:
+        said = process.communicate(timeout=200)[0]
+    assert process.returncode == 0 and "going on from the checkpoint at step" in said, said
+    assert f"gs://race/runs/trials/{folder.name}\n" in said
+
+    # The same files with the same numbers as on a disk, and no checkpoint left over.
+    (tmp_path / "curve.jsonl").write_text(bucket.one("curve.jsonl"))
+    assert tiny.curve(tmp_path) == tiny.curve(folder) != []
+    result = json.loads(bucket.one("result.json"))
+    assert result["loss"] == json.loads((folder / "result.json").read_text())["loss"]
+    assert bucket.one("config.json") == (folder / "config.json").read_text()
+    assert not [name for name in list(bucket.objects) if "/checkpoint/" in name]
+
+    with start(bucket, *COMMAND, "--workdir=gs://race/runs") as process:
+        said = process.communicate(timeout=200)[0]
+    assert process.returncode == 0 and "has its result already" in said
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_is_one_line_before_anything_compiles(bucket):
+    with start(bucket, *COMMAND, "--workdir=gs://nowhere/runs") as process:
+        *_, last = process.communicate(timeout=200)[0].splitlines()
+    assert process.returncode == 2
+    assert last.startswith("error: gs://nowhere/runs/trials/") and "cannot be written" in last
+
+
+@pytest.mark.slow
+def test_a_bucket_out_of_reach_is_one_line(bucket):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        found = copy.copy(bucket)
+        found.environment = bucket.environment | {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        }
+        with start(found, *COMMAND, "--workdir=gs://race/elsewhere") as process:
+            said = process.communicate(timeout=200)[0]
+    assert process.returncode == 2 and "Traceback" not in said, said
+    assert "cannot be read: ClientConnectorError" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "command, place, words",
+    [
+        (train.main, "s3://race/runs", "s3://race/runs is neither a folder nor gs://"),
+        (sweeps_run.main, "gs://race/runs", "no folder of a file system that all machines see"),
+    ],
+)
+def test_other_addresses_are_refused(command, place, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command([CONFIG, f"--workdir={place}"])
+    assert words in capsys.readouterr().err
+
+
+def test_a_bucket_needs_gcsfs(monkeypatch, capsys):
+    monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        train.main([CONFIG, "--workdir=gs://race/runs"])
+    assert "pip install 'bestiary[gcs]'" in capsys.readouterr().err
+
+
+class Object:
+    """A path in a bucket that remembers its uploads."""
+
+    def __init__(self, error=None):
+        self.uploads, self.error = [], error
+
+    def __str__(self):
+        return "gs://race/curve.jsonl"
+
+    def write_text(self, text):
+        if self.error:
+            raise self.error
+        self.uploads.append(text)
+
+
+def test_lines_of_a_bucket_are_uploaded_now_and_then(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
+    path = Object()
+    lines = storage.Lines(path)
+    for now, line in ((1, "a"), (29, "b"), (31, "c"), (32, "d")):
+        clock[0] = now
+        lines.write(line)
+    assert path.uploads == ["a\nb\nc\n"]
+    lines.flush()
+    assert path.uploads[-1] == "a\nb\nc\nd\n"
+
+    path.error, clock[0] = RuntimeError("503"), 70
+    lines.write("e")  # training goes on
+    with pytest.raises(OSError, match="503"):
+        lines.flush()
+    path.error = None
+    lines.close()
+    assert path.uploads[-1] == "a\nb\nc\nd\ne\n"
+
+
+def test_what_a_bucket_says_is_one_line():
+    failing = Object(RuntimeError("403 Forbidden\nand a page of HTML"))
+    with pytest.raises(
+        OSError, match=r"cannot be written: RuntimeError: 403 Forbidden: .gs"
+    ) as caught:
+        records.write_json(failing, {"loss": 1.0})
+    assert caught.value.filename == str(failing)

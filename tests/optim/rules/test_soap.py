@@ -1,0 +1,208 @@
+"""SOAP against its transcriptions, its refreshes, and its equivariance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_soap
+import replay
+
+import optim
+from optim.rules.soap import place_bases, scale_by_soap
+
+DTYPES = ["float64", pytest.param("float32", marks=pytest.mark.slow)]
+PARAMS, GRADS = replay.random_tree(0), replay.gradients(34)
+HPARAMS = dict(
+    learning_rate=0.05,
+    beta1=0.9,
+    beta2=0.95,
+    shampoo_beta=0.8,
+    epsilon=1e-7,
+    weight_decay=0.1,
+    max_grad_norm=0.0,
+)
+RULE = (0.05, 0.9, 0.95, 0.8, 1e-7, 0.1)
+
+
+def stacked(bases):
+    """{leaf: {side: (layers * blocks, d, d)}} of the reference's {(tensor, block): [out, in]}."""
+    result = {}
+    for name in replay.SHAPES:
+        rows = []
+        for (tensor, at), matrices in bases.items():
+            if tensor == name or tensor.startswith(name + "/"):
+                # Ours go by layer, then by block of the inputs, then by block of the outputs.
+                turn = 1 if "embed" in name else -1
+                rows.append((tensor, at[::turn], matrices[::turn]))
+        rows.sort(key=lambda row: row[:2])
+        sides = ("inputs", "outputs")[-len(rows[0][2]) :]
+        columns = zip(sides, zip(*(row[2] for row in rows), strict=True), strict=True)
+        result[name] = {side: np.stack(q) for side, q in columns if q[0] is not None}
+    return result
+
+
+def hook(reference):
+    """Takes the first call's eigenbases, ambiguous where a factor is singular, from it."""
+    bases = stacked(reference[0][1])
+    return lambda t, state: place_bases(state, bases) if t == 1 else state
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_authors_trajectory(dtype):
+    options = dict(precondition_frequency=5, max_precond_dim=12)
+    tx = optim.build("soap", HPARAMS, preset="authors", **options)
+    flat = [replay.to_torch(g) for g in GRADS]
+    reference = list(reference_soap.authors(replay.to_torch(PARAMS), flat, *RULE, 5, 12))
+    ours = replay.run(tx, GRADS, PARAMS, dtype, between=hook(reference))
+    replay.check(ours, [replay.from_torch(x) for x, _ in reference], PARAMS, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_study_trajectory(dtype):
+    options = dict(precondition_frequency=10, max_precond_dim=13, block_size=3)
+    tx = optim.build("soap", HPARAMS, preset="study", **options)
+    flat = [replay.to_torch(g) for g in GRADS]
+    params = replay.to_torch(PARAMS)
+    rule = (*RULE, 10, 14, 3, replay.decayed_in_study)
+    reference = list(reference_soap.study(params, flat, *rule))
+    ours = replay.run(tx, GRADS, PARAMS, dtype, between=hook(reference))
+    replay.check(ours, [replay.from_torch(x) for x, _ in reference], PARAMS, dtype)
+
+
+def small(key, *shape):
+    return jax.random.normal(jax.random.key(key), shape)
+
+
+def directions(tx, gradients, steps=12):
+    """Directions at each call on one leaf w."""
+    state, rows = tx.init({"w": gradients[0]}), []
+    update = jax.jit(tx.update)
+    for g in gradients[:steps]:
+        u, state = update({"w": g}, state)
+        rows.append(u["w"])
+    return rows, state
+
+
+ROLE = {"w": optim.Role("matrix", (0,), (1,), (2,))}
+
+
+def test_first_call_and_refresh_calls():
+    """Update 0 in the first call; bases move in calls 10, 20 (study) and 11, 21 (authors)."""
+    g = [small(t, 1, 4, 4) for t in range(21)]
+    for counted, expected in ((True, [1, 10, 20]), (False, [1, 11, 21])):
+        tx = scale_by_soap(roles=ROLE, count_first_call=counted)
+        state, changed = tx.init({"w": g[0]}), []
+        update = jax.jit(tx.update)
+        for call, x in enumerate(g, 1):
+            before = state.bases["w"][0]["inputs"]
+            u, state = update({"w": x}, state)
+            assert bool(u["w"].any()) == (call > 1)
+            if not np.array_equal(before, state.bases["w"][0]["inputs"]):
+                changed.append(call)
+        assert changed == expected
+
+
+def test_equivariant_under_rotations_of_rows_and_columns():
+    g = [small(t, 1, 4, 4) for t in range(12)]
+    left, right = (jnp.linalg.qr(small(i, 4, 4))[0][None] for i in (50, 51))
+    tx = scale_by_soap(roles=ROLE, precondition_frequency=4)
+    plain, _ = directions(tx, g)
+    turned, _ = directions(tx, [left @ x @ right for x in g])
+    for a, b in zip(plain, turned, strict=True):
+        np.testing.assert_allclose(left @ a @ right, b, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_blocks_are_matrices_of_their_own():
+    """Ragged blocks: (5, 7) in blocks of 3 is 2 x 3 matrices."""
+    g = [small(t, 2, 5, 7) for t in range(8)]
+    tx = scale_by_soap(roles=ROLE, precondition_frequency=3, block_size=3)
+    whole, _ = directions(tx, g)
+    for top, left in ((0, 0), (0, 6), (3, 3), (3, 6)):
+        cut = np.s_[:, top : top + 3, left : left + 3]
+        part, _ = directions(tx, [x[cut] for x in g])
+        for a, b in zip(whole[1:], part[1:], strict=True):
+            np.testing.assert_allclose(a[cut], b, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_scanned_equals_unrolled():
+    g = [small(t, 3, 4, 4) for t in range(12)]
+    tx = scale_by_soap(roles=ROLE, precondition_frequency=4)
+    scanned, _ = directions(tx, g)
+    for layer in range(3):
+        alone, _ = directions(tx, [x[layer : layer + 1] for x in g])
+        for a, b in zip(scanned, alone, strict=True):
+            np.testing.assert_allclose(a[layer : layer + 1], b, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_staggered_refreshes_each_block_once_in_a_cycle():
+    g = [small(t, 5, 4, 4) for t in range(9)]
+    tx = scale_by_soap(roles=ROLE, precondition_frequency=4, staggered=True)
+    state, counts = tx.init({"w": g[0]}), np.zeros(5)
+    update = jax.jit(tx.update)
+    for call, x in enumerate(g, 1):
+        before = state.bases["w"][0]["outputs"]
+        _, state = update({"w": x}, state)
+        if call > 1:
+            moved = np.any(before != state.bases["w"][0]["outputs"], axis=(1, 2))
+            assert moved.sum() in (1, 2)
+            counts += moved
+    assert counts.tolist() == [2] * 5
+
+
+@pytest.mark.slow
+def test_vmap_in_lockstep_equals_solo():
+    g = [small(t, 1, 4, 4) for t in range(9)]
+    betas = jnp.array([0.8, 0.95])
+
+    def train(beta2, lockstep):
+        tx = scale_by_soap(0.9, beta2, roles=ROLE, precondition_frequency=4, lockstep=lockstep)
+        return jnp.stack(directions(tx, g)[0])
+
+    solo = jnp.stack([train(b, False) for b in betas])
+    packed = jax.vmap(lambda b: train(b, True))(betas)
+    np.testing.assert_allclose(packed, solo, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_factor_that_cannot_be_decomposed_leaves_the_last_basis():
+    tx = scale_by_soap(roles=ROLE)
+    bad = small(0, 2, 4, 4).at[1].set(jnp.inf)  # its factor has infinities: eigh gives NaN
+    _, state = tx.update({"w": bad}, tx.init({"w": bad}))
+    bases = state.bases["w"][0]["inputs"]
+    assert np.isfinite(bases).all()
+    np.testing.assert_array_equal(bases[1], np.eye(4))
+    assert not np.array_equal(bases[0], np.eye(4))
+
+
+def test_place_bases_names_what_is_wrong():
+    w = {"w": small(0, 2, 4, 4)}
+    state = (scale_by_soap(roles=ROLE).init(w),)
+    eye = jnp.tile(2 * jnp.eye(4), (2, 1, 1))
+    placed = place_bases(state, {"w": {"inputs": eye}})
+    np.testing.assert_array_equal(placed[0].bases["w"][0]["inputs"], eye)
+    np.testing.assert_array_equal(placed[0].bases["w"][0]["outputs"], eye / 2)
+    with pytest.raises(ValueError, match="'v'"):
+        place_bases(state, {"v": {"inputs": eye}})
+    with pytest.raises(ValueError, match="'left'"):
+        place_bases(state, {"w": {"left": eye}})
+    with pytest.raises(ValueError, match=r"\(1, 4, 4\)"):
+        place_bases(state, {"w": {"inputs": eye[:1]}})
+
+
+@pytest.mark.slow
+def test_a_singular_start_gives_the_same_numbers_in_any_rounding():
+    """A (6, 3) gradient has a null space: its basis does not depend on rounding errors."""
+    g = [small(t, 1, 6, 3) for t in range(8)]
+    tx = scale_by_soap(roles=ROLE, precondition_frequency=2)
+    plain, state = directions(tx, g)
+    noisy, other = directions(
+        tx, [x * (1 + 1e-6 * small(90 + t, 1, 6, 3)) for t, x in enumerate(g)]
+    )
+    for a, b in zip(plain, noisy, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)  # 1.3 with the null space as LAPACK gives it
+    q = state.bases["w"][0]["inputs"]
+    np.testing.assert_allclose(q.mT @ q, np.eye(6)[None], atol=1e-5)
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(other))

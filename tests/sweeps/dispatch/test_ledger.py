@@ -1,0 +1,187 @@
+"""Results on disk: what counts, what is corrupt, what a full device does, how packs are cut."""
+
+import errno
+import json
+import os
+import random
+
+import fake_trainer
+import pytest
+import tiny_race
+
+from lm import config as run_config
+from sweeps.dispatch import ledger, packs
+from sweeps.plan import study
+from sweeps.plan.trial import Cell, Outcome, Race, Trial, freeze
+from sweeps.status import Status
+
+
+@pytest.fixture(scope="module")
+def race():
+    return Race(study.check(tiny_race.get_config()))
+
+
+def some_trial(race, **changes):
+    cell = next(iter(race.cells))
+    return Trial(cell, freeze({**race.start(cell), **changes}), 0)
+
+
+def train(race, workdir, trial):
+    path = ledger.folder(workdir, race.hash(trial))
+    path.mkdir(parents=True)
+    fake_trainer.write(path, race.config(trial))
+    return path
+
+
+def test_a_trial_survives_the_disk(race, tmp_path):
+    trials = [some_trial(race, learning_rate=rate) for rate in (0.004, 0.008, 0.5)]
+    for trial in trials:
+        train(race, tmp_path, trial)
+    found = ledger.load(tmp_path, race)
+    assert set(found.outcomes) == set(trials) and not found.corrupt and not found.strays
+    assert [found.outcomes[t].status for t in trials] == ["finished", "finished", "diverged"]
+    assert found.outcomes[trials[0]].loss == fake_trainer.loss_of(race.config(trials[0]))
+
+
+def test_other_plans_trials_are_strays_not_results(race, tmp_path):
+    config = race.config(some_trial(race))
+    config["eval"]["points"] = 3
+    path = ledger.folder(tmp_path, run_config.config_hash(config))
+    path.mkdir(parents=True)
+    fake_trainer.write(path, config)
+    found = ledger.load(tmp_path, race)
+    assert found.strays == [path] and not found.outcomes and not found.corrupt
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"status": "finished"}',
+        '{"status": "great", "hash": "H"}',
+        '{"status": "finished", "hash": "H", "loss": null, "flops": 1, "seconds": 1, "tokens": 1}',
+        '{"status": "finished", "hash": "H", "loss": NaN, "flops": 1, "seconds": 1, "tokens": 1}',
+        '{"status": "finished", "hash": "other", "loss": 1}',
+    ],
+)
+def test_unusable_results_are_corrupt(race, tmp_path, text):
+    path = train(race, tmp_path, some_trial(race))
+    (path / "result.json").write_text(text.replace("H", path.name))
+    found = ledger.load(tmp_path, race)
+    assert list(found.corrupt) == [path] and not found.outcomes
+    ledger.discard(path)
+    assert ledger.load(tmp_path, race).corrupt == {}
+
+
+def test_binary_garbage_is_corrupt(race, tmp_path):
+    path = train(race, tmp_path, some_trial(race))
+    (path / "result.json").write_bytes(os.urandom(200))
+    assert list(ledger.load(tmp_path, race).corrupt) == [path]
+
+
+def test_recorded_failures_read_back(race, tmp_path):
+    trial = some_trial(race)
+    path = ledger.folder(tmp_path, race.hash(trial))
+    ledger.record_failure(path, run_config.what(race.config(trial)), "killed: out of memory")
+    outcome = ledger.load(tmp_path, race).outcomes[trial]
+    assert (outcome.status, outcome.hash) == ("failed", path.name)
+    assert json.loads((path / "result.json").read_text())["reason"] == "killed: out of memory"
+
+
+def test_a_full_device_says_so_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "study.json"
+    ledger.write_json(path, {"a": 1})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"no space left on the device for {path}"):
+        ledger.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["study.json"]
+
+
+def test_status_counts_what_is_on_disk(race, tmp_path):
+    ledger.write_json(tmp_path / "study.json", race.study)
+    for rate in (0.004, 0.008, 0.5):
+        train(race, tmp_path, some_trial(race, learning_rate=rate))
+    status = Status(tmp_path)
+    row = status.rows()["adamw-nano-xs-1x"]
+    assert (row.counts["finished"], row.counts["diverged"]) == (2, 1)
+    assert f"{row.best:.4f}" in status.text() and "no driver has run here" in status.text()
+    train(race, tmp_path, some_trial(race, learning_rate=0.016))
+    assert status.rows()["adamw-nano-xs-1x"].counts["finished"] == 3
+
+
+def test_status_tells_a_live_driver_from_a_silent_and_a_finished_one(race, tmp_path):
+    ledger.write_json(tmp_path / "study.json", race.study)
+    cell = "adamw-nano-xs-1x"
+    live = {
+        **{"process": 7, "host": "here", "over": False, "eta_seconds": 30.0, "settled": []},
+        **{"running": {cell: 3}, "queued": {cell: 2}, "waiting": {"adamw-nano-xs-2x": "waits"}},
+    }
+    ledger.write_json(tmp_path / "driver.json", live)
+    status = Status(tmp_path)
+    rows = status.rows()
+    assert (rows[cell].counts["running"], rows[cell].counts["queued"]) == (3, 2)
+    assert rows["adamw-nano-xs-2x"].state == "waits"
+    assert "process 7 on here: this round ends in about 30 s" in status.text()
+    os.utime(tmp_path / "driver.json", (0, 0))
+    assert status.rows()[cell].counts["running"] == 0
+    assert "start it again to go on" in status.text()
+    ledger.write_json(tmp_path / "driver.json", {**live, "over": True})
+    assert "the study is over" in status.text()
+    (tmp_path / "certificates").mkdir()
+    ledger.write_json(tmp_path / "certificates" / f"{cell}.json", {})
+    assert status.rows()[cell].state == "certified"
+
+
+def test_planning_and_status_leave_jax_alone():
+    import subprocess
+    import sys
+
+    modules = ["status", "replay", "cost", "certificate", "driver", "run", "effort", "worker"]
+    code = f"import sys, {', '.join('sweeps.' + m for m in modules)}; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_packs_hold_one_program_each_and_every_trial_once():
+    rng = random.Random(0)
+    trials = [Trial(Cell("o", "s", 1), freeze({"x": i}), 0) for i in range(100)]
+    programs = {trial: rng.choice("abc") for trial in trials}
+    for width, workers in ((1, 1), (7, 1), (16, 2), (64, 8)):
+        most = packs.Widths(width)
+        found = packs.packs(trials, programs.get, lambda t: 1.0, width=most, workers=workers)
+        assert sorted(t for p in found for t in p.trials) == sorted(trials)
+        assert all({programs[t] for t in p.trials} == {p.key} for p in found)
+        assert max(len(p.trials) for p in found) <= width
+        sizes = [len(p.trials) for p in found]
+        assert sizes == sorted(sizes, reverse=True)  # the longest first
+    one = packs.packs(trials[:8], lambda t: "a", lambda t: 1.0, width=packs.Widths(16), workers=4)
+    assert [len(p.trials) for p in one] == [2, 2, 2, 2]  # no worker is left idle
+    left, right = one[0].halves()
+    assert left.trials + right.trials == one[0].trials
+
+
+def test_packs_are_as_wide_as_memory_holds_and_speed_rewards():
+    def ran(width, tokens_per_second):
+        run = Outcome("finished", 2.0, tokens=100.0, seconds=100.0 / tokens_per_second)
+        widths.ran("a", [run] * width)
+
+    widths = packs.Widths(16)
+    assert widths("a") == 16
+    widths.too_wide("a", 16)
+    assert (widths("a"), widths("b")) == (8, 16)
+    ran(4, 50.0), ran(8, 52.0)
+    assert widths("a") == 8
+    ran(4, 60.0)
+    assert widths("a") == 4
+    ran(2, 61.0)  # not clearly better than 4, but the best against 8
+    assert widths("a") == 2
+    widths.too_wide("a", 1)
+    assert widths("a") == 1

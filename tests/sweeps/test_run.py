@@ -1,0 +1,287 @@
+"""The study command: from a config to certificates, through kills, corruption and misuse."""
+
+import json
+import os
+import random
+import time
+
+import fake_trainer
+import pytest
+from study_rig import STUDY, kill, process, run, table, trained
+
+from sweeps.dispatch.driver import Refused, lock
+from sweeps.plan import study
+from sweeps.plan.cost import bound
+from sweeps.plan.phases import plan
+from sweeps.plan.trial import Race
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study") / "w"
+    assert run(workdir) == 0
+    return workdir
+
+
+def certificate(workdir, cell):
+    return json.loads((workdir / "certificates" / f"{cell}.json").read_text())
+
+
+def test_study_ends_with_a_certificate_per_cell(undisturbed):
+    names = {path.name for path in (undisturbed / "certificates").iterdir()}
+    cells = [f"{name}-nano-xs-{ratio}x" for name in ("adamw", "nadamw") for ratio in (1, 2)]
+    assert names == {f"{cell}.json" for cell in cells}
+    found = certificate(undisturbed, "adamw-nano-xs-1x")
+    assert found["complete"] and found["centre"]["learning_rate"] == 0.008
+    assert found["best_loss"] <= found["centre_loss"] <= found["best_loss"] + 3e-3
+    assert [repeat["seed"] for repeat in found["repeats"]] == [1, 2]
+    star = {(n["hyperparameter"], n["value"]): n for n in found["neighbours"]}
+    assert star["warmup", 200]["status"] == "refused"
+    assert "at most 160 steps" in star["warmup", 200]["reason"]
+    assert star["learning_rate", 0.004]["loss"] > found["centre_loss"]
+    spent = json.loads((undisturbed / "phases.json").read_text())
+    assert sum(s["effort"]["trials"] for s in spent.values()) == len(trained(undisturbed))
+
+
+def test_no_trial_trains_twice_and_a_second_run_trains_nothing(undisturbed):
+    before = trained(undisturbed)
+    assert len(before) == len(set(before)) == len(list((undisturbed / "trials").iterdir()))
+    state = table(undisturbed)
+    assert run(undisturbed) == 0
+    assert trained(undisturbed) == before
+    assert table(undisturbed) == state
+
+
+def test_interrupted_after_each_pack_it_ends_in_the_same_table(undisturbed, tmp_path, monkeypatch):
+    train, stops = fake_trainer.train_pack, iter([True, False] * 100)
+
+    def interrupted(configs, folders, **others):
+        train(configs, folders, **others)
+        if next(stops):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fake_trainer, "train_pack", interrupted)
+    codes = []
+    while not codes or codes[-1]:
+        codes.append(run(tmp_path))
+    assert codes == [130] * (len(codes) - 1) + [0] and len(codes) > 5
+    assert len(trained(tmp_path)) == len(set(trained(tmp_path)))
+    assert table(tmp_path) == table(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_any_point_it_ends_in_the_same_table(undisturbed, tmp_path, workers):
+    rng, total = random.Random(workers), len(trained(undisturbed))
+    for part in (0.2, 0.5, 0.8):
+        child = process(tmp_path, f"--workers={workers}", sleep=0.02)
+        while len(trained(tmp_path)) < part * total:
+            time.sleep(0.01)
+        time.sleep(0.1 * rng.random())
+        kill(child)
+        assert len(trained(tmp_path)) < total
+    child = process(tmp_path, f"--workers={workers}")
+    output, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, output
+    assert len(trained(tmp_path)) == len(set(trained(tmp_path)))
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_corrupt_results_are_reported_and_run_again(undisturbed, tmp_path, capsys):
+    assert run(tmp_path) == 0
+    trials = sorted((tmp_path / "trials").iterdir())
+    (trials[0] / "result.json").write_text('{"status": "fini')
+    (trials[1] / "result.json").write_text('{"status": "finished", "hash": "another"}')
+    (trials[2] / "config.json").unlink()
+    capsys.readouterr()
+    assert run(tmp_path) == 0
+    output = capsys.readouterr().out
+    for path in trials[:3]:
+        assert f"{path}/result.json is unusable and its trial runs again" in output
+        assert trained(tmp_path).count(path.name) == 2
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_diverged_trial_is_a_result(tmp_path):
+    assert (
+        run(tmp_path, "--config.optimizers.adamw.grids.learning_rate=[0.004,0.008,0.016,0.5]") == 0
+    )
+    found = certificate(tmp_path, "adamw-nano-xs-1x")
+    (diverged,) = [n for n in found["neighbours"] if n["status"] == "diverged"]
+    assert (diverged["value"], diverged["loss"]) == (0.5, None)
+
+
+def test_too_long_a_warmup_at_the_start_is_refused_before_anything_trains(tmp_path, capsys):
+    assert run(tmp_path, "--config.optimizers.adamw.start.warmup=200") == 2
+    error = capsys.readouterr().err
+    assert "adamw-nano-xs-1x: optimizer.warmup=200" in error and "[0, 160]" in error
+    assert not (tmp_path / "trials").exists()
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("--config.optimizers.adamww.start.warmup=1", "did you mean 'adamw'"),
+        ("--config.rule.mode=nose", "did you mean 'noise'"),
+        ("--config.optimizers.adamw.start.beta2=1.5", "beta2=1.5"),
+        ("--config.phases.I=[['nano-x',1]]", "did you mean 'nano-xs'"),
+        ("--config.optimizers.adamw.grids={'beta':[1]}", "did you mean 'beta2'"),
+        ("--confug.name=x", "unknown flag"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, override, expected):
+    assert run(tmp_path, override) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+    assert not (tmp_path / "trials").exists()
+
+
+def test_unknown_study_or_file_exits_2(tmp_path, capsys):
+    assert run(tmp_path, study=f"{STUDY}:tree") == 2
+    assert "did you mean 'three'" in capsys.readouterr().err
+    assert run(tmp_path, study="nowhere.py") == 2
+    assert "there is no file nowhere.py" in capsys.readouterr().err
+
+
+def test_a_different_study_is_refused(undisturbed, tmp_path, capsys):
+    assert run(undisturbed, study=f"{STUDY}:other") == 2
+    assert "eval.points is 1 there and 2 here" in capsys.readouterr().err
+    assert run(undisturbed, study=f"{STUDY}:three") == 2
+    assert "--extend" in capsys.readouterr().err
+
+
+def test_extending_trains_only_what_is_new(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    before = trained(tmp_path)
+    capsys.readouterr()
+    assert run(tmp_path, "--dry_run", study=f"{STUDY}:three") == 0
+    output = capsys.readouterr().out
+    assert "changed: optimizers.cautious" in output
+    assert "cautious-nano-xs-1x" in output and "  adamw-nano-xs-1x" not in output
+    assert trained(tmp_path) == before
+    assert run(tmp_path, "--extend", study=f"{STUDY}:three") == 0
+    after = trained(tmp_path)
+    assert after[: len(before)] == before and len(after) == len(set(after)) > len(before)
+
+
+def test_second_driver_is_refused(tmp_path, capsys):
+    with lock(tmp_path):
+        assert run(tmp_path) == 2
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+    with lock(tmp_path), pytest.raises(Refused), lock(tmp_path):
+        pass
+
+
+def test_no_space_left_says_so_and_keeps_results(undisturbed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BESTIARY_FAKE", '{"disk": 0.008}')
+    assert run(tmp_path) == 2
+    assert "no space left on the device" in capsys.readouterr().err
+    kept = trained(tmp_path)
+    monkeypatch.delenv("BESTIARY_FAKE")
+    assert run(tmp_path) == 0
+    assert trained(tmp_path)[: len(kept)] == kept and len(set(trained(tmp_path))) == len(
+        trained(tmp_path)
+    )
+    assert table(tmp_path) == table(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accident", ["crash", "hang", "raise"])
+def test_one_bad_trial_fails_alone(undisturbed, tmp_path, accident):
+    child = process(tmp_path, "--workers=1", "--timeout=2", **{accident: 0.032})
+    output, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, output
+    statuses = {}
+    for path in (tmp_path / "trials").iterdir():
+        config = json.loads((path / "config.json").read_text())
+        result = json.loads((path / "result.json").read_text())
+        statuses.setdefault(config["optimizer"]["learning_rate"] == 0.032, set()).add(
+            result["status"]
+        )
+    assert statuses == {True: {"failed"}, False: {"finished"}}
+    (found,) = [
+        n for n in certificate(tmp_path, "adamw-nano-xs-1x")["neighbours"] if n["value"] == 0.032
+    ]
+    assert found["status"] == "failed"
+
+
+def test_everything_failing_stops_the_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fake_trainer, "train_pack", lambda *a, **k: 1 / 0)
+    assert run(tmp_path) == 2
+    assert "the first 8 trials all failed" in capsys.readouterr().err
+
+
+def test_a_pack_too_wide_for_memory_is_halved_and_stays_so(undisturbed, tmp_path, monkeypatch):
+    train, widths = fake_trainer.train_pack, []
+
+    def limited(configs, folders, **others):
+        widths.append(len(configs))
+        if len(configs) > 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate")
+        return train(configs, folders, **others)
+
+    monkeypatch.setattr(fake_trainer, "train_pack", limited)
+    assert run(tmp_path) == 0
+    assert table(tmp_path) == table(undisturbed)
+    programs = 2 * 2  # two optimizers, two lengths: each finds its limit once
+    assert sum(width > 2 for width in widths) <= programs
+
+
+def test_a_request_nothing_can_satisfy_is_refused(tmp_path, capsys, monkeypatch):
+    def start(*_, **__):
+        raise ValueError("it asks for 8 GPUs, the largest node has 4")
+
+    monkeypatch.setattr("sweeps.dispatch.local.Inline.start", start)
+    assert run(tmp_path) == 2
+    assert "nothing here can run adamw-nano-xs-1x: it asks for 8 GPUs" in capsys.readouterr().err
+
+
+def test_failed_trials_are_retried_on_request(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("BESTIARY_FAKE", '{"raise": 0.004}')
+    assert run(tmp_path) == 0
+    assert table(tmp_path) != table(undisturbed)
+    monkeypatch.delenv("BESTIARY_FAKE")
+    assert run(tmp_path, "--retry_failed") == 0
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_dry_run_prints_costs_and_trains_nothing(tmp_path, capsys):
+    assert run(tmp_path, "--dry_run", "--device=tpu-v5e") == 0
+    output = capsys.readouterr().out
+    assert "next round" in output and "whole study, at most" in output
+    assert "7.88e+13 FLOP/s (tpu-v5e)" in output
+    assert not (tmp_path / "trials").exists()
+    assert run(tmp_path, "--dry_run", "--device=tpu-v5") == 2
+
+
+def test_a_plan_over_budget_is_refused(tmp_path, capsys):
+    assert run(tmp_path, "--config.budget={'trials':5}") == 2
+    assert "budget.trials=5 is less than" in capsys.readouterr().err
+    assert run(tmp_path, "--config.budget={'hours':1e-9}", "--device=h100") == 2
+    assert "budget.hours=1e-09 is less than" in capsys.readouterr().err
+    assert not (tmp_path / "trials").exists()
+
+
+def test_dry_run_says_what_then_trains(tmp_path, capsys):
+    assert run(tmp_path, "--dry_run") == 0
+    line = next(s for s in capsys.readouterr().out.splitlines() if s.startswith("next round"))
+    words = line.replace(",", "").split()
+    promised = {"trials": int(words[2]), "tokens": float(words[6]), "programs": int(words[4])}
+    first_round = plan_first_round()
+    assert promised["trials"] == len(first_round)
+    assert run(tmp_path) == 0
+    results = []
+    for trial_hash in first_round:
+        results.append(json.loads((tmp_path / "trials" / trial_hash / "result.json").read_text()))
+    assert sum(r["tokens"] for r in results) == pytest.approx(promised["tokens"], rel=0.01)
+    assert promised["programs"] == 2
+
+
+def plan_first_round():
+    race = Race(study.load(STUDY))
+    return [race.hash(trial) for trial in plan(race, {}).pending]
+
+
+def test_upper_bound_holds(undisturbed):
+    race = Race(study.load(STUDY))
+    assert len(trained(undisturbed)) <= bound(race).trials

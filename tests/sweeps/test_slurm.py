@@ -1,0 +1,132 @@
+"""Array jobs: rounds of scripts, run here by bash, end in the table of `sweeps.run`."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sweeps import run as run_lib
+from sweeps import slurm
+
+ROOT = Path(__file__).parents[2]
+STUDY = str(ROOT / "tests/support/tiny_race.py")
+TRAINER = "--trainer=fake_trainer:train_pack"
+
+
+def submit(workdir, capsys, *extra):
+    """(exit code, script, what it said) of planning the next round."""
+    code = slurm.main([f"--config={STUDY}", f"--workdir={workdir}", TRAINER, *extra])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def tasks(script):
+    (line,) = [line for line in script.splitlines() if "--array" in line]
+    return int(line.split("=0-")[1].split("%")[0]) + 1
+
+
+def run(script, task):
+    """Runs a task as SLURM does: the script by bash, the task's number in the environment."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
+    environment = {**os.environ, "PYTHONPATH": paths, "SLURM_ARRAY_TASK_ID": str(task)}
+    return subprocess.run(
+        ["bash"], input=script, env=environment, text=True, capture_output=True, timeout=300
+    )
+
+
+def trained(workdir):
+    return (workdir / "trained").read_text().split()
+
+
+def table(workdir):
+    return {p.name: p.read_bytes() for p in (workdir / "certificates").iterdir()}
+
+
+def test_the_script_says_what_slurm_must_know(tmp_path, capsys):
+    options = ["--sbatch=--gpus=1 --time=04:00:00", "--at_once=2", "--setup=module load cuda"]
+    code, script, said = submit(tmp_path, capsys, *options)
+    assert code == 0 and "trials in" in said
+    lines = script.splitlines()
+    assert lines[0] == "#!/bin/bash"
+    assert f"#SBATCH --array=0-{tasks(script) - 1}%2" in lines
+    assert "#SBATCH --gpus=1 --time=04:00:00" in lines and "module load cuda" in lines
+    assert max(i for i, line in enumerate(lines) if line.startswith("#SBATCH")) < lines.index(
+        "set -e"
+    )
+    assert submit(tmp_path, capsys, *options)[1] == script  # the same round, the same script
+
+
+@pytest.mark.slow
+def test_rounds_of_array_jobs_end_in_the_same_certificates(tmp_path, capsys):
+    rounds, workdir = 0, tmp_path / "slurm"
+    while True:
+        code, script, said = submit(workdir, capsys)
+        if code:
+            break
+        rounds += 1
+        for task in range(tasks(script)):
+            done = run(script, task)
+            assert done.returncode == 0, done.stderr
+        before = trained(workdir)
+        assert run(script, 0).returncode == 0 and trained(workdir) == before  # nothing twice
+    assert code == 1 and "4 of 4 cells are certified" in said and rounds > 1
+    assert len(trained(workdir)) == len(set(trained(workdir)))
+    here = tmp_path / "here"
+    assert run_lib.main([f"--config={STUDY}", f"--workdir={here}", TRAINER]) == 0
+    assert table(workdir) == table(here)
+
+
+@pytest.mark.slow
+def test_a_trial_that_crashes_fails_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BESTIARY_FAKE", '{"crash": 0.032}')
+    _, script, _ = submit(tmp_path, capsys)
+    for task in range(tasks(script)):
+        assert run(script, task).returncode == 0
+    bad = {True: set(), False: set()}
+    for path in (tmp_path / "trials").iterdir():
+        config = json.loads((path / "config.json").read_text())
+        result = json.loads((path / "result.json").read_text())
+        bad[config["optimizer"]["learning_rate"] == 0.032].add(result.get("reason"))
+    assert bad == {True: {"failed: its process exited with code 3"}, False: {None}}
+
+
+@pytest.mark.slow
+def test_a_task_on_a_full_disk_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BESTIARY_FAKE", '{"disk": 0.032}')
+    _, script, _ = submit(tmp_path, capsys)
+    done = [run(script, task) for task in range(tasks(script))]
+    assert {task.returncode for task in done} == {0, 2}
+    for task in done:
+        if task.returncode:
+            assert task.stderr.startswith("error: no space left on the device for ")
+            assert task.stderr.count("\n") == 1
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/result.json")]
+    assert {result["status"] for result in results} == {"finished"}  # the rest runs again
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ([], "--config is missing"),
+        (["--round=nowhere.json", "--task=0"], "nowhere.json cannot be read"),
+        (["--round=nowhere.json", "--tusk=0"], "unknown flag --tusk=0"),
+        ([f"--config={STUDY}", "--device=abacus"], "abacus"),
+        ([f"--config={STUDY}", "--config.data.fingerprint=", "--config.data.corpus=no"], "'no'"),
+        ([f"--config={STUDY}", "--workdir={}/file"], "file: File exists"),
+        ([f"--config={STUDY}", "--workdir={}/file/below"], "file/below: Not a directory"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, words, expected):
+    (tmp_path / "file").touch()
+    words = [word.format(tmp_path) for word in words]
+    assert slurm.main([f"--workdir={tmp_path}", *words]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+
+
+def test_options_that_the_shell_could_not_read_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        submit(tmp_path, capsys, '--sbatch=--comment="open')
+    assert end.value.code == 2 and "argument --sbatch" in capsys.readouterr().err
