@@ -9,8 +9,8 @@ from scipy.optimize import curve_fit
 
 from analysis import published
 from analysis.estimates import numbers, optima, sensitivity
+from analysis.estimates.loss_laws import fit_data_law
 from analysis.estimates.speedup import published_speedup
-from analysis.laws import fit_data_law
 
 # edition -> (column of `published.best()`, largest ratio in the AdamW fit)
 EDITIONS = {

@@ -8,9 +8,9 @@ import pandas as pd
 from analysis.estimates import lint, races, tables
 from analysis.estimates import optima as transfer
 from analysis.estimates.joint import JointFit
+from analysis.estimates.loss_laws import DataLaw
 from analysis.estimates.numbers import COLUMNS, study_numbers
 from analysis.estimates.speedup import BASELINE
-from analysis.laws import DataLaw
 from analysis.pages import style
 from analysis.runs.reader import CELL, Study
 from analysis.stats import noise

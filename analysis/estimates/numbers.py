@@ -14,8 +14,8 @@ from scipy import stats
 
 from analysis.estimates import advice, lint, optima, sensitivity
 from analysis.estimates.joint import BASELINE, fit_joint
+from analysis.estimates.loss_laws import fit_law, leave_out
 from analysis.estimates.speedup import own_curve_scatter, robust_cell, unresolved
-from analysis.laws import fit_law, leave_out
 from analysis.runs import cells as cells_
 from analysis.stats import intervals
 from analysis.stats import noise as noise_

@@ -10,8 +10,8 @@ from scipy import stats
 
 from analysis.estimates import optima as transfer
 from analysis.estimates.joint import BASELINE, fit_joint
+from analysis.estimates.loss_laws import fit_data_law, fit_law
 from analysis.estimates.speedup import robust_cell
-from analysis.laws import fit_data_law, fit_law
 from analysis.published import PARAMS
 from analysis.stats import intervals, solver
 

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.estimates.joint import BASELINE, EquivalentData
-from analysis.laws import fit_data_law
+from analysis.estimates.loss_laws import fit_data_law
 from analysis.stats import intervals, solver
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import re
+import sys
 
 from lm.command import guarded
 from lm.data import cache as store
@@ -131,3 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--vocab-size", type=int, required=True)
     command.set_defaults(run=train_tokenizer)
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,6 @@ import difflib
 import math
 import os
 import pathlib
-import sys
 
 import numpy as np
 
@@ -178,9 +177,3 @@ def _open_tfds(which: str, data, sequence_length: int) -> Corpus:
         train=splits.pop("train"),
         validation=splits,
     )
-
-
-if __name__ == "__main__":
-    from lm.data.__main__ import main
-
-    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import sysconfig
 import zlib
 from collections.abc import Iterator
 
-from lm.data.readers import SUFFIXES, CorpusError, read, read_tfds
+from lm.data.readers import SUFFIXES, CorpusError, read
 
 
 @dataclasses.dataclass
@@ -70,6 +70,8 @@ class Documents:
         """The non-empty documents of one input, in order."""
         before = self.read_bytes
         if path.startswith("tfds:"):
+            from lm.data.tokens import read_tfds  # here, because TFDS takes a second to import
+
             yield from self._checked(path, read_tfds(path, self.field))
         else:
             try:

@@ -86,27 +86,6 @@ def _read_parquet(path: str, raw, field: str) -> Iterator[str | bytes]:
         raise CorpusError(f"{path}: cannot read as parquet: {first}") from error
 
 
-def read_tfds(spec: str, field: str) -> Iterator[str | bytes]:
-    """The texts of "tfds:NAME@SPLIT", a dataset in array_record format; @train if not said."""
-    from lm.data.tokens import open_dataset
-
-    name, _, split = spec.removeprefix("tfds:").partition("@")
-    builder, split = open_dataset(name), split or "train"
-    if field not in builder.info.features:
-        raise CorpusError(f"{spec}: no feature {field!r}, only {sorted(builder.info.features)}")
-    if split not in builder.info.splits:
-        raise CorpusError(f"{spec}: no split {split!r}, only {sorted(builder.info.splits)}")
-    source = builder.as_data_source(split)
-    for index in range(len(source)):
-        try:
-            text = source[index][field]
-        except RuntimeError as error:  # array_record
-            raise CorpusError(f"{spec}: cannot read record {index}: {error}") from error
-        if not isinstance(text, str | bytes):
-            raise CorpusError(f"{spec}: {field!r} is {type(text).__name__}, not text")
-        yield text
-
-
 def optional(module: str):
     """A module of the extra `data`."""
     import importlib

@@ -202,3 +202,22 @@ def _digest(arrays: Iterator[np.ndarray]) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def read_tfds(spec: str, field: str) -> Iterator[str | bytes]:
+    """The texts of "tfds:NAME@SPLIT", a dataset in array_record format; @train if not said."""
+    name, _, split = spec.removeprefix("tfds:").partition("@")
+    builder, split = open_dataset(name), split or "train"
+    if field not in builder.info.features:
+        raise CorpusError(f"{spec}: no feature {field!r}, only {sorted(builder.info.features)}")
+    if split not in builder.info.splits:
+        raise CorpusError(f"{spec}: no split {split!r}, only {sorted(builder.info.splits)}")
+    source = builder.as_data_source(split)
+    for index in range(len(source)):
+        try:
+            text = source[index][field]
+        except RuntimeError as error:  # array_record
+            raise CorpusError(f"{spec}: cannot read record {index}: {error}") from error
+        if not isinstance(text, str | bytes):
+            raise CorpusError(f"{spec}: {field!r} is {type(text).__name__}, not text")
+        yield text

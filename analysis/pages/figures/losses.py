@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.laws import DataLaw
+from analysis.estimates.loss_laws import DataLaw
 from analysis.pages import style
 from analysis.pages.figures.panels import (
     log_axis,

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis import laws
-from analysis.estimates import lint
+from analysis.estimates import lint, loss_laws
 from analysis.estimates.joint import EquivalentData
 from analysis.stats import intervals, solver
 
@@ -30,7 +30,9 @@ def chinchilla(seed, noise, n=240):
 
 
 def fit(table, **k):
-    return laws.fit_law(table[["params", "tokens"]], table.loss, columns=("params", "tokens"), **k)
+    return loss_laws.fit_law(
+        table[["params", "tokens"]], table.loss, columns=("params", "tokens"), **k
+    )
 
 
 @pytest.mark.parametrize("logarithmic, delta", [(True, 1e-3), (True, np.inf), (False, np.inf)])
@@ -71,7 +73,7 @@ def test_gradients(kind):
         model = EquivalentData(size, size, rng.normal(size=9), rng.normal(size=(9, 2)))
         theta = np.array([3.0, 2.9, -1.0, -1.2, 0.4, 0.0, 0.1, -0.2])  # one exponent exactly zero
     else:
-        model = laws.Form(rng.normal(size=(9, 2)), kind == "log powers")
+        model = loss_laws.Form(rng.normal(size=(9, 2)), kind == "log powers")
         theta = rng.normal(size=5) * 0.3
     jacobian = model(theta[None])[1][0]
     for j, step in enumerate(np.eye(len(theta)) * 1e-6):
@@ -101,21 +103,21 @@ def test_bootstrap_and_profile_contain_the_truth_and_agree():
 def test_leave_out_finds_the_wrong_point():
     table = chinchilla(1, 1e-4)
     table.loc[17, "loss"] *= 1.05
-    moved = laws.leave_out(fit(table), np.arange(240))
+    moved = loss_laws.leave_out(fit(table), np.arange(240))
     assert moved.mean_abs_error.idxmax() == 17
 
 
 def test_published_law_needs_three_ratios():
     with pytest.raises(ValueError, match="ratio: a data law needs 3"):
-        laws.fit_data_law([1, 2, 2], [3.5, 3.4, 3.4])
-    law = laws.fit_data_law([8, 1, 2, 4], 3 + 0.4 * np.array([8.0, 1, 2, 4]) ** -0.5)
+        loss_laws.fit_data_law([1, 2, 2], [3.5, 3.4, 3.4])
+    law = loss_laws.fit_data_law([8, 1, 2, 4], 3 + 0.4 * np.array([8.0, 1, 2, 4]) ** -0.5)
     assert law.floor == pytest.approx(3, abs=1e-6)
     assert law.data_for(2.9) == np.inf  # below the floor: infinite, not NaN
 
 
 def test_lint_names_the_patterns():
     r = np.array([1.0, 2, 4])
-    saturated = laws.fit_law(r, 3 + 0.4 * r**-0.5, columns=("ratio",))
+    saturated = loss_laws.fit_law(r, 3 + 0.4 * r**-0.5, columns=("ratio",))
     assert any("n - p = 0" in s for s in lint.law(saturated, grid=(1, 16)))
     assert any("off the data" in s for s in lint.law(saturated, grid=(1, 16)))
     degenerate = lint.published_hyperparameter_law(8.6, -3e-4, 8e-6, -8.5, (0, -0.5, -0.5, 6e-3))
