@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import published
+from analysis.estimates import noise as noise_
 from analysis.estimates import optima
 from analysis.estimates.numbers import STUDY_NOISE
 from analysis.runs import cells as cells_
 from analysis.runs import reader
-from analysis.stats import noise as noise_
 
 SEQUENCE = 4096  # tokens, in the recorded study
 NEAREST = 4  # cells consulted for a hyper-parameter without a law

@@ -32,7 +32,12 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
     "sweeps.dispatch": {"sweeps.plan"},
     "analysis.stats": set(),
     "analysis.published": set(),
-    "analysis.runs": {"analysis.stats", "analysis.published", "analysis.estimates.tables"},
+    "analysis.runs": {
+        "analysis.stats",
+        "analysis.published",
+        "analysis.estimates.tables",
+        "analysis.estimates.noise",
+    },
     "analysis.estimates": {
         "analysis.stats",
         "analysis.runs",

@@ -5,16 +5,15 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from analysis.estimates import lint, races, tables
+from analysis.estimates import lint, noise, races, tables
 from analysis.estimates import optima as transfer
 from analysis.estimates.joint import JointFit
 from analysis.estimates.loss_laws import DataLaw
+from analysis.estimates.noise import Noise
 from analysis.estimates.numbers import COLUMNS, study_numbers
 from analysis.estimates.speedup import BASELINE
 from analysis.pages import style
 from analysis.runs.reader import CELL, Study
-from analysis.stats import noise
-from analysis.stats.noise import Noise
 
 _RUN_COLUMNS = [
     *("hash", "seed", "status", "loss", "tokens", "flops", "seconds", "optimizer_bytes"),

@@ -13,12 +13,12 @@ import pandas as pd
 from scipy import stats
 
 from analysis.estimates import advice, lint, optima, sensitivity
+from analysis.estimates import noise as noise_
 from analysis.estimates.joint import BASELINE, fit_joint
 from analysis.estimates.loss_laws import fit_law, leave_out
 from analysis.estimates.speedup import own_curve_scatter, robust_cell, unresolved
 from analysis.runs import cells as cells_
 from analysis.stats import intervals
-from analysis.stats import noise as noise_
 
 COLUMNS = ["table", "procedure", "optimizer", "model_size", "chinchilla_ratio"]
 COLUMNS += ["quantity", "value", "low", "high", "note"]

@@ -13,11 +13,11 @@ from scipy import stats
 from analysis.estimates import joint
 from analysis.estimates.joint import JointFit
 from analysis.estimates.loss_laws import DataLaw, fit_data_law
+from analysis.estimates.noise import Noise
 from analysis.estimates.speedup import BASELINE, own_curve_scatter, published_speedup, robust_cell
 from analysis.pages import style
 from analysis.runs import cells
 from analysis.runs.reader import CELL
-from analysis.stats.noise import Noise
 
 
 def quantile(level: Noise) -> float:

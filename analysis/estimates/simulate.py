@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import published
-from analysis.stats import noise as noise_
+from analysis.estimates import noise as noise_
 
 CELL = ["optimizer", "model_size", "chinchilla_ratio"]
 # Floors and slopes of the recorded AdamW curves, rounded: L = floor + alpha r^-B.

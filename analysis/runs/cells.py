@@ -10,8 +10,8 @@ import re
 import numpy as np
 import pandas as pd
 
+from analysis.estimates import noise as noise_
 from analysis.published import OPTIMIZERS, PARAMS, TOKENS_PER_PARAM
-from analysis.stats import noise as noise_
 
 CELL = ["optimizer", "model_size", "chinchilla_ratio"]
 _ALIASES = {

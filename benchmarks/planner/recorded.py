@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sweeps.plan import noise
+from analysis.stats import noise
 from sweeps.plan.search import Problem, Rule
 from sweeps.plan.trial import Cell, Outcome, Point, Race, Trial, freeze
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from analysis.stats.noise import Noise, estimate
 from sweeps.plan import effort, laws
-from sweeps.plan.noise import Noise, estimate
 from sweeps.plan.search import Pending, Problem, Rule, Settled, descend, layout, opening
 from sweeps.plan.trial import Cell, Outcome, Point, Race, Trial, finite
 

@@ -19,7 +19,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sweeps.plan.noise import Noise, estimate, null_groups
+from analysis.stats.noise import Noise, estimate, null_groups
 from sweeps.plan.trial import Cell, Outcome, Point, Trial, finite, freeze
 
 

@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis import coverage
-from analysis.estimates import simulate, speedup
-from analysis.stats import noise
+from analysis.estimates import noise, simulate, speedup
 
 
 def test_one_study_checks_every_kind_of_interval():

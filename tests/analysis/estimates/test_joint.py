@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from analysis import published
-from analysis.estimates import advice, lint, sensitivity, simulate
+from analysis.estimates import advice, lint, noise, sensitivity, simulate
 from analysis.estimates.joint import fit_joint
 from analysis.estimates.speedup import own_curve_scatter, published_speedup, robust_cell
-from analysis.stats import noise
 
 NOISE = noise.assumed(1e-3)
 

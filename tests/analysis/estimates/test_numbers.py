@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 
 from analysis import published
-from analysis.estimates import numbers, sensitivity
+from analysis.estimates import noise, numbers, sensitivity
 from analysis.estimates.editions import published_numbers
-from analysis.stats import noise
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sweeps.plan import noise
+from analysis.stats import noise
 from sweeps.plan.certificates import certificate
 from sweeps.plan.search import Pending, Problem, Rule, descend, extension, neighbours
 from sweeps.plan.trial import Cell, Outcome, Trial, freeze

@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 
 from analysis import published
-from analysis.estimates import simulate
+from analysis.estimates import noise, simulate
 from analysis.runs import cells
-from analysis.stats import noise
 
 CELL = ["optimizer", "model_size", "chinchilla_ratio"]
 
