@@ -64,7 +64,7 @@ def test_standard_library_is_prepared_once(stdlib):
 def test_no_tensorflow(stdlib):
     code = f"""
 import sys
-from lm.corpus import prepare
+from lm.data.corpus import prepare
 prepare({{"corpus": "stdlib"}}, sequence_length=128, cache={str(stdlib[0])!r}).train[0]
 assert "tensorflow" not in sys.modules and "jax" not in sys.modules
 """
@@ -284,7 +284,7 @@ def test_large_splits_take_several_files_and_no_tensorflow(tmp_path, monkeypatch
 
 PREPARE = """
 import sys
-from lm.corpus import prepare
+from lm.data.corpus import prepare
 print(prepare({"corpus": "stdlib"}, sequence_length=128, cache=sys.argv[1]).fingerprint)
 """
 

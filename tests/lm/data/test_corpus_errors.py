@@ -260,7 +260,7 @@ def test_full_disk_while_writing_records(tmp_path, cache):
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
     code = """
 import resource, sys
-from lm import corpus_cli
+from lm.data import __main__ as corpus_cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 sys.exit(corpus_cli.main(sys.argv[1:]))
 """

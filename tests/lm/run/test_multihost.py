@@ -117,7 +117,7 @@ def test_a_host_that_is_alone_gives_up_with_the_reason(tmp_path):
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": "1",
     }
-    code = "from lm import mesh; mesh.start(print, timeout=2)"
+    code = "from lm.run import mesh; mesh.start(print, timeout=2)"
     out = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
     )

@@ -58,7 +58,7 @@ def test_a_silent_owner_is_replaced_after_three_heartbeats(tmp_path):
 def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path):
     code = f"""if True:
         import os, pathlib
-        from sweeps import lease
+        from sweeps.dispatch import lease
         lease.take(pathlib.Path({str(tmp_path / "a")!r}), 60.0)
         os._exit(0)"""
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -71,7 +71,7 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path):
 def test_whoever_loses_a_lease_ends(tmp_path):
     code = f"""if True:
         import time
-        from sweeps import lease
+        from sweeps.dispatch import lease
         with lease.held([{str(tmp_path / "a")!r}], heartbeat=0.05):
             print("held", flush=True)
             time.sleep(60)"""

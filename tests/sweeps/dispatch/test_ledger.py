@@ -144,7 +144,8 @@ def test_planning_and_status_leave_jax_alone():
     import subprocess
     import sys
 
-    modules = ["status", "replay", "cost", "certificate", "driver", "run", "effort", "worker"]
+    modules = ["status", "run", "plan.cost", "plan.certificates", "plan.effort"]
+    modules += ["dispatch.driver", "dispatch.worker"]
     code = f"import sys, {', '.join('sweeps.' + m for m in modules)}; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
