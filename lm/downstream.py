@@ -22,13 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import command
+from lm import command, storage
 from lm.config import ConfigError, config_hash, finalise
 from lm.data import tokenizer as tokenizers
 from lm.model import llama as model_lib
-from lm.run import storage
 from lm.run.checkpoints import Checkpoints
-from lm.run.records import write_json
+from lm.storage import write_json
 
 # The ten tasks that the study reports, with the number of examples shown before each question
 # (its `experiments/evals/task_configs.py`); the score is the larger of acc and acc_norm.

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lm import command
+from lm import command, storage
 from lm.config import ConfigError, config_hash, finalise
 from lm.config_file import load
 from lm.data import corpus as corpus_lib
 from lm.data.cache import default_cache
-from lm.run import dry_run, storage
+from lm.run import dry_run
 from lm.run.loop import Loop
 from lm.run.stopping import Stopped, Termination
 

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lm import command
+from lm import command, storage
 from lm.config import ConfigError
-from lm.run import storage
 from sweeps.dispatch import ledger, resources
 from sweeps.dispatch.driver import Driver, Refused, lock, read_study
 from sweeps.dispatch.executor import Executor

@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm import config as run_config
+from lm import storage
 from lm.command import guarded
-from lm.run import storage
 from sweeps import run as run_lib
 from sweeps.dispatch import ledger
 from sweeps.dispatch.driver import RETRIES, Driver, Refused, lock

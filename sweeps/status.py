@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lm.run import storage
+from lm import storage
 from sweeps.dispatch import ledger
 
 STALE = 60.0  # seconds after which a silent driver counts as gone

@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lm.run.storage import in_bucket
+from lm.storage import in_bucket
 
 
 class Checkpoints:

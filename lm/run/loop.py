@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lm import storage
 from lm.config import non_embedding_params, total_params
 from lm.data.batches import Batches
 from lm.data.corpus import Corpus
 from lm.model import flops
-from lm.run import records, storage
+from lm.run import records
 from lm.run.checkpoints import Checkpoints
 from lm.run.evaluation import Evaluation
 from lm.run.progress import Progress

@@ -5,18 +5,16 @@ atomically.
 from __future__ import annotations
 
 import datetime
-import errno
 import functools
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from lm.config import canonical, config_hash, what
-from lm.run.storage import Lines, exists, in_bucket, read, upload
+from lm.storage import Lines, exists, in_bucket, read, write_json
 
 
 def begin(folder: Path, config: Mapping) -> None:
@@ -89,32 +87,6 @@ def read_curve(path: Path) -> list[dict]:
             except json.JSONDecodeError:
                 break
     return lines
-
-
-def write_json(path: Path, value) -> None:
-    """Writes a whole file or nothing: on a disk a temporary file in the same folder, synced, then
-    renamed.
-
-    Raises:
-      OSError: with the file's own path when the disk is full or read-only; nothing half-written
-      stays.
-    """
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    if in_bucket(path):
-        upload(path, text)
-        return
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        words = f"no space left on the device for {path}" if full else error.strerror
-        raise OSError(error.errno, words, str(path)) from None
 
 
 def _finite(value):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lm.config import ConfigError
-from lm.run.storage import in_bucket
+from lm.storage import in_bucket
 
 
 class Trackers:

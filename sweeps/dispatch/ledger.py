@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lm.run.records import write_json
+from lm.storage import write_json
 from sweeps.plan.trial import Outcome, Race, Trial
 
 STATUSES = ("finished", "diverged", "failed")

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from analysis import published
-from lm import train
+from lm import storage, train
 from lm.config import ConfigError, config_hash, what
 from lm.run import divergence, records
 
@@ -107,9 +107,9 @@ def test_full_disk_leaves_no_half_written_result(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr(storage.os, "fsync", full)
     with pytest.raises(OSError, match="no space left on the device") as error:
-        records.write_json(tmp_path / "result.json", {"loss": 1.0})
+        storage.write_json(tmp_path / "result.json", {"loss": 1.0})
     assert error.value.filename == str(tmp_path / "result.json")
     assert list(tmp_path.iterdir()) == []
 

@@ -13,8 +13,7 @@ import fake_bucket
 import pytest
 import tiny
 
-from lm import train
-from lm.run import records, storage
+from lm import storage, train
 from sweeps import run as sweeps_run
 
 CONFIG = "--config=configs/run.py:nano-xs,1x,muon"
@@ -119,10 +118,10 @@ class Object:
     def __str__(self):
         return "gs://race/curve.jsonl"
 
-    def write_text(self, text):
+    def write_bytes(self, content):
         if self.error:
             raise self.error
-        self.uploads.append(text)
+        self.uploads.append(content.decode())
 
 
 def test_lines_of_a_bucket_are_uploaded_now_and_then(monkeypatch):
@@ -151,5 +150,21 @@ def test_what_a_bucket_says_is_one_line():
     with pytest.raises(
         OSError, match=r"cannot be written: RuntimeError: 403 Forbidden: .gs"
     ) as caught:
-        records.write_json(failing, {"loss": 1.0})
+        storage.write_json(failing, {"loss": 1.0})
     assert caught.value.filename == str(failing)
+
+
+def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path, monkeypatch):
+    (tmp_path / ".result.json.19868").write_text("{")
+    (tmp_path / ".another.json.19868").write_text("{")
+    replace = storage.os.replace
+
+    def swept(scratch, path):  # a live writer, whose scratch the next one takes for a leftover
+        monkeypatch.setattr(storage.os, "replace", replace)
+        storage.write_json(path, {"loss": 1.0})
+        replace(scratch, path)
+
+    monkeypatch.setattr(storage.os, "replace", swept)
+    storage.write_json(tmp_path / "result.json", {"loss": 2.0})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".another.json.19868", "result.json"]
+    assert json.loads((tmp_path / "result.json").read_text()) == {"loss": 2.0}

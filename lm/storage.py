@@ -1,7 +1,7 @@
-"""Where runs are kept: a folder on a disk, or in a bucket (`gs://`), which differs in two ways.
+"""Files of runs and corpora, whole or not at all: in a folder on a disk or in a bucket (`gs://`).
 
-An object is written whole or not at all, so that nothing needs a temporary file; and nothing can be
-appended to one.
+A bucket differs in two ways: an object is written whole or not at all, so that nothing needs a
+temporary file; and nothing can be appended to one.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import argparse
 import contextlib
 import errno
 import importlib.util
+import json
 import logging
+import os
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,9 +64,41 @@ def read(path: Path) -> str:
     return _asked(path, "read", path.read_text) if in_bucket(path) else path.read_text()
 
 
-def upload(path: Path, text: str) -> None:
-    """Writes an object of a bucket. Raises OSError, whatever the reason."""
-    _asked(path, "written", lambda: path.write_text(text))
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a whole file or nothing: on a disk a temporary file beside it, synced, then renamed.
+
+    Raises:
+      OSError: with the file's own path when the disk is full or read-only; nothing half-written
+        stays.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    if in_bucket(path):
+        _asked(path, "written", lambda: path.write_bytes(content))
+        return
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except FileNotFoundError:
+        if not path.parent.exists():
+            raise
+        write(path, content)  # another writer of the same file took the scratch for a leftover
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        words = f"no space left on the device for {path}" if full else error.strerror
+        raise OSError(error.errno, words, str(path)) from None
+
+
+def write_json(path: Path, value) -> None:
+    """Writes a value as JSON, as `write` does; removes what killed writers of this file left."""
+    if not in_bucket(path):
+        for left in path.parent.glob(f".{path.name}.*"):
+            left.unlink(missing_ok=True)
+    write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _asked(path: Path, done: str, ask: Callable):
@@ -101,7 +136,7 @@ class Lines:
     def flush(self) -> None:
         """All lines so far are where a reader finds them."""
         if self.file is None:
-            upload(self.path, self.text)
+            write(self.path, self.text)
 
     def close(self) -> None:
         if self.file is not None:
