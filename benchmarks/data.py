@@ -15,8 +15,7 @@ import time
 
 import numpy as np
 
-from lm.data import rows
-from lm.data import tokens as builder
+from lm.data import dataset, rows
 from lm.data.batches import Batches
 
 VOCAB_SIZE, ROUNDS = 128_256, 9
@@ -25,11 +24,11 @@ CASES = ((128, 4096, 1, 4), (16, 128, 1, 16), (16, 128, 64, 1))
 
 
 def ours(folder, tokens, batch_size, sequence_length, block, in_memory):
-    source = builder.open_rows(
-        str(folder / builder.FOLDER),
+    source = dataset.open_rows(
+        dataset.open_dataset(str(folder / dataset.FOLDER)),
         {"train": tokens},
         where="benchmark",
-        record_tokens=builder.RECORD_TOKENS,
+        record_tokens=dataset.RECORD_TOKENS,
         vocab_size=VOCAB_SIZE,
         sequence_length=sequence_length,
     )["train"]
@@ -59,10 +58,10 @@ def rates(readers, tokens_per_call, calls):
 def main(tokens: int):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        tokens -= tokens % builder.RECORD_TOKENS
+        tokens -= tokens % dataset.RECORD_TOKENS
         stream = np.random.default_rng(0).integers(0, VOCAB_SIZE, tokens).astype(np.uint32)
         start = time.perf_counter()
-        builder.write(folder, {"train": lambda: iter([stream])}, {"train": tokens}, np.uint32)
+        dataset.write(folder, {"train": lambda: iter([stream])}, {"train": tokens}, np.uint32)
         print(
             f"written and verified: {tokens / (time.perf_counter() - start) / 1e6:.0f} M tokens/s"
         )

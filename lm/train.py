@@ -86,7 +86,7 @@ def prepare_cpu() -> None:
 def open_corpus(config: Mapping, log: Callable) -> corpus_lib.Corpus:
     """The config's corpus, checked against the model's vocabulary and the config's fingerprint."""
     model = config["model"]
-    corpus = corpus_lib.prepare(config["data"], sequence_length=model["sequence_length"], log=log)
+    corpus = corpus_lib.load(config["data"], sequence_length=model["sequence_length"], log=log)
     if corpus.vocab_size > model["vocab_size"]:
         raise ConfigError(
             f"model.vocab_size={model['vocab_size']} is smaller than "

@@ -130,7 +130,7 @@ def resolve_data(named: dict, log: Callable) -> dict:
         raise ConfigError(
             f"sizes of one study must share a sequence_length; these have {sorted(lengths)}"
         )
-    prepared = corpus.prepare(named["data"], sequence_length=lengths.pop(), log=log)
+    prepared = corpus.load(named["data"], sequence_length=lengths.pop(), log=log)
     return {**named["data"], "fingerprint": prepared.fingerprint}
 
 

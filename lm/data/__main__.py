@@ -7,10 +7,9 @@ import re
 import sys
 
 from lm.command import guarded
-from lm.data import cache as store
 from lm.data import documents, tokenizer
-from lm.data import prepare as tokenise
-from lm.data.corpus import find
+from lm.data.cache import build, default_cache, describe, find
+from lm.data.prepare import CHUNK_BYTES
 from lm.data.readers import CorpusError
 
 
@@ -31,15 +30,15 @@ def prepare(args):
         tokens = tokenizer.load(args.tokenizer, args.separator)
         texts = input_documents(args)
         # Splitting text into bytes is faster than sending it to another process.
-        small = args.tokenizer == "bytes" or texts.input_bytes < 2 * tokenise.CHUNK_BYTES
+        small = args.tokenizer == "bytes" or texts.input_bytes < 2 * CHUNK_BYTES
         processes = args.processes or (1 if small else os.cpu_count() or 1)
-        folder = store.build(args.name, texts, tokens, cache, processes=processes)
-    print("\n".join(store.describe(folder)))
+        folder = build(args.name, texts, tokens, cache, processes=processes)
+    print("\n".join(describe(folder)))
 
 
 def show(args):
     """What a prepared corpus holds."""
-    print("\n".join(store.describe(find(args.name, pathlib.Path(args.cache)))))
+    print("\n".join(describe(find(args.name, pathlib.Path(args.cache)))))
 
 
 def train_tokenizer(args):
@@ -83,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     cache = argparse.ArgumentParser(add_help=False)
     cache.add_argument(
         "--cache",
-        default=store.default_cache(),
+        default=default_cache(),
         help="folder of prepared corpora (default: $BESTIARY_CACHE or ~/.cache/bestiary)",
     )
     text = argparse.ArgumentParser(add_help=False)

@@ -6,6 +6,7 @@ and continues where it was stopped.
 
 import contextlib
 import dataclasses
+import difflib
 import fcntl
 import functools
 import hashlib
@@ -18,7 +19,7 @@ import time
 import numpy as np
 
 from lm.data import prepare
-from lm.data.documents import Documents
+from lm.data.documents import Documents, standard_library
 from lm.data.readers import CorpusError
 from lm.data.tokenizer import Bytes, Json
 
@@ -29,6 +30,21 @@ SPELLING_TOLERANCE = 1e-3
 def default_cache() -> str:
     """$BESTIARY_CACHE, or ~/.cache/bestiary."""
     return os.environ.get("BESTIARY_CACHE") or os.path.expanduser("~/.cache/bestiary")
+
+
+def find(which: str, cache: pathlib.Path, log=print) -> pathlib.Path:
+    """The folder of a prepared corpus, by its name or path; prepares the standard library's."""
+    if which == "stdlib":
+        texts, tokenizer = standard_library(), Bytes()
+        return build(f"stdlib-{key_of(texts, tokenizer)[:12]}", texts, tokenizer, cache, log=log)
+    if "://" in which:
+        raise CorpusError(f"data.corpus={which}: copy it to a disk of every host, as by rsync")
+    folder = pathlib.Path(which) if os.sep in which else cache / which
+    if which and (folder / "corpus.json").exists():
+        return folder
+    known = ["stdlib", *sorted(path.parent.name for path in cache.glob("[!.]*/corpus.json"))]
+    near = difflib.get_close_matches(which, known, n=1, cutoff=0.0)[0]
+    raise CorpusError(f"no corpus {which!r} in {cache}; did you mean {near!r}?")
 
 
 def build(
@@ -63,7 +79,7 @@ def build(
 
 
 def _build(folder, key, documents, tokenizer, processes, log):
-    from lm.data import tokens  # here, because TFDS takes a second to import
+    from lm.data import dataset  # here, because TFDS takes a second to import
 
     start, cache = time.monotonic(), folder.parent
     log(f"preparing corpus {folder.name} in {cache} ({documents.input_bytes / 1e6:,.0f} MB)")
@@ -71,7 +87,7 @@ def _build(folder, key, documents, tokenizer, processes, log):
     for stale in [unfinished, *cache.glob(f".{folder.name}-parts-*")]:
         if stale != parts:
             shutil.rmtree(stale, ignore_errors=True)
-    counts = prepare.tokenise(documents, tokenizer, parts, processes, log)
+    counts = prepare.write_chunks(documents, tokenizer, parts, processes, log)
     if empty := [split for split, count in counts.items() if not count["tokens"]]:
         shutil.rmtree(parts, ignore_errors=True)
         raise CorpusError(f"corpus {folder.name}: {' and '.join(empty)} has no text")
@@ -80,7 +96,7 @@ def _build(folder, key, documents, tokenizer, processes, log):
 
     def stream(split):
         nonlocal passed
-        for array in prepare.stream(parts, split, dtype):
+        for array in prepare.read_chunks(parts, split, dtype):
             passed += len(array) / sum(lengths.values()) / 2  # once to write, once to compare
             if due():
                 log(f"writing and checking the records: {passed:.0%}")
@@ -89,14 +105,14 @@ def _build(folder, key, documents, tokenizer, processes, log):
     streams = {split: functools.partial(stream, split) for split in lengths}
     unfinished.mkdir()
     try:
-        digests = tokens.write(unfinished, streams, lengths, dtype)
+        digests = dataset.write(unfinished, streams, lengths, dtype)
         meta = {
             "key": key,
             "fingerprint": digest(tokenizer.vocab_size, tokenizer.separator, digests),
             "vocab_size": tokenizer.vocab_size,
             "separator": tokenizer.separator,
             "tokenizer": tokenizer.identity,
-            "record_tokens": tokens.RECORD_TOKENS,
+            "record_tokens": dataset.RECORD_TOKENS,
             "splits": counts,
             "skipped": documents.skipped,
             "files": file_sizes(unfinished),

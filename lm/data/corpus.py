@@ -1,25 +1,20 @@
-"""Corpora: text becomes tokens once, in a cache folder, and is read from there by row.
+"""Corpora: the tokens that a config names, opened as rows for training and validation.
 
-`prepare({"corpus": "stdlib"}, sequence_length=128)` needs no download: it is the text of the
-running interpreter's own standard library, bytes as tokens. Others are made from files by
+`load({"corpus": "stdlib"}, sequence_length=128)` needs no download: it is the text of the running
+interpreter's own standard library, bytes as tokens. Others are made from files by
 `python -m lm.data prepare NAME --train FILES`; docs/data.md says how.
 """
 
 import dataclasses
-import difflib
 import math
-import os
 import pathlib
 
 import numpy as np
 
-from lm.data import cache as store
-from lm.data import documents, tokenizer
+from lm.data import cache as cache_lib
 from lm.data.batches import Mixture
 from lm.data.readers import CorpusError
 from lm.data.rows import Rows
-
-__all__ = ["Corpus", "CorpusError", "prepare"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Corpus:
     validation: dict[str, Rows]
 
 
-def prepare(data, *, sequence_length: int, cache: str | None = None, log=print) -> Corpus:
+def load(data, *, sequence_length: int, cache: str | None = None, log=print) -> Corpus:
     """The corpus that `data` names; "stdlib" is prepared if it is not yet.
 
     Safe when several processes ask at once: one prepares, the others wait.
@@ -57,14 +52,14 @@ def prepare(data, *, sequence_length: int, cache: str | None = None, log=print) 
     Raises:
       CorpusError: one line that names what is wrong.
     """
-    cache = pathlib.Path(cache or store.default_cache())
+    cache = pathlib.Path(cache or cache_lib.default_cache())
     which = str(data.get("corpus") or "")
     if which.startswith("tfds:"):
-        corpus = _open_tfds(which, data, sequence_length)
+        corpus = _made_elsewhere(which, data, sequence_length)
     elif "=" in which:
-        corpus = _open_mixture(which, sequence_length, cache, log)
+        corpus = _mixture(which, sequence_length, cache, log)
     else:
-        corpus = _open(find(which, cache, log), sequence_length)
+        corpus = _prepared(cache_lib.find(which, cache, log), sequence_length)
     expected = data.get("fingerprint")
     if expected and expected != corpus.fingerprint:
         raise CorpusError(
@@ -74,36 +69,20 @@ def prepare(data, *, sequence_length: int, cache: str | None = None, log=print) 
     return corpus
 
 
-def find(which: str, cache: pathlib.Path, log=print) -> pathlib.Path:
-    """The folder of a prepared corpus; prepares the standard library's."""
-    if which == "stdlib":
-        texts, tokens = documents.standard_library(), tokenizer.Bytes()
-        name = f"stdlib-{store.key_of(texts, tokens)[:12]}"
-        return store.build(name, texts, tokens, cache, log=log)
-    if "://" in which:
-        raise CorpusError(f"data.corpus={which}: copy it to a disk of every host, as by rsync")
-    folder = pathlib.Path(which) if os.sep in which else cache / which
-    if which and (folder / "corpus.json").exists():
-        return folder
-    known = ["stdlib", *sorted(path.parent.name for path in cache.glob("[!.]*/corpus.json"))]
-    near = difflib.get_close_matches(which, known, n=1, cutoff=0.0)[0]
-    raise CorpusError(f"no corpus {which!r} in {cache}; did you mean {near!r}?")
+def _prepared(folder: pathlib.Path, sequence_length: int) -> Corpus:
+    from lm.data import dataset  # here, because TFDS takes a second to import
 
-
-def _open(folder: pathlib.Path, sequence_length: int) -> Corpus:
-    from lm.data import tokens as builder  # here, because TFDS takes a second to import
-
-    meta = store.read_meta(folder)
-    store.check_files(folder, meta)
-    splits = builder.open_rows(
-        str(folder / builder.FOLDER),
+    meta = cache_lib.read_meta(folder)
+    cache_lib.check_files(folder, meta)
+    exact = cache_lib.misspelt(meta) <= cache_lib.SPELLING_TOLERANCE
+    splits = dataset.open_rows(
+        dataset.open_dataset(str(folder / dataset.FOLDER)),
         {split: count["tokens"] for split, count in meta["splits"].items()},
         where=folder.name,
         record_tokens=meta["record_tokens"],
         vocab_size=meta["vocab_size"],
         sequence_length=sequence_length,
     )
-    exact = store.misspelt(meta) <= store.SPELLING_TOLERANCE
     return Corpus(
         fingerprint=meta["fingerprint"],
         vocab_size=meta["vocab_size"],
@@ -114,9 +93,9 @@ def _open(folder: pathlib.Path, sequence_length: int) -> Corpus:
     )
 
 
-def _open_mixture(which: str, sequence_length: int, cache: pathlib.Path, log) -> Corpus:
+def _mixture(which: str, sequence_length: int, cache: pathlib.Path, log) -> Corpus:
     """ "a=3.8,b=0.25": training rows by weight, and the validation sets of all."""
-    corpora, weights, tokenizers = {}, {}, {}
+    corpora, weights, tokenizers = {}, {}, set()
     for item in which.split(","):
         name, _, weight = (part.strip() for part in item.partition("="))
         try:
@@ -125,12 +104,12 @@ def _open_mixture(which: str, sequence_length: int, cache: pathlib.Path, log) ->
             weights[name] = math.nan
         if not 0 < weights[name] < math.inf or name in corpora:
             raise CorpusError(f"mixture {which!r}: {item!r} is not name=weight, each name once")
-        folder = find(name, cache, log)
-        meta = store.read_meta(folder)
-        tokenizers[name] = meta["tokenizer"], meta["separator"]
-        if tokenizers[name] != next(iter(tokenizers.values())):
+        folder = cache_lib.find(name, cache, log)
+        meta = cache_lib.read_meta(folder)
+        tokenizers.add((meta["tokenizer"], meta["separator"]))
+        if len(tokenizers) > 1:
             raise CorpusError(f"mixture {which!r}: {name!r} has another tokenizer than the first")
-        corpora[name] = _open(folder, sequence_length)
+        corpora[name] = _prepared(folder, sequence_length)
     tables = [corpus.token_bytes for corpus in corpora.values()]
     try:
         train = Mixture([corpus.train for corpus in corpora.values()], list(weights.values()))
@@ -139,7 +118,7 @@ def _open_mixture(which: str, sequence_length: int, cache: pathlib.Path, log) ->
     return dataclasses.replace(
         next(iter(corpora.values())),
         token_bytes=None if any(table is None for table in tables) else tables[0],
-        fingerprint=store.digest(*((corpora[n].fingerprint, weights[n]) for n in corpora)),
+        fingerprint=cache_lib.digest(*((corpora[n].fingerprint, weights[n]) for n in corpora)),
         train=train,
         validation={
             f"{name}/{split}": rows
@@ -149,19 +128,19 @@ def _open_mixture(which: str, sequence_length: int, cache: pathlib.Path, log) ->
     )
 
 
-def _open_tfds(which: str, data, sequence_length: int) -> Corpus:
+def _made_elsewhere(which: str, data, sequence_length: int) -> Corpus:
     """A dataset of fixed-length records of token ids that something else prepared."""
-    from lm.data import tokens as builder
+    from lm.data import dataset
 
     vocab_size, separator = data.get("vocab_size"), data.get("separator", -1)
     if not vocab_size:
         raise CorpusError(f"{which}: data.vocab_size is needed, a dataset does not say it")
-    name = which.removeprefix("tfds:")
-    feature, record_tokens, lengths, folder = builder.token_feature(name)
+    found = dataset.open_dataset(which.removeprefix("tfds:"))
+    feature, record_tokens, lengths = dataset.token_feature(found, which)
     if "train" not in lengths or len(lengths) < 2:
         raise CorpusError(f"{which}: needs 'train' and a split to validate on, has {list(lengths)}")
-    splits = builder.open_rows(
-        name,
+    splits = dataset.open_rows(
+        found,
         lengths,
         where=which,
         feature=feature,
@@ -170,7 +149,9 @@ def _open_tfds(which: str, data, sequence_length: int) -> Corpus:
         sequence_length=sequence_length,
     )
     return Corpus(
-        fingerprint=store.digest(vocab_size, separator, store.file_sizes(folder)),
+        fingerprint=cache_lib.digest(
+            vocab_size, separator, cache_lib.file_sizes(pathlib.Path(found.data_dir))
+        ),
         vocab_size=vocab_size,
         separator=separator,
         token_bytes=None,

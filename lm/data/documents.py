@@ -38,10 +38,7 @@ class Documents:
 
     def __post_init__(self):
         self.input_bytes = sum(_size(path) for paths in self.files.values() for path in paths)
-        self.read_bytes = self.text_length = (
-            0  # while iterating: bytes of input, characters of text
-        )
-        self.skipped = 0
+        self.read_bytes = self.text_length = self.skipped = 0  # bytes, characters, documents so far
 
     @property
     def splits(self) -> list[str]:
@@ -70,7 +67,7 @@ class Documents:
         """The non-empty documents of one input, in order."""
         before = self.read_bytes
         if path.startswith("tfds:"):
-            from lm.data.tokens import read_tfds  # here, because TFDS takes a second to import
+            from lm.data.dataset import read_tfds  # here, because TFDS takes a second to import
 
             yield from self._checked(path, read_tfds(path, self.field))
         else:

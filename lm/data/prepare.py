@@ -15,8 +15,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lm import storage
 from lm.data.documents import Documents
-from lm.data.readers import CorpusError, write_atomically
+from lm.data.readers import CorpusError
 
 CHUNK_BYTES = 2**23
 FIELDS = ("documents", "tokens", "bytes", "spelled")  # spelled: what the tokens say bytes should be
@@ -27,7 +28,9 @@ def dtype_of(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def tokenise(documents: Documents, tokenizer, folder: pathlib.Path, processes: int, log) -> dict:
+def write_chunks(
+    documents: Documents, tokenizer, folder: pathlib.Path, processes: int, log
+) -> dict:
     """Writes all chunks into `folder`; returns split -> {documents, tokens, bytes, spelled}."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = {split: dict.fromkeys(FIELDS, 0) for split in documents.splits}
@@ -41,7 +44,7 @@ def tokenise(documents: Documents, tokenizer, folder: pathlib.Path, processes: i
     return counts
 
 
-def stream(folder: pathlib.Path, split: str, dtype: np.dtype) -> Iterator[np.ndarray]:
+def read_chunks(folder: pathlib.Path, split: str, dtype: np.dtype) -> Iterator[np.ndarray]:
     """The tokens of one split, an array per chunk."""
     for path in sorted(folder.glob(f"*.{split}.tokens")):
         yield np.fromfile(path, dtype)
@@ -121,8 +124,8 @@ def _write(number: int, chunk: list, tokenizer, folder: pathlib.Path) -> dict:
             "spelled": int(table[tokens].sum()),
         }
         raw = tokens.astype(dtype_of(tokenizer.vocab_size)).tobytes()
-        write_atomically(folder / f"{number:07d}.{split}.tokens", raw)
-    write_atomically(folder / f"{number:07d}.json", json.dumps(counts).encode())
+        storage.write(folder / f"{number:07d}.{split}.tokens", raw)
+    storage.write(folder / f"{number:07d}.json", json.dumps(counts).encode())
     return counts
 
 

@@ -1,11 +1,11 @@
-"""Files of text: readers for each format, and writing that happens whole or not at all."""
+"""Files of text: a reader for each format."""
 
 import contextlib
 import gzip
+import importlib
 import io
 import json
 import os
-import pathlib
 from collections.abc import Iterator
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")  # each also as .gz or .zst; else plain text
@@ -88,21 +88,7 @@ def _read_parquet(path: str, raw, field: str) -> Iterator[str | bytes]:
 
 def optional(module: str):
     """A module of the extra `data`."""
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise CorpusError(f"{module} is not installed: pip install 'bestiary[data]'") from error
-
-
-def write_atomically(path: pathlib.Path, content: bytes):
-    """The file has all of `content` or does not exist."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

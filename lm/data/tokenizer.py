@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lm.data.readers import CorpusError, optional, write_atomically
+from lm import storage
+from lm.data.readers import CorpusError, optional
 
 # Names under which published tokenizers keep the token that ends a document.
 SEPARATORS = ("<|end_of_text|>", "<|endoftext|>", "<|eos|>", "</s>", "<eos>", "[SEP]")
@@ -134,7 +135,7 @@ def train(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -> Json:
         ),
     )
     try:
-        write_atomically(path, tokenizer.to_str(pretty=True).encode())
+        storage.write(path, tokenizer.to_str(pretty=True).encode())
     except OSError as error:
         raise CorpusError(f"cannot write {path}: {error.strerror}") from error
     return Json(str(path))

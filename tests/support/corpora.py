@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from lm.data import __main__ as corpus_cli
+from lm.data import __main__ as data_command
 from lm.data import documents
 
 TEXTS = [f"document {i}: " + "the quick brown fox é 😀 jumps\n" * (i % 7 + 1) for i in range(60)]
@@ -31,7 +31,7 @@ def split_documents(tokens, separator):
 
 
 def command(*args):
-    return corpus_cli.main([str(arg) for arg in args])
+    return data_command.main([str(arg) for arg in args])
 
 
 def make_dataset(folder, text=False):

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from corpora import TEXTS, command, make_dataset, split_documents, stream, texts_of, write_jsonl
 
-from lm.data import cache as store
-from lm.data import documents, rows, tokenizer
-from lm.data import prepare as tokenise
-from lm.data import tokens as builder
-from lm.data.corpus import CorpusError, prepare
+from lm.data import dataset, documents, prepare, rows, tokenizer
+from lm.data.cache import build, read_meta
+from lm.data.corpus import load
+from lm.data.readers import CorpusError
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def cache(tmp_path):
 @pytest.fixture(scope="module")
 def stdlib(tmp_path_factory):
     cache = tmp_path_factory.mktemp("stdlib")
-    return cache, prepare({"corpus": "stdlib"}, sequence_length=128, cache=cache)
+    return cache, load({"corpus": "stdlib"}, sequence_length=128, cache=cache)
 
 
 def test_standard_library_is_the_text_of_its_files(stdlib):
@@ -54,7 +53,7 @@ def test_standard_library_is_the_text_of_its_files(stdlib):
 def test_standard_library_is_prepared_once(stdlib):
     cache, prepared = stdlib
     lines, before = [], {p: p.stat().st_mtime_ns for p in cache.rglob("*")}
-    again = prepare({"corpus": "stdlib"}, sequence_length=64, cache=cache, log=lines.append)
+    again = load({"corpus": "stdlib"}, sequence_length=64, cache=cache, log=lines.append)
     assert lines == [] and before == {p: p.stat().st_mtime_ns for p in cache.rglob("*")}
     assert again.fingerprint == prepared.fingerprint
     n = len(prepared.train) * 128
@@ -64,8 +63,8 @@ def test_standard_library_is_prepared_once(stdlib):
 def test_no_tensorflow(stdlib):
     code = f"""
 import sys
-from lm.data.corpus import prepare
-prepare({{"corpus": "stdlib"}}, sequence_length=128, cache={str(stdlib[0])!r}).train[0]
+from lm.data.corpus import load
+load({{"corpus": "stdlib"}}, sequence_length=128, cache={str(stdlib[0])!r}).train[0]
 assert "tensorflow" not in sys.modules and "jax" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -74,7 +73,7 @@ assert "tensorflow" not in sys.modules and "jax" not in sys.modules
 def test_wrong_fingerprint_is_refused(stdlib):
     data = {"corpus": "stdlib", "fingerprint": "0" * 32}
     with pytest.raises(CorpusError, match="expected 0000"):
-        prepare(data, sequence_length=128, cache=stdlib[0])
+        load(data, sequence_length=128, cache=stdlib[0])
 
 
 # Rows
@@ -125,8 +124,8 @@ def test_every_format_gives_the_same_corpus(tmp_path, cache):
     fingerprints = set()
     for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.parquet", "e.txt"):
         texts = texts_of(str(tmp_path / name), delimiter="<END>")
-        folder = store.build(name, texts, tokenizer.Bytes(), cache)
-        fingerprints.add(store.read_meta(folder)["fingerprint"])
+        folder = build(name, texts, tokenizer.Bytes(), cache)
+        fingerprints.add(read_meta(folder)["fingerprint"])
     assert len(fingerprints) == 1
 
 
@@ -138,7 +137,7 @@ def test_trained_bpe_spells_the_text(tmp_path, cache):
     assert command("tokenizer", out, "--train", path, "--vocab-size", 300) == 0
     prepared = ("prepare", "mine", "--train", path, "--tokenizer", out, "--cache", cache)
     assert command(*prepared, "--validation-fraction", 0.2) == 0
-    mine = prepare({"corpus": "mine"}, sequence_length=8, cache=cache)
+    mine = load({"corpus": "mine"}, sequence_length=8, cache=cache)
     assert mine.vocab_size == 300 and mine.train[0].dtype == np.uint16
     decoder = tokenizers.Tokenizer.from_file(str(out))
     found = []
@@ -186,12 +185,12 @@ def test_bytes_of_sentencepiece_like_tokens(tmp_path, cache, prepend, exact):
     (tmp_path / "pieces.json").write_text(json.dumps(definition))
     texts = texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS))
     tokens = tokenizer.load(str(tmp_path / "pieces.json"))
-    folder = store.build("pieces", texts, tokens, cache)
-    counts = store.read_meta(folder)["splits"]["train"]
+    folder = build("pieces", texts, tokens, cache)
+    counts = read_meta(folder)["splits"]["train"]
     # A space that the tokenizer puts before each text counts as a byte too many.
     extra = 0 if exact else counts["documents"]
     assert counts["spelled"] == counts["bytes"] + extra
-    table = prepare({"corpus": "pieces"}, sequence_length=8, cache=cache).token_bytes
+    table = load({"corpus": "pieces"}, sequence_length=8, cache=cache).token_bytes
     assert (table is not None) == exact
 
 
@@ -204,29 +203,27 @@ def test_large_vocabularies_take_32_bits(tmp_path, cache):
     words.save(str(tmp_path / "words.json"))
     texts = texts_of(write_jsonl(tmp_path / "a.jsonl", [f"w{i} w69999" for i in range(40)]))
     tokens = tokenizer.load(str(tmp_path / "words.json"))
-    store.build("words", texts, tokens, cache)
-    words = prepare({"corpus": "words"}, sequence_length=4, cache=cache)
+    build("words", texts, tokens, cache)
+    words = load({"corpus": "words"}, sequence_length=4, cache=cache)
     assert words.train[0].dtype == np.uint32 and words.separator == 70_000
     assert 69_999 in stream(words.train)
     assert words.token_bytes is None  # the spaces are lost, so tokens do not spell the text
 
 
 def test_result_does_not_depend_on_processes(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(tokenise, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(prepare, "CHUNK_BYTES", 500)
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
-    found = [
-        store.build(f"p{n}", texts_of(path), tokenizer.Bytes(), cache, processes=n) for n in (1, 2)
-    ]
-    one, two = (store.read_meta(folder)["fingerprint"] for folder in found)
+    found = [build(f"p{n}", texts_of(path), tokenizer.Bytes(), cache, processes=n) for n in (1, 2)]
+    one, two = (read_meta(folder)["fingerprint"] for folder in found)
     assert one == two
 
 
 def test_progress_is_told(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(tokenise, "CHUNK_BYTES", 500)
-    monkeypatch.setattr(tokenise.Every, "__call__", lambda self: True)
+    monkeypatch.setattr(prepare, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(prepare.Every, "__call__", lambda self: True)
     lines = []
     texts = texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS))
-    store.build("mine", texts, tokenizer.Bytes(), cache, log=lines.append)
+    build("mine", texts, tokenizer.Bytes(), cache, log=lines.append)
     for stage in ("tokenising", "writing"):
         shares = [int(line.split("%")[0].split()[-1]) for line in lines if line.startswith(stage)]
         assert len(shares) > 5 and shares == sorted(shares) and shares[-1] == 100
@@ -234,9 +231,9 @@ def test_progress_is_told(tmp_path, cache, monkeypatch):
 
 
 def test_stopped_preparation_is_continued(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(tokenise, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(prepare, "CHUNK_BYTES", 500)
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
-    whole = store.build("whole", texts_of(path), tokenizer.Bytes(), cache)
+    whole = build("whole", texts_of(path), tokenizer.Bytes(), cache)
 
     class Stopping(tokenizer.Bytes):
         left, encoded = 5, 0
@@ -250,13 +247,13 @@ def test_stopped_preparation_is_continued(tmp_path, cache, monkeypatch):
 
     first, second = Stopping(), Stopping()
     with pytest.raises(KeyboardInterrupt):
-        store.build("cut", texts_of(path), first, cache)
+        build("cut", texts_of(path), first, cache)
     assert not (cache / "cut").exists()
     second.left = 1000
-    cut = store.build("cut", texts_of(path), second, cache)
+    cut = build("cut", texts_of(path), second, cache)
     assert first.encoded > 0 and first.encoded + second.encoded == len(TEXTS)
     for field in ("fingerprint", "splits"):
-        assert store.read_meta(cut)[field] == store.read_meta(whole)[field]
+        assert read_meta(cut)[field] == read_meta(whole)[field]
     assert [p.name for p in cache.glob(".cut*")] == [".cut.lock"]
 
 
@@ -265,14 +262,14 @@ def test_large_splits_take_several_files_and_no_tensorflow(tmp_path, monkeypatch
     from tensorflow_datasets.core import shuffle
 
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)
-    monkeypatch.setattr(builder, "SHARD_RECORDS", 3)
+    monkeypatch.setattr(dataset, "SHARD_RECORDS", 3)
     tokens = np.random.default_rng(0).integers(0, 70_000, 10 * 4096 + 5).astype(np.uint32)
     lengths = {"train": len(tokens), "tiny": 1}
     streams = {"train": lambda: iter(np.split(tokens, 7 * [100])), "tiny": lambda: [tokens[:1]]}
-    builder.write(tmp_path, streams, lengths, np.uint32)
+    dataset.write(tmp_path, streams, lengths, np.uint32)
     assert len(list(tmp_path.glob("**/*train.array_record*"))) == 4
-    train = builder.open_rows(
-        str(tmp_path / builder.FOLDER),
+    train = dataset.open_rows(
+        dataset.open_dataset(str(tmp_path / dataset.FOLDER)),
         lengths,
         where="test",
         record_tokens=4096,
@@ -284,8 +281,8 @@ def test_large_splits_take_several_files_and_no_tensorflow(tmp_path, monkeypatch
 
 PREPARE = """
 import sys
-from lm.data.corpus import prepare
-print(prepare({"corpus": "stdlib"}, sequence_length=128, cache=sys.argv[1]).fingerprint)
+from lm.data.corpus import load
+print(load({"corpus": "stdlib"}, sequence_length=128, cache=sys.argv[1]).fingerprint)
 """
 
 
@@ -319,7 +316,7 @@ def test_named_validation_sets_and_mixtures(tmp_path, cache):
     named = ("--validation", f"web={web}", f"books={books}", "--cache", cache)
     assert command("prepare", "one", "--train", train, *named) == 0
     assert command("prepare", "two", "--train", books, "--cache", cache, *named) == 0
-    one = prepare({"corpus": "one"}, sequence_length=16, cache=cache)
+    one = load({"corpus": "one"}, sequence_length=16, cache=cache)
     assert list(one.validation) == ["web", "books"]
     text = "".join(text + "\0" for text in TEXTS[:9]).encode()
     expected = np.frombuffer(text, np.uint8).astype(int)
@@ -328,25 +325,25 @@ def test_named_validation_sets_and_mixtures(tmp_path, cache):
         stream(one.validation["books"]), expected[: len(expected) // 16 * 16]
     )
 
-    mixed = prepare({"corpus": "one=3, two=1"}, sequence_length=16, cache=cache)
+    mixed = load({"corpus": "one=3, two=1"}, sequence_length=16, cache=cache)
     assert list(mixed.validation) == ["one/web", "one/books", "two/web", "two/books"]
     assert mixed.fingerprint != one.fingerprint
     which, _ = mixed.train.assign(np.arange(400))
     np.testing.assert_array_equal(np.bincount(which), [300, 100])
-    alone = prepare({"corpus": "two"}, sequence_length=16, cache=cache).train
+    alone = load({"corpus": "two"}, sequence_length=16, cache=cache).train
     np.testing.assert_array_equal(mixed.train[len(one.train) + 2], alone[2])
 
 
 def test_tokens_prepared_elsewhere(tmp_path, monkeypatch):
     folder = make_dataset(tmp_path)
     data = {"corpus": f"tfds:{folder}", "vocab_size": 100}
-    by_folder = prepare(data, sequence_length=8)
+    by_folder = load(data, sequence_length=8)
     assert list(by_folder.validation) == ["test"] and by_folder.token_bytes is None
     np.testing.assert_array_equal(by_folder.train[3], np.arange(9, 17))
     from tensorflow_datasets.core.utils import file_utils
 
     monkeypatch.setattr(file_utils, "_REGISTERED_DATA_DIRS", {tmp_path})
-    by_name = prepare(data | {"corpus": "tfds:elsewhere"}, sequence_length=8)
+    by_name = load(data | {"corpus": "tfds:elsewhere"}, sequence_length=8)
     assert by_name.fingerprint == by_folder.fingerprint
 
 
@@ -355,6 +352,6 @@ def test_text_prepared_elsewhere(tmp_path, cache):
     test = f"test=tfds:{folder}@test"
     args = ("prepare", "mine", "--train", f"tfds:{folder}", "--validation", test, "--cache", cache)
     assert command(*args) == 0
-    mine = prepare({"corpus": "mine"}, sequence_length=4, cache=cache)
+    mine = load({"corpus": "mine"}, sequence_length=4, cache=cache)
     first, *_ = split_documents(stream(mine.train), 256)
     assert bytes(first.astype(np.uint8)).decode() == TEXTS[0]

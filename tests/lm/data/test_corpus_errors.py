@@ -1,5 +1,6 @@
 """Bad input to the corpus: one clear error each, exit code 2, nothing half-written."""
 
+import errno
 import gzip
 import io
 import json
@@ -14,9 +15,11 @@ from corpora import TEXTS, command, make_dataset, texts_of, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import cache as store
+from lm import storage
 from lm.data import readers, tokenizer
-from lm.data.corpus import CorpusError, prepare
+from lm.data.cache import build, key_of, read_meta
+from lm.data.corpus import load
+from lm.data.readers import CorpusError
 
 
 @pytest.fixture
@@ -105,14 +108,14 @@ def test_cut_zstandard_is_noticed(tmp_path, cache):
         )
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(CorpusError, match=r"a.jsonl.zst: .*(Truncated|line \d+ is no JSON)"):
-        store.build("bad", texts_of(str(path)), tokenizer.Bytes(), cache)
+        build("bad", texts_of(str(path)), tokenizer.Bytes(), cache)
 
 
 def test_invalid_documents_can_be_left_out(tmp_path, cache):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "\xff"}\n' + pathlib.Path(write_jsonl(path, TEXTS)).read_bytes())
-    folder = store.build("most", texts_of(str(path), skip_invalid=True), tokenizer.Bytes(), cache)
-    meta = store.read_meta(folder)
+    folder = build("most", texts_of(str(path), skip_invalid=True), tokenizer.Bytes(), cache)
+    meta = read_meta(folder)
     assert meta["skipped"] == 1
     assert sum(split["documents"] for split in meta["splits"].values()) == len(TEXTS)
 
@@ -128,55 +131,51 @@ def test_one_byte_documents(tmp_path, cache):
         command("prepare", "tiny", "--train", train, "--validation", f"v={train}", "--cache", cache)
         == 0
     )
-    assert prepare({"corpus": "tiny"}, sequence_length=2, cache=cache).train[0].tolist() == [
+    assert load({"corpus": "tiny"}, sequence_length=2, cache=cache).train[0].tolist() == [
         120,
         256,
     ]
     with pytest.raises(
         CorpusError, match="tiny/train has 2 tokens, too few for a row of sequence_length=3"
     ):
-        prepare({"corpus": "tiny"}, sequence_length=3, cache=cache)
+        load({"corpus": "tiny"}, sequence_length=3, cache=cache)
 
 
 def test_tokens_beyond_the_vocabulary(tmp_path):
     data = {"corpus": f"tfds:{make_dataset(tmp_path)}", "vocab_size": 50}
     with pytest.raises(CorpusError, match=r"train: has token id 54, outside \[0, vocab_size=50\)"):
-        prepare(data, sequence_length=16).train[39]
+        load(data, sequence_length=16).train[39]
 
 
 @pytest.mark.parametrize("keep", [0, 1000, 65_000])
 def test_cut_array_record(tmp_path, cache, keep):
-    store.build(
-        "mine", texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS)), tokenizer.Bytes(), cache
-    )
+    build("mine", texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS)), tokenizer.Bytes(), cache)
     (record,) = cache.glob("mine/**/*train.array_record*")
     os.truncate(record, keep)
     with pytest.raises(CorpusError, match=f"has {keep} bytes, expected .* prepare it again"):
-        prepare({"corpus": "mine"}, sequence_length=8, cache=cache)
+        load({"corpus": "mine"}, sequence_length=8, cache=cache)
 
     folder = make_dataset(tmp_path)
     (record,) = folder.glob("*train.array_record*")
     os.truncate(record, keep)
     with pytest.raises(CorpusError, match="train: cannot read its records"):
-        prepare({"corpus": f"tfds:{folder}", "vocab_size": 100}, sequence_length=8).train[0]
+        load({"corpus": f"tfds:{folder}", "vocab_size": 100}, sequence_length=8).train[0]
 
 
 def test_damaged_description(tmp_path, cache):
-    store.build(
-        "mine", texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS)), tokenizer.Bytes(), cache
-    )
+    build("mine", texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS)), tokenizer.Bytes(), cache)
     for content in ("", "{}", "[1]", '{"key": '):
         (cache / "mine" / "corpus.json").write_text(content)
         with pytest.raises(CorpusError, match="corpus.json cannot be read .* prepare it again"):
-            prepare({"corpus": "mine"}, sequence_length=8, cache=cache)
+            load({"corpus": "mine"}, sequence_length=8, cache=cache)
 
 
 def test_a_name_means_one_corpus(tmp_path, cache):
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
-    store.build("mine", texts_of(path), tokenizer.Bytes(), cache)
+    build("mine", texts_of(path), tokenizer.Bytes(), cache)
     write_jsonl(tmp_path / "a.jsonl", TEXTS[1:])
     with pytest.raises(CorpusError, match="'mine' exists and was made of other files"):
-        store.build("mine", texts_of(path), tokenizer.Bytes(), cache)
+        build("mine", texts_of(path), tokenizer.Bytes(), cache)
 
 
 @pytest.mark.parametrize(
@@ -195,26 +194,26 @@ def test_a_name_means_one_corpus(tmp_path, cache):
 )
 def test_unknown_corpora(cache, data, message):
     with pytest.raises(CorpusError, match=message) as caught:
-        prepare(data, sequence_length=128, cache=cache)
+        load(data, sequence_length=128, cache=cache)
     assert "\n" not in str(caught.value)
 
 
 def test_mixtures_have_one_tokenizer(tmp_path, cache):
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
-    store.build("one", texts_of(path), tokenizer.Bytes(), cache)
+    build("one", texts_of(path), tokenizer.Bytes(), cache)
     for name, vocab_size in (("two", 300), ("three", 301)):
         bpe = tokenizer.train(TEXTS, vocab_size, tmp_path / "bpe.json")
-        store.build(name, texts_of(path), bpe, cache)
+        build(name, texts_of(path), bpe, cache)
     shutil.copytree(cache / "one", cache / "copy")
     with pytest.raises(CorpusError, match=r"'one=1,copy=1e-9': .* under 2\^-24 of the total"):
-        prepare({"corpus": "one=1,copy=1e-9"}, sequence_length=8, cache=cache)
+        load({"corpus": "one=1,copy=1e-9"}, sequence_length=8, cache=cache)
     for mixture, other in (
         ("one=1,two=1", "two"),
         ("two=2,two=1", "two"),
         ("two=1,three=1", "three"),
     ):
         with pytest.raises(CorpusError, match=f"{other}.*(another tokenizer|each name once)"):
-            prepare({"corpus": mixture}, sequence_length=8, cache=cache)
+            load({"corpus": mixture}, sequence_length=8, cache=cache)
 
 
 @pytest.mark.parametrize(
@@ -241,18 +240,22 @@ def test_bad_commands(tmp_path, cache, capsys, args, message):
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CorpusError, match="cannot write a corpus in .*file/cache: Not a directory"):
-        prepare({"corpus": "stdlib"}, sequence_length=8, cache=tmp_path / "file" / "cache")
+        load({"corpus": "stdlib"}, sequence_length=8, cache=tmp_path / "file" / "cache")
 
 
-def test_full_disk_while_tokenising(tmp_path, cache):
+def test_full_disk_while_tokenising(tmp_path, cache, monkeypatch):
     texts = texts_of(write_jsonl(tmp_path / "a.jsonl", TEXTS))
-    parts = cache / f".mine-parts-{store.key_of(texts, tokenizer.Bytes())}"
-    parts.mkdir(parents=True)
-    (parts / "0000000.train.tokens.part").symlink_to("/dev/full")
-    with pytest.raises(CorpusError, match="cannot write a corpus in .*: No space left on device"):
-        store.build("mine", texts, tokenizer.Bytes(), cache)
+    parts = cache / f".mine-parts-{key_of(texts, tokenizer.Bytes())}"
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "fsync", full)
+        with pytest.raises(CorpusError, match="cannot write a corpus in .*: no space left on the"):
+            build("mine", texts, tokenizer.Bytes(), cache)
     assert list(parts.iterdir()) == [] and not (cache / "mine").exists()
-    assert store.build("mine", texts, tokenizer.Bytes(), cache) == cache / "mine"
+    assert build("mine", texts, tokenizer.Bytes(), cache) == cache / "mine"
 
 
 def test_full_disk_while_writing_records(tmp_path, cache):
@@ -264,16 +267,7 @@ from lm.data import __main__ as corpus_cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 sys.exit(corpus_cli.main(sys.argv[1:]))
 """
-    args = [
-        "prepare",
-        "mine",
-        "--train",
-        path,
-        "--cache",
-        str(cache),
-        "--validation-fraction",
-        "0.2",
-    ]
+    args = ["prepare", "mine", f"--train={path}", f"--cache={cache}", "--validation-fraction=0.2"]
     run = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
     assert run.returncode == 2 and "cannot write a corpus" in run.stderr
     assert "File too large" in run.stderr and run.stderr.count("\n") == 1

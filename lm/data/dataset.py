@@ -123,7 +123,7 @@ def write(root: pathlib.Path, streams: Streams, tokens: dict[str, int], dtype) -
     return digests
 
 
-def open_dataset(name: str):
+def open_dataset(name: str) -> tfds.core.DatasetBuilder:
     """A prepared dataset, by its folder (the one with dataset_info.json) or by its TFDS name.
 
     Raises:
@@ -144,10 +144,9 @@ def open_dataset(name: str):
     return builder
 
 
-def token_feature(name: str) -> tuple[str, int, dict[str, int], pathlib.Path]:
-    """Of a dataset made elsewhere: its feature that holds tokens, how many each record has, the
-    tokens in each split, and its folder."""
-    builder = open_dataset(name)
+def token_feature(builder, which: str) -> tuple[str, int, dict[str, int]]:
+    """Of a dataset made elsewhere: its feature that holds tokens, how many each record has, and
+    the tokens in each split. `which` is what errors call it."""
     shapes = {
         key: feature.shape
         for key, feature in builder.info.features.items()
@@ -156,19 +155,18 @@ def token_feature(name: str) -> tuple[str, int, dict[str, int], pathlib.Path]:
     key = "tokens" if "tokens" in shapes else next(iter(shapes), None)
     if key is None or shapes[key][0] is None or (len(shapes) > 1 and key != "tokens"):
         raise CorpusError(
-            f"tfds:{name}: needs one feature of token ids of fixed length, as "
+            f"{which}: needs one feature of token ids of fixed length, as "
             f"Tensor(shape=(4096,), dtype=uint16); has {dict(builder.info.features.items())}"
         )
     length = shapes[key][0]
     lengths = {split: info.num_examples * length for split, info in builder.info.splits.items()}
-    return key, length, lengths, pathlib.Path(builder.data_dir)
+    return key, length, lengths
 
 
 def open_rows(
-    name: str, lengths: dict[str, int], *, where: str, feature: str = "tokens", **numbers
+    builder, lengths: dict[str, int], *, where: str, feature: str = "tokens", **numbers
 ) -> dict[str, Rows]:
     """The rows of every split; `lengths`: its tokens, `numbers`: the other arguments of Rows."""
-    builder = open_dataset(name)
     return {
         split: Rows(
             builder.as_data_source(split),
