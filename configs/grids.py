@@ -1,8 +1,8 @@
 """Starting points and one-dimensional grids of the study (arXiv 2509.02046), and how they shrink.
 
-GRIDS are those of 130M at ratio 1. START is the published starting point there; STARTS are the
-changes to it at the other Phase I settings. Batch sizes count sequences of 4096 tokens, warm-ups
-count steps of batch 128.
+GRIDS are those of 130M at ratio 1. The starting point there is the `study` preset of each optimizer
+with the warm-up and batch in `start`; STARTS are the changes to it at the other Phase I settings.
+Batch sizes count sequences of 4096 tokens, warm-ups count steps of batch 128.
 
 `recentred` carries them to the CPU ladder by rules that are the same for every optimizer:
 
@@ -18,6 +18,9 @@ count steps of batch 128.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import optim
+from configs import ladder
 
 PUBLISHED_STEPS = 5120  # 130M, ratio 1, batch 128
 PUBLISHED_BATCH = 128
@@ -152,47 +155,6 @@ GRIDS: dict[str, dict[str, list]] = {
     },
 }
 
-_ADAM = {"weight_decay": 0.1, "warmup": 2000, "max_grad_norm": 1.0, "batch_size": 128}
-_MATRIX = {"max_grad_norm": 1.0, "batch_size": 128, "learning_rate": 16e-3, "momentum": 0.98}
-
-START: dict[str, dict] = {
-    "adamw": {**_ADAM, "learning_rate": 16e-3, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-20},
-    "nadamw": {**_ADAM, "learning_rate": 16e-3, "beta1": 0.95, "beta2": 0.95, "epsilon": 1e-25},
-    "cautious": {**_ADAM, "learning_rate": 16e-3, "beta1": 0.95, "beta2": 0.98, "epsilon": 1e-20},
-    "mars": {
-        **_ADAM,
-        **{"learning_rate": 16e-3, "beta1": 0.95, "beta2": 0.95, "epsilon": 1e-25, "gamma": 0.025},
-    },
-    "lion": {**_ADAM, "learning_rate": 2e-3, "weight_decay": 0.7, "beta1": 0.95, "beta2": 0.95},
-    "adam_mini": {**_ADAM, "learning_rate": 8e-3, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-20},
-    "muon": {
-        **_MATRIX,
-        **{"weight_decay": 0.1, "decay": 0.6, "beta1": 0.95, "beta2": 0.95, "epsilon": 1e-15},
-        **{"muon_epsilon": 1e-15, "muon_to_adam_lr": 0.2},
-    },
-    "scion": {
-        **_MATRIX,
-        **{"weight_decay": 0.0, "decay": 0.4, "beta1": 0.95},
-        **{"scion_epsilon": 1e-15, "scion_to_signum_lr": 0.2},
-    },
-    "kron": {
-        **_ADAM,
-        **{"learning_rate": 2e-3, "weight_decay": 0.9, "beta1": 0.98, "block_size": 256},
-        **{"preconditioner_lr": 0.1, "preconditioner_update_probability": 0.05},
-        **{"update_prob_flat_start": 500, "normalize_grads": True},
-    },
-    "soap": {
-        **_ADAM,
-        **{"learning_rate": 8e-3, "beta1": 0.95, "beta2": 0.95, "shampoo_beta": 0.95},
-        **{"block_size": 256, "precondition_frequency": 10, "epsilon": 1e-15},
-    },
-    "sophia": {
-        **_ADAM,
-        **{"learning_rate": 4e-3, "warmup": 4000, "gamma": 0.0125, "beta1": 0.95, "beta2": 0.99},
-        **{"epsilon": 1e-12},
-    },
-}
-
 # The published starting points of the other Phase I settings, where they differ from 130M at ratio
 # 1.
 _ADAMW = {"beta2": 0.98, "learning_rate": 8e-3}
@@ -284,37 +246,40 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
+def start(optimizer: str) -> dict:
+    """The published starting point at 130M, ratio 1: what is searched, and the clip norm."""
+    own = {"batch_size": PUBLISHED_BATCH, "warmup": 4000 if optimizer == "sophia" else 2000}
+    preset = optim.spec(optimizer, preset="study").values
+    return {name: own.get(name, preset.get(name)) for name in (*GRIDS[optimizer], "max_grad_norm")}
+
+
 def published(optimizer: str) -> dict:
     """The study's entry of an optimizer at the published sizes: start, starts, grids, bounds."""
-    bounds = {name: list(BOUNDS[name]) for name in GRIDS[optimizer] if name in BOUNDS}
     return {
         "preset": "study",
-        "start": dict(START[optimizer]),
+        "start": start(optimizer),
         "starts": {setting: dict(change) for setting, change in STARTS[optimizer].items()},
         "grids": {name: list(values) for name, values in GRIDS[optimizer].items()},
-        "bounds": bounds,
+        "bounds": {name: list(BOUNDS[name]) for name in GRIDS[optimizer] if name in BOUNDS},
         "phase_two": dict(PHASE_TWO.get(optimizer, {})),
     }
 
 
-def recentred(
-    optimizer: str, *, steps: int, batch_size: int, width: int, only: Sequence[str] = ()
-) -> dict:
-    """An optimizer's entry carried to other sizes.
+def recentred(optimizer: str, size: str, ratio: float, only: Sequence[str] = ()) -> dict:
+    """An optimizer's entry carried to the CPU ladder.
 
     Args:
-      steps: of the shortest training of the race at ratio 1, at `batch_size`.
-      batch_size: sequences that take the place of the published 128.
-      width: hidden size of the smallest model.
+      size, ratio: of the shortest training of the race.
       only: hyper-parameters to search; the others stay at their start. Empty: all.
     """
     entry = published(optimizer)
+    steps, width = ladder.steps(size, ratio), ladder.SIZES[size]["hidden"]
 
     def carry(name: str, value):
         if name in ("warmup", "update_prob_flat_start"):
             return round(value * steps / PUBLISHED_STEPS)
         if name == "batch_size":
-            return value * batch_size // PUBLISHED_BATCH
+            return value * ladder.BATCH // PUBLISHED_BATCH
         if name == "block_size":
             return max(8, value * width // PUBLISHED_WIDTH)
         return value * LEARNING_RATE_FACTOR if name == "learning_rate" else value

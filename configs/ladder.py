@@ -7,8 +7,9 @@ over 8; depth shrinks from 32 to 2 and 4, the head dimension from 64 to 8 and 16
 "Chinchilla" is 20 tokens for each of them.
 """
 
-import difflib
+from lm.config import non_embedding_params, unknown
 
+BATCH = 8  # sequences of 128 bytes: the base batch of the CPU ladders
 BYTES = 257  # a token per byte, and the document separator
 LLAMA3 = 128_256
 
@@ -42,16 +43,21 @@ SIZES = {
 }
 
 
+PUBLISHED = ("130m", "300m", "520m", "1.2b")
+
+
 def size(name: str) -> dict:
     """The model section of a config. Raises ValueError with the nearest name."""
     if name not in SIZES:
-        near = difflib.get_close_matches(name, SIZES, n=1, cutoff=0.0)[0]
-        known = ", ".join(SIZES)
-        raise ValueError(f"unknown size {name!r}; did you mean {near!r}? (known: {known})")
+        raise ValueError(unknown("size", name, SIZES))
     return {"name": name, **SIZES[name]}
 
 
 def params(name: str) -> int:
     """Non-embedding parameters, the N of every budget."""
-    s = SIZES[name]
-    return s["layers"] * (4 * s["hidden"] ** 2 + 3 * s["hidden"] * s["mlp"])
+    return non_embedding_params(SIZES[name])
+
+
+def steps(name: str, ratio: float, batch_size: int = BATCH) -> int:
+    """Training steps of a size at a Chinchilla ratio and a batch size in sequences."""
+    return int(20 * ratio * params(name) // (batch_size * SIZES[name]["sequence_length"]))

@@ -15,12 +15,15 @@ on every host of a TPU pod slice; the study trained on v5e-128. `--dry_run` says
 from ml_collections import ConfigDict
 
 from configs import grids, ladder, winners
-
-BATCH = 8  # sequences of 128 bytes: the CPU ladder's batch
+from lm.config_file import complete
 
 
 def get_config(arg: str = "nano-s,1x,adamw") -> ConfigDict:
-    """The run of a size, a Chinchilla ratio (`1x` or `0.5`) and an optimizer."""
+    """The run of a size, a Chinchilla ratio (`1x` or `0.5`) and an optimizer; complete and locked.
+
+    Raises:
+      ValueError: one line; an unknown size or optimizer comes with the nearest.
+    """
     parts = arg.split(",")
     if len(parts) != 3:
         raise ValueError(f"{arg!r} is not SIZE,RATIO,OPTIMIZER, as in nano-s,1x,muon")
@@ -32,63 +35,43 @@ def get_config(arg: str = "nano-s,1x,adamw") -> ConfigDict:
         ratio = 0.0
     if not 0 < ratio < 1e6:
         raise ValueError(f"ratio {text!r} is not a positive number, as in 1x or 0.5x")
-    make = published if size in winners.PARAMS else cpu
-    sections = make(size, ratio, optimizer if optimizer in grids.START else None)
-    return ConfigDict(
-        {
-            "model": model,
-            **sections,
-            # An unknown name is refused, with the nearest, where optimizers are known.
-            "optimizer": {"name": optimizer, "preset": "study", **sections["optimizer"]},
-            "mesh": {"data": -1, "model": 1},
-            "log": {"every_steps": 0, "tensorboard": False, "wandb": "", "profile": ""},
-        }
-    )
+    make = published if size in ladder.PUBLISHED else cpu
+    config = {"model": model, **make(size, ratio, optimizer)}
+    config["optimizer"] = {"name": optimizer, "preset": "study", **config["optimizer"]}
+    return complete(config)
 
 
-def cpu(size: str, ratio: float, optimizer: str | None) -> dict:
+def cpu(size: str, ratio: float, optimizer: str) -> dict:
     """The CPU ladder: the published starting point, its warm-up carried to this run's length."""
-    tokens = 20 * ratio * ladder.params(size)
-    steps = int(tokens // (BATCH * ladder.SIZES[size]["sequence_length"]))
-    start = {}
-    if optimizer:
-        width = ladder.SIZES[size]["hidden"]
-        start = grids.recentred(optimizer, steps=steps, batch_size=BATCH, width=width)["start"]
-    batch_size = start.pop("batch_size", BATCH)
+    start = {"batch_size": ladder.BATCH}
+    if optimizer in grids.GRIDS:
+        start = grids.recentred(optimizer, size, ratio)["start"]
+    batch_size = start.pop("batch_size")
     return {
         "data": {"corpus": "stdlib"},
-        "train": _train(ratio, batch_size, "float32"),
+        "train": {"chinchilla_ratio": ratio, "batch_size": batch_size},
         "optimizer": start,
         "eval": {"sequences": 256, "points": 4},
-        "program": _program(unroll=True),
-        "checkpoint": _checkpoint(minutes=0.0),
+        "program": {"unroll": True},
     }
 
 
-def published(size: str, ratio: float, optimizer: str | None) -> dict:
+def published(size: str, ratio: float, optimizer: str) -> dict:
     """A published size: the recorded winner of the nearest cell."""
-    values = winners.winner(optimizer, size, ratio)[1] if optimizer else {"batch_size": 128}
-    values.pop("loss", None)
+    values = {"batch_size": grids.PUBLISHED_BATCH}
+    if optimizer in winners.WINNERS:
+        values = winners.winner(optimizer, size, ratio)[1]
+        del values["loss"]
+    batch_size = values.pop("batch_size")
     return {
         "data": {"corpus": "set --config.data.corpus"},
-        "train": _train(ratio, values.pop("batch_size"), "bfloat16"),
+        "train": {
+            "chinchilla_ratio": ratio,
+            "batch_size": batch_size,
+            "compute_dtype": "bfloat16",
+        },
         "optimizer": values,
         "eval": {"sequences": 1024, "points": 20},
-        "program": _program(remat="block", loss_chunks=16),
-        "checkpoint": _checkpoint(minutes=15.0),
+        "program": {"remat": "block", "loss_chunks": 16},
+        "checkpoint": {"every_minutes": 15.0},
     }
-
-
-def _train(ratio: float, batch_size: int, compute_dtype: str) -> dict:
-    run = {"chinchilla_ratio": ratio, "batch_size": batch_size, "steps": 0, "seed": 0}
-    return {**run, "compute_dtype": compute_dtype, "z_loss": 0.0}
-
-
-def _program(**changes) -> dict:
-    program = {"remat": "none", "unroll": False, "attention": "auto", "loss_chunks": 1}
-    return {**program, "accumulate": 1, "steps_per_call": 0, **changes}
-
-
-def _checkpoint(minutes: float) -> dict:
-    saving = {"every_steps": 0, "every_minutes": minutes, "keep": 2}
-    return {**saving, "delete_when_finished": True, "grace_seconds": 25.0}

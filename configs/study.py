@@ -16,13 +16,12 @@ Trials and tokens are those of a planner's run on a synthetic landscape; an uppe
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from configs import grids, ladder
+from lm.config import unknown
 
-BATCH = 8  # sequences of 128 bytes: the CPU ladder's base batch
 CORE = ("learning_rate", "weight_decay", "warmup", "decay", "beta2", "momentum")
 
 # Rules are those of the study unless a race says otherwise; see sweeps.plan.search.Rule.
@@ -46,10 +45,7 @@ def get_config(name: str = "nano") -> dict[str, Any]:
       ValueError: no such race; names the nearest.
     """
     if name not in RACES:
-        near = difflib.get_close_matches(name, RACES, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown study {name!r}; did you mean {near!r}? (known: {', '.join(RACES)})"
-        )
+        raise ValueError(unknown("study", name, RACES))
     return {"name": name, **RACES[name]()}
 
 
@@ -70,16 +66,13 @@ def cpu(
     settings = [setting for part in phases.values() for setting in part]
     sizes = list(dict.fromkeys(size for size, _ in settings))
     smallest = min(sizes, key=ladder.params)
-    tokens = 20 * ladder.params(smallest) * min(ratio for _, ratio in settings)
-    steps = int(tokens // (BATCH * ladder.SIZES[smallest]["sequence_length"]))
-    width = ladder.SIZES[smallest]["hidden"]
+    ratio = min(ratio for _, ratio in settings)
     return {
         "sizes": {name: ladder.SIZES[name] for name in sizes},
         "ratios": sorted({ratio for _, ratio in settings}),
         "phases": phases,
         "optimizers": {
-            name: grids.recentred(name, steps=steps, batch_size=BATCH, width=width, only=only)
-            for name in optimizers
+            name: grids.recentred(name, smallest, ratio, only=only) for name in optimizers
         },
         "rule": dict(rule or PUBLISHED_RULE),
         "seeds": list(seeds),
@@ -139,7 +132,7 @@ def published() -> dict[str, Any]:
         "III": cells(["1.2b"], [1, 2, 4, 8]),
     }
     return {
-        "sizes": {name: ladder.SIZES[name] for name in ("130m", "300m", "520m", "1.2b")},
+        "sizes": {name: ladder.SIZES[name] for name in ladder.PUBLISHED},
         "ratios": [1, 2, 4, 8],
         "phases": phases,
         "optimizers": {name: grids.published(name) for name in grids.GRIDS},

@@ -7,7 +7,7 @@ that ship with `analysis.published`; `tests/configs/test_configs.py` compares th
 
 import math
 
-PARAMS = {"130m": 134_217_728, "300m": 301_989_888, "520m": 536_870_912, "1.2b": 1_207_959_552}
+from configs import ladder
 
 
 def winner(optimizer: str, size: str, ratio: float) -> tuple[str, dict]:
@@ -20,7 +20,7 @@ def winner(optimizer: str, size: str, ratio: float) -> tuple[str, dict]:
 
     def distance(cell: str) -> tuple[float, float]:
         other, other_ratio = cell.split(",")
-        by_size = abs(math.log(PARAMS[other] / PARAMS[size]))
+        by_size = abs(math.log(ladder.params(other) / ladder.params(size)))
         return by_size, abs(math.log(float(other_ratio[:-1]) / ratio))
 
     cell = min(rows, key=distance)

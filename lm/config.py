@@ -34,6 +34,7 @@ class Field(NamedTuple):
 
 REQUIRED = object()
 
+# The section `optimizer` is not here: its fields are those of `optim.spec`.
 FIELDS: dict[str, dict[str, Field]] = {
     "model": {
         "name": Field(str, REQUIRED),
@@ -46,6 +47,12 @@ FIELDS: dict[str, dict[str, Field]] = {
         # The study's early runs let documents see each other; all later ones did not.
         "block_documents": Field(bool, True),
         "separator": Field(int, 256, -1, 2**20),  # -1: the corpus marks no documents
+    },
+    "data": {  # what is left at its default is not stored
+        "corpus": Field(str, ""),
+        "fingerprint": Field(str, ""),  # of the corpus, as it must be
+        "vocab_size": Field(int, 0, 0, 2**20),  # of a TFDS dataset, which does not say it
+        "separator": Field(int, -1, -1, 2**20),  # of a TFDS dataset
     },
     "train": {
         "chinchilla_ratio": Field(float, REQUIRED, 1e-6, 1e6),
@@ -95,52 +102,58 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}{hint} (known: {', '.join(known)})"
 
 
-def finalise(config: Mapping) -> dict:
-    """Checks every field of a run config and completes it; the returned plain dict holds both
-    halves.
+def fill(config: Mapping) -> dict:
+    """Every section and field of a run config, each checked by itself; what is missing gets its
+    default, an optimizer's numbers those of its preset.
 
     Args:
-      config: nested mapping (an ml_collections ConfigDict will do) with the sections of `WHAT` and,
-        optionally, `HOW`.
+      config: nested mapping with the sections of `WHAT` and, optionally, `HOW`.
     Raises:
       ConfigError: one line naming the field, its value and what is allowed.
     """
-    config = {k: dict(v) for k, v in config.items()} if _two_deep(config) else _reject(config)
-    for section in config:
+    for section, given in config.items():
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"config section {section}={given!r} is not a mapping")
         if section not in WHAT + HOW:
             raise ConfigError(unknown("config section", section, WHAT + HOW))
     out = {section: _section(section, config.get(section, {})) for section in FIELDS}
-    out["data"] = dict(config.get("data", {}))
-    _model_shape(out["model"])
-    train, model = out["train"], out["model"]
+    out["optimizer"] = _optimizer(config.get("optimizer", {}))
+    return out
+
+
+def finalise(config: Mapping) -> dict:
+    """A run config filled, with its fields checked against each other and its steps counted.
+
+    Args, Raises: as `fill`.
+    """
+    out = fill(config)
+    train, model, optimizer = out["train"], out["model"], out["optimizer"]
+    out["data"] = {k: v for k, v in out["data"].items() if v != FIELDS["data"][k].default}
+    _model_shape(model)
     budget = train["chinchilla_ratio"] * 20 * non_embedding_params(model)
-    steps = int(budget // (train["batch_size"] * model["sequence_length"]))
-    if not train["steps"]:
-        train["steps"] = steps
+    batch = train["batch_size"] * model["sequence_length"]
+    train["steps"] = train["steps"] or int(budget // batch)
     if train["steps"] < 1:
         raise ConfigError(
             f"train.batch_size={train['batch_size']} leaves no step: the budget is {budget:.0f} "
-            f"tokens, one batch {train['batch_size'] * model['sequence_length']}"
+            f"tokens, one batch {batch}"
         )
     if train["batch_size"] % out["program"]["accumulate"]:
         raise ConfigError(
             f"program.accumulate={out['program']['accumulate']} does not divide "
             f"train.batch_size={train['batch_size']}"
         )
-    out["optimizer"] = _optimizer(dict(config.get("optimizer", {})), train["steps"])
-    canonical(
-        {section: out[section] for section in WHAT}
-    )  # a value without canonical form stops here
+    if optimizer["learning_rate"] is None:
+        raise ConfigError(
+            f"optimizer.learning_rate is missing: preset {optimizer['preset']!r} has no default"
+        )
+    if optimizer["warmup"] > train["steps"]:
+        raise ConfigError(
+            f"optimizer.warmup={optimizer['warmup']} is longer than training: "
+            f"it must be in [0, {train['steps']}], the run's steps"
+        )
+    canonical(what(out))  # a value without canonical form stops here
     return out
-
-
-def _two_deep(config: Mapping) -> bool:
-    return all(isinstance(v, Mapping) or hasattr(v, "items") for v in config.values())
-
-
-def _reject(config: Mapping):
-    name = next(k for k, v in config.items() if not (isinstance(v, Mapping) or hasattr(v, "items")))
-    raise ConfigError(f"config section {name}={config[name]!r} is not a mapping")
 
 
 def _section(section: str, given: Mapping) -> dict:
@@ -148,24 +161,24 @@ def _section(section: str, given: Mapping) -> dict:
     for name in given:
         if name not in fields:
             raise ConfigError(unknown(f"config key {section}.", name, fields).replace(". '", ".'"))
-    return {name: _value(f"{section}.{name}", field, given) for name, field in fields.items()}
+    return {
+        name: _value(f"{section}.{name}", field, given.get(name, field.default))
+        for name, field in fields.items()
+    }
 
 
-def _value(path: str, field: Field, given: Mapping):
-    value = given.get(path.split(".")[1], field.default)
+def _value(path: str, field: Field, value: Any):
     if value is REQUIRED:
         raise ConfigError(f"{path} is missing ({field.kind.__name__})")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if field.kind is float and number:
-        value = float(value)
-    if field.kind is int and number and value == int(value):
-        value = int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not field.low <= value <= field.high:
+            raise ConfigError(f"{path}={value} is outside [{field.low:g}, {field.high:g}]")
+        if field.kind is float or (field.kind is int and value == int(value)):
+            value = field.kind(value)
     if not isinstance(value, field.kind) or (field.kind is not bool and isinstance(value, bool)):
         raise ConfigError(f"{path}={value!r} is not of type {field.kind.__name__}")
     if field.choices and value not in field.choices:
         raise ConfigError(f"{path}={value!r} is not one of {', '.join(map(str, field.choices))}")
-    if number and not field.low <= value <= field.high:
-        raise ConfigError(f"{path}={value} is outside [{field.low:g}, {field.high:g}]")
     return value
 
 
@@ -182,26 +195,18 @@ def _model_shape(model: dict) -> None:
         )
 
 
-def _optimizer(given: dict, steps: int) -> dict:
-    from optim import catalogue
+def _optimizer(given: Mapping) -> dict:
+    import optim
 
-    name, preset = given.pop("name", None), given.pop("preset", "study")
-    if name is None:
+    if "name" not in given:
         raise ConfigError("optimizer.name is missing")
     try:
-        numbers, options = catalogue.check(name, {**catalogue.defaults(name, preset), **given})
+        flat = optim.spec(**given).flat()
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if numbers.pop("steps") is not None:
+    if flat.pop("steps") is not None:
         raise ConfigError("optimizer.steps is not set here: the schedule spans train.steps")
-    if numbers["learning_rate"] is None:
-        raise ConfigError("optimizer.learning_rate is missing: it has no default")
-    if numbers["warmup"] > steps:
-        raise ConfigError(
-            f"optimizer.warmup={numbers['warmup']} is longer than training: "
-            f"it must be in [0, {steps}], the run's steps"
-        )
-    return {"name": name, "preset": preset, **numbers, **options}
+    return flat
 
 
 def non_embedding_params(model: Mapping) -> int:
@@ -223,16 +228,13 @@ def canonical(config: Any) -> str:
     Numbers equal in value are equal in text (1 and 1.0; 1e-3 and 0.001).
     Raises:
       ConfigError: for NaN, infinities and anything that is not a plain number, string, bool, None,
-      list or
-        mapping with string keys.
+        list or mapping with string keys.
     """
     return json.dumps(_plain(config, ""), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _plain(value: Any, path: str) -> Any:
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, int):
+    if value is None or isinstance(value, (bool, str, int)):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -262,11 +264,10 @@ def program_key(config: Mapping) -> str:
     """Runs with equal keys can share a pack: the same program and number of steps, other numbers
     and seeds.
     """
-    from optim import catalogue
+    import optim
 
-    optimizer = config["optimizer"]
-    traced = catalogue.get(optimizer["name"]).hyperparameters
-    kept = {k: v for k, v in optimizer.items() if k not in traced}
+    spec = optim.spec(**config["optimizer"])
+    program = {"name": spec.name, "preset": spec.preset, **spec.static}
     train = {k: v for k, v in config["train"].items() if k not in ("seed", "chinchilla_ratio")}
-    parts = {**what(config), "optimizer": kept, "train": train}
+    parts = {**what(config), "optimizer": program, "train": train}
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]

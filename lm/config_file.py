@@ -4,18 +4,67 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lm.config import ConfigError, unknown
+from ml_collections import ConfigDict
+
+from lm.config import ConfigError, canonical, fill, finalise, unknown
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> dict:
-    """`get_config(argument)` of a config file as a nested dict, with overrides applied.
+def complete(config: Mapping) -> ConfigDict:
+    """A run's config with every field there is, typed and locked.
+
+    Raises:
+      ConfigError: as `lm.config.fill`.
+    """
+    import optim
+
+    full = fill(config)
+    numbers = optim.spec(**full["optimizer"]).traced
+    # ConfigDict keeps a field's type, and a number that happens to be whole may become any other.
+    full["optimizer"] |= {k: float(v) for k, v in numbers.items() if isinstance(v, int)}
+    return ConfigDict(full).lock()
+
+
+def load_run(spec: str, overrides: Sequence[str] = ()) -> dict:
+    """The finalised run of a config file, the overrides applied to its completed config.
+
+    Another `optimizer.name` or `optimizer.preset` stands for all of that preset's values, on which
+    the other overrides act: two presets never mix.
 
     Raises:
       ConfigError: one line; unknown names come with the nearest known one.
     """
+    config = read(spec)
+    changes = [parse(override) for override in overrides]
+    old = config.get("optimizer", {})
+    kept = {k: old[k] for k in ("name", "preset") if k in old}
+    new = kept | {p[1]: v for p, v in changes if p in (["optimizer", k] for k in kept)}
+    if new != kept:
+        config["optimizer"] = new
+    config = complete(config)
+    for path, value in changes:
+        assign(config, path, value)
+    return finalise(json.loads(canonical(config.to_dict())))
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> dict:
+    """`get_config(argument)` of any config file as a nested dict, with overrides of its fields.
+
+    Raises:
+      ConfigError: as `load_run`.
+    """
+    config = read(spec)
+    for override in overrides:
+        assign(config, *parse(override))
+    return config
+
+
+def read(spec: str) -> dict:
+    """`get_config(argument)` of a config file as a nested dict."""
     path, _, argument = spec.partition(":")
     if not Path(path).is_file():
         raise ConfigError(f"--config={spec}: there is no file {path}")
@@ -26,28 +75,34 @@ def load(spec: str, overrides: Sequence[str] = ()) -> dict:
         config = module.get_config(argument) if argument else module.get_config()
     except ValueError as error:
         raise ConfigError(f"--config={spec}: {error}") from None
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    for override in overrides:
-        apply(config, override)
-    return config
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
-def apply(config: dict, override: str) -> None:
-    """Sets one existing field from `--config.a.b=value`; the value is a Python literal or a plain
-    string.
-    """
+def parse(override: str) -> tuple[list[str], Any]:
+    """(path, value) of `--config.a.b=value`; the value is a Python literal or a plain string."""
     path, equals, text = override.partition("=")
     if not equals or not path.startswith("--config."):
         raise ConfigError(f"unknown flag {override!r}; overrides look like --config.train.seed=1")
-    *parents, last = path.removeprefix("--config.").split(".")
-    node = config
-    for depth, name in enumerate([*parents, last]):
-        if not isinstance(node, Mapping):
-            raise ConfigError(f"config key {'.'.join(parents[:depth])} has no parts")
-        if name not in node:
-            raise ConfigError(unknown("config key", ".".join([*parents[:depth], name]), node))
-        node = node[name] if depth < len(parents) else node
     try:
-        node[last] = ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        node[last] = text
+        value = text
+    return path.removeprefix("--config.").split("."), value
+
+
+def assign(config: Mapping | ConfigDict, path: Sequence[str], value: Any) -> None:
+    """Sets one existing field, in place."""
+    node = config
+    for depth, name in enumerate(path):
+        if not isinstance(node, Mapping | ConfigDict):
+            raise ConfigError(f"config key {'.'.join(path[:depth])} has no parts")
+        if name not in node:
+            raise ConfigError(unknown("config key", ".".join(path[: depth + 1]), node))
+        node, parent = node[name], node
+    if isinstance(node, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        parent[path[-1]] = value
+    except (TypeError, OverflowError):
+        kind = type(node).__name__
+        raise ConfigError(f"{'.'.join(path)}={value!r} is not of type {kind}") from None

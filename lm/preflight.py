@@ -33,7 +33,7 @@ import numpy as np
 import optim
 from lm.command import guarded
 from lm.config import ConfigError, finalise
-from lm.config_file import load
+from lm.config_file import load_run
 from lm.model import flops
 from lm.model import llama as model_lib
 from lm.pods import hlo
@@ -205,15 +205,12 @@ def _update(config: Mapping, program: Solo, text: str) -> tuple[float, float | N
     counted by `hlo.products`, with refreshes or without, whichever is worse; None where an update
     has none. The whole is `optim.describe`'s.
     """
-    given = dict(config["optimizer"])
-    name, preset = given.pop("name"), given.pop("preset")
-    known = optim.catalogue.get(name)
-    options = {k: v for k, v in given.items() if k in known.options}
+    spec = optim.spec(**config["optimizer"])
     (state,) = program.abstract_members()
     params, optimizer = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state.params, state.optimizer)
     )
-    tx = optim.build(name, program.numbers, preset=preset, roles=model_lib.role, **options)
+    tx = spec.build(roles=model_lib.role, **program.numbers)
 
     def update(grads, state, params):
         return tx.update(grads, state, params, value=np.float32(0), grad_fn=lambda p: p)
@@ -224,7 +221,7 @@ def _update(config: Mapping, program: Solo, text: str) -> tuple[float, float | N
     sums = [(sum(chip.values()), sum(whole.values())) for chip, whole in pairs]
     times = [program.device_count * chip / whole for chip, whole in sums if whole]
     replication = max(times, default=None)
-    total = optim.describe(name, params, preset=preset, roles=model_lib.role, **options).flops
+    total = optim.describe(spec, params, roles=model_lib.role).flops
     return total / program.device_count * (replication or 1.0), replication
 
 
@@ -294,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fly(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not arguments.config:
         raise ConfigError("--config is missing, as in --config=configs/run.py:520m,2x,soap")
-    config = load(arguments.config, overrides)
+    config = load_run(arguments.config, overrides)
     try:
         flight = check(config, arguments.topology, arguments.config.partition(":")[2])
     except TooLarge as error:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lm import command, storage
-from lm.config import ConfigError, config_hash, finalise
-from lm.config_file import load
+from lm.config import ConfigError, config_hash
+from lm.config_file import load_run
 from lm.data import corpus as corpus_lib
 from lm.data.cache import default_cache
 from lm.run import dry_run
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """The command with its arguments parsed; returns the exit code."""
     termination = Termination(lambda line: print(line, flush=True))
-    config = finalise(load(arguments.config, overrides))
+    config = load_run(arguments.config, overrides)
     termination.grace = config["checkpoint"]["grace_seconds"]
     if arguments.dry_run:
         print(dry_run.full(config))

@@ -1,6 +1,7 @@
 """What every optimizer shares around its rule: clip, weight decay, learning rate."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from optim.roles import KINDS, Kind, Role, Roles, find_roles
-from optim.stacks.dtypes import in_float32
+from optim.stacks.dtypes import STATE_KINDS, in_float32
 
+StateKind = Literal[tuple(STATE_KINDS)]
+Dtype = Literal["bfloat16", "float16", "float32", "float64"]
 WeightDecay = Literal["decoupled", "independent", "corrected", "cautious"]
 
 
@@ -24,7 +27,7 @@ def finish(
     clipped: tuple[Kind, ...] = KINDS,
     decayed: tuple[Kind, ...] = KINDS,
     weight_decay_kind: WeightDecay = "decoupled",
-    state_dtypes: Mapping[str, str] | None = None,
+    state_dtypes: Mapping[StateKind, Dtype] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The whole optimizer: clip, `rule`, decay, learning rate, computed in float32 or wider.
 
@@ -57,6 +60,20 @@ def finish(
         ),
     )
     return in_float32(chain, state_dtypes)
+
+
+def takes_common(alias: Callable) -> Callable:
+    """Decorates an optimizer that hands its `**common` to `finish`: the signature lists them.
+
+    For `help`, for `optim.entry.Entry`, and for `optax.inject_hyperparams`, which passes only what
+    a signature lists.
+    """
+    own = inspect.signature(alias).parameters
+    common = inspect.signature(finish).parameters.values()
+    more = [p for p in common if p.kind == p.KEYWORD_ONLY and p.name not in own]
+    named = [p for p in own.values() if p.kind != p.VAR_KEYWORD]
+    alias.__signature__ = inspect.Signature([*named, *more])
+    return alias
 
 
 def clip_by_norm(

@@ -1,9 +1,17 @@
-"""Every optimizer by name. Adding one: one file with an `ENTRY`, and one line here."""
+"""Every optimizer by name, and its specification: checked once, then built.
+
+Adding one: one file with an `ENTRY` in `optim/rules`, and one line here. (`optim.entry` is a file
+of its own because every rule imports it, and this file imports every rule.)
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import optax
+
 from optim.entry import Entry, nearest
+from optim.roles import Roles
 from optim.rules import (
     adam_mini,
     adamw,
@@ -17,6 +25,7 @@ from optim.rules import (
     soap,
     sophia,
 )
+from optim.schedules import Schedule, scheduled
 
 CATALOGUE: dict[str, Entry] = {
     "adamw": adamw.ENTRY,
@@ -40,26 +49,103 @@ def get(name: str) -> Entry:
     return CATALOGUE[name]
 
 
-def defaults(name: str, preset: str = "study") -> dict[str, Any]:
-    """All hyper-parameters and options of a preset; a `learning_rate` of None has to be given."""
-    return get(name).defaults(preset)
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer with every number and option; made, completed and checked by `spec`."""
+
+    name: str
+    preset: str
+    values: Mapping[str, Any]
+
+    def flat(self) -> dict[str, Any]:
+        """One flat mapping, as a config stores it: `spec(**spec.flat())` is this spec again."""
+        return {"name": self.name, "preset": self.preset, **self.values}
+
+    @property
+    def traced(self) -> dict[str, Any]:
+        """The numbers that have a value: what `build` also takes as arrays or tracers."""
+        fields = get(self.name).fields
+        return {k: v for k, v in self.values.items() if fields[k].traced and v is not None}
+
+    @property
+    def static(self) -> dict[str, Any]:
+        """All that the program itself depends on: the options, and the numbers without a value."""
+        traced = self.traced
+        return {k: v for k, v in self.values.items() if k not in traced}
+
+    def build(self, *, roles: Roles = None, **traced) -> optax.GradientTransformationExtraArgs:
+        """The whole optimizer: clip, rule, decay with its mask, schedule.
+
+        Args:
+          roles: what each leaf is, see `optim.roles.find_roles`; None finds Flax names.
+          **traced: numbers, scalar arrays, tracers or schedules in the place of the spec's own;
+            `steps`, `warmup`, `decay`, `min_lr_ratio` shape the schedule. Without `steps` the
+            learning rate is constant after warm-up.
+
+        Raises:
+          ValueError: in one line, with field, value and allowed range or nearest name.
+
+        It may be built inside `jit` or `vmap`; `init` uses none of the numbers. The loop should
+        pass `value=` and `grad_fn=` to `update`: rules that need more than gradients take them
+        from there.
+        """
+        entry = get(self.name)
+        for field in traced:
+            if field in entry.fields and not entry.fields[field].traced:
+                raise ValueError(f"optimizer {self.name}: {field} is static: give it to `spec`")
+        whole = spec(self.name, preset=self.preset, **{**self.values, **traced})
+        values = dict(whole.values)
+        if values["learning_rate"] is None:
+            raise ValueError(
+                f"optimizer {self.name}: learning_rate has no default in preset {self.preset!r}"
+            )
+        shape = ("learning_rate", "warmup", "steps", "decay", "min_lr_ratio")
+        schedule = Schedule({k: values.pop(k) for k in shape}, values.pop("schedule"))
+        moving = {k: v for k, v in whole.traced.items() if k in values and callable(v)}
+
+        def make(moved):
+            return entry.alias(schedule, roles=roles, **{**values, **moved})
+
+        return scheduled(make, moving) if moving else make({})
 
 
-def check(name: str, mapping: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a flat mapping into (hyper-parameters, options), or raise ValueError in one line.
+def spec(name: str, *, preset: str = "study", **values) -> OptimizerSpec:
+    """The specification of the optimizer `name`: a preset with some values changed.
 
-    The error names the field, its value and the allowed range, or the nearest known name.
-    Arrays, tracers and schedules are taken as they are; only plain numbers are checked against
-    their range.
+    Args:
+      name: a name of `CATALOGUE`.
+      preset: "study" (arXiv 2509.02046 as it was run) or "authors" (the reference code of each
+        optimizer).
+      **values: numbers (scalar arrays, tracers and schedules too) and static options, flat.
+
+    Raises:
+      ValueError: in one line, with field, value and allowed range or nearest name. Only what is
+        not known yet passes unchecked: arrays, tracers and schedules.
     """
     entry = get(name)
-    for field, value in mapping.items():
-        try:
+    try:
+        given = entry.defaults(preset) | values
+        for field, value in given.items():
             entry.check(field, value)
-        except ValueError as error:
-            raise ValueError(f"optimizer {name}: {error}") from None
-    warmup, steps = mapping.get("warmup"), mapping.get("steps")
-    if isinstance(warmup, int | float) and isinstance(steps, int | float) and warmup > steps:
-        raise ValueError(f"optimizer {name}: warmup={warmup!r} is outside [0, steps={steps!r}]")
-    hparams = {k: v for k, v in mapping.items() if k in entry.hyperparameters}
-    return hparams, {k: v for k, v in mapping.items() if k in entry.options}
+        warmup, steps = given["warmup"], given["steps"]
+        if isinstance(warmup, int | float) and isinstance(steps, int | float) and warmup > steps:
+            raise ValueError(f"warmup={warmup!r} is outside [0, steps={steps!r}]")
+    except ValueError as error:
+        raise ValueError(f"optimizer {name}: {error}") from None
+    return OptimizerSpec(name, preset, given)
+
+
+def build(
+    name: str,
+    hparams: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "study",
+    roles: Roles = None,
+    **values,
+) -> optax.GradientTransformationExtraArgs:
+    """`spec(name, preset=preset, ...).build(roles=roles)` of the values in `hparams` and by name.
+
+    Raises:
+      ValueError: as `spec` and `OptimizerSpec.build`.
+    """
+    return spec(name, preset=preset, **{**(hparams or {}), **values}).build(roles=roles)

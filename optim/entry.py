@@ -1,159 +1,163 @@
-"""What the catalogue knows about an optimizer: its numbers, its static options, and its two
-presets.
+"""What a rule's file states about its optimizer, and the one check of every value.
 
-All of it is read off the signature of the full alias: positional parameters are hyper-parameters
-(traced numbers), keyword-only parameters are options (static), and the signature's defaults are the
-`authors` preset. An optimizer file states only what the study does differently.
+An argument of the alias that may be traced is annotated `Number`; every other argument is a static
+option. The signature's defaults are the `authors` preset, and `Entry.study` says what the study
+does differently: each default number stands once, beside its rule.
 """
 
+import collections.abc
 import difflib
 import inspect
-import math
 import numbers
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from optim.assemble import finish
+import jax
+
 from optim.roles import Role
+from optim.schedules import Kind
+
+Number = float | jax.Array | Callable[[Any], Any]  # may be traced; a function is one of the step
+Precision = Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32", None]
 
 PRESETS = ("study", "authors")
+FLOAT32_MAX = 3.4028235e38
+INT32_MAX = 2**31 - 1
+BELOW_ONE = 1 - 2**-24  # of float32: a decay rate of exactly 1 never forgets its zero start
 
-# Hyper-parameters of the schedule; `steps` None means no decay. See optim/schedules.py.
-SCHEDULE = {"warmup": 0, "steps": None, "decay": 1.0, "min_lr_ratio": 0.0}
-
-# Allowed ranges, low <= value <= high, of names that mean the same everywhere.
-# "<1" is the half-open interval: a decay rate of exactly 1 never forgets its zero start.
-BELOW_ONE = math.nextafter(1.0, 0.0)
-BOUNDS = {
-    "learning_rate": (0.0, math.inf),
+# Allowed ranges, both ends included, of names that mean the same everywhere. Other numbers and
+# floats are at least 0, other whole numbers at least 1.
+RANGES = {
     "beta1": (0.0, BELOW_ONE),
     "beta2": (0.0, BELOW_ONE),
     "momentum": (0.0, BELOW_ONE),
-    "warmup": (0, math.inf),
-    "steps": (1, math.inf),
+    "steps": (1, INT32_MAX),
     "decay": (0.0, 1.0),
     "min_lr_ratio": (0.0, 1.0),
+    "seed": (0, INT32_MAX),
 }
+
+
+class Field(NamedTuple):
+    """One argument of an optimizer; a default of None has no value until one is given."""
+
+    default: Any
+    type: Any
+    low: float
+    high: float
+
+    @property
+    def traced(self) -> bool:
+        return set(typing.get_args(Number)) <= set(typing.get_args(self.type))
 
 
 @dataclass(frozen=True)
 class Entry:
     """One optimizer in the catalogue.
 
-    alias    the full optimizer, `alias(learning_rate, <numbers>, *, roles=None, <static options>)`.
-    study    values of the `study` preset, for numbers and options, where they differ from the
-    defaults. schedule the default learning-rate schedule of both presets: "cosine", "linear", "wsd"
-    or "constant".
-    bounds   {name: (low, high)} for numbers whose range is not the one of BOUNDS or [0, inf).
-    flops    (role, leaf, values) -> FLOPs of the leaf's matrix work per step, if there is any.
+    alias     the full optimizer, `alias(learning_rate, ..., *, roles=None, ...)`, all annotated.
+    study     values of the `study` preset where they differ from the alias's defaults.
+    schedule  the default learning-rate schedule of both presets.
+    bounds    {name: (low, high)} for numbers whose range is not the usual one (`RANGES`).
+    flops     (role, leaf, values) -> FLOPs of the leaf's matrix work per step, if there is any.
     """
 
     alias: Callable
     study: Mapping[str, Any]
-    schedule: str = "cosine"
+    schedule: Kind = "cosine"
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     flops: Callable[[Role, Any, Mapping[str, Any]], float] | None = None
 
-    def __post_init__(self):
-        self.alias.__signature__ = _spelled_out(self.alias)
-
     @cached_property
-    def hyperparameters(self) -> dict[str, float]:
-        """Names and defaults (authors) of the numbers, the schedule's too; None is not set."""
-        rows = _parameters(self.alias, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        given = {p.name: None if p.default is p.empty else p.default for p in rows}
-        return given | SCHEDULE
+    def fields(self) -> dict[str, Field]:
+        """Every number and option by name, the schedule's among them: numbers come first."""
+        rows = {}
+        for p in inspect.signature(self.alias, eval_str=True).parameters.values():
+            if p.annotation is p.empty:
+                raise ValueError(f"{self.alias.__name__}: argument {p.name!r} has no annotation")
+            rows[p.name] = (None if p.default is p.empty else p.default, p.annotation)
+        del rows["roles"]
+        rows |= {"warmup": (0, Number), "steps": (None, Number | None)}
+        rows |= {"decay": (1.0, Number), "min_lr_ratio": (0.0, Number)}
+        rows |= {"schedule": (self.schedule, Kind)}
+        found = {name: Field(*row, *self._range(name, row[1])) for name, row in rows.items()}
+        return dict(sorted(found.items(), key=lambda item: not item[1].traced))
 
-    @cached_property
-    def options(self) -> dict[str, Any]:
-        """Names and defaults (authors) of the static options."""
-        rows = _parameters(self.alias, inspect.Parameter.KEYWORD_ONLY)
-        given = {p.name: p.default for p in rows if p.name != "roles"}
-        return given | {"schedule": self.schedule}
-
-    @cached_property
-    def types(self) -> dict[str, Any]:
-        """Annotated types of the static options."""
-        hints = typing.get_type_hints(finish) | typing.get_type_hints(self.alias)
-        return hints | {"schedule": typing.Literal["cosine", "linear", "wsd", "constant"]}
+    def _range(self, name: str, hint) -> tuple[float, float]:
+        whole = int in (hint, *typing.get_args(hint))
+        usual = (1, INT32_MAX) if whole else (0.0, FLOAT32_MAX)
+        return self.bounds.get(name, RANGES.get(name, usual))
 
     def defaults(self, preset: str) -> dict[str, Any]:
         """Every number and option of a preset."""
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r} is not one of {', '.join(PRESETS)}")
-        both = self.hyperparameters | self.options
-        return both | (self.study if preset == "study" else {})
+        authors = {name: field.default for name, field in self.fields.items()}
+        return authors | (self.study if preset == "study" else {})
 
-    def range(self, name: str) -> tuple[float, float]:
-        """Allowed (low, high) of a number, ends included."""
-        return self.bounds.get(name, BOUNDS.get(name, (0.0, math.inf)))
+    def check(self, name: str, value: Any) -> None:
+        """Raises ValueError, one line, unless `value` is allowed for the number or option `name`.
 
-    def check(self, name: str, value: Any):
-        """Raise ValueError unless `value` is allowed for the number or option `name`.
-
-        Arrays, tracers and schedules pass: their values are not known here.
+        Scalar arrays, tracers and schedules pass as numbers: their values are not known here.
         """
-        if name in self.hyperparameters:
-            if not isinstance(value, numbers.Real) or isinstance(value, bool):
-                return _check_array(name, value, none=self.hyperparameters[name] is None)
-            low, high = self.range(name)
-            if not low <= value <= high or math.isinf(value):
-                raise ValueError(f"{name}={value!r} is outside {interval(low, high)}")
-        elif name in self.options:
-            _check_type(name, value, self.types.get(name, Any))
-        else:
-            known = [*self.hyperparameters, *self.options]
-            raise ValueError(f"{name!r} is not a hyper-parameter or option{nearest(name, known)}")
+        if name not in self.fields:
+            raise ValueError(
+                f"{name!r} is not a hyper-parameter or option{nearest(name, self.fields)}"
+            )
+        _, hint, low, high = self.fields[name]
+        if not fits(value, hint) and not (value is None and self.fields[name].default is None):
+            raise ValueError(f"{name}={value!r} is not {words(hint)}")
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if number and typing.get_origin(hint) is not Literal and not low <= value <= high:
+            end = "1)" if high == BELOW_ONE else f"{high:.10g}]"
+            raise ValueError(f"{name}={value!r} is outside [{low:.10g}, {end}")
 
 
-def nearest(name: str, known) -> str:
+def fits(value: Any, hint: Any) -> bool:
+    """Is the value of the annotated type? Sequences and mappings are looked through."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return any(type(value) is type(allowed) and value == allowed for allowed in args)
+    if origin is tuple:
+        return isinstance(value, tuple | list) and all(fits(v, args[0]) for v in value)
+    if origin is collections.abc.Mapping:
+        return isinstance(value, Mapping) and all(
+            fits(key, args[0]) and fits(item, args[1]) for key, item in value.items()
+        )
+    if origin is collections.abc.Callable:
+        return callable(value)
+    if args:  # a union
+        return any(fits(value, part) for part in args)
+    if hint is jax.Array:
+        return getattr(value, "shape", None) == () and not isinstance(value, numbers.Number)
+    kind = {float: numbers.Real, int: numbers.Integral}.get(hint, hint)
+    return isinstance(value, kind) and (hint is bool or not isinstance(value, bool))
+
+
+def words(hint: Any) -> str:
+    """What an annotation allows, for error messages."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if set(typing.get_args(Number)) <= set(args):
+        return "a number, a scalar array or a schedule"
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, args))}"
+    if origin is tuple:
+        return f"a list, each {words(args[0])}"
+    if origin is collections.abc.Mapping:
+        return f"a mapping from {words(args[0])} to {words(args[1])}"
+    if args:
+        return " or ".join(map(words, args))
+    known = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    return known.get(hint, "None" if hint is type(None) else str(hint))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' or, without a near name, the list of the known ones."""
+    known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-
-
-def interval(low: float, high: float) -> str:
-    if high == BELOW_ONE:
-        return f"[{low:g}, 1)"
-    return f"[{low:g}, inf)" if high == math.inf else f"[{low:g}, {high:g}]"
-
-
-def _parameters(function, kind) -> list[inspect.Parameter]:
-    return [p for p in inspect.signature(function).parameters.values() if p.kind == kind]
-
-
-def _spelled_out(alias: Callable) -> inspect.Signature:
-    """The signature of `alias` with the options of `finish` in place of its `**common`.
-
-    For `help`, for the catalogue, and for `optax.inject_hyperparams`, which cannot pass `**common`.
-    """
-    signature = inspect.signature(alias)
-    own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
-    shared = _parameters(finish, inspect.Parameter.KEYWORD_ONLY)
-    missing = [p for p in shared if p.name not in signature.parameters]
-    return signature.replace(parameters=[*own, *missing])
-
-
-def _check_array(name, value, none):
-    if (value is None and none) or callable(value) or getattr(value, "shape", None) == ():
-        return
-    raise ValueError(f"{name}={value!r} is not a number, a scalar array or a schedule")
-
-
-def _check_type(name, value, hint):
-    if typing.get_origin(hint) is typing.Literal:
-        allowed = typing.get_args(hint)
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
-    elif typing.get_origin(hint) is tuple:
-        allowed = typing.get_args(typing.get_args(hint)[0])
-        if not isinstance(value, tuple | list) or not set(value) <= set(allowed):
-            raise ValueError(f"{name}={value!r} is not a list of {', '.join(allowed)}")
-    elif hint is int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a whole number of at least 1")
-    elif hint is bool and not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} is not True or False")

@@ -7,9 +7,11 @@ end of the decay.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import optax
 
 Kind = Literal["cosine", "linear", "wsd", "constant"]
 
@@ -62,3 +64,29 @@ def learning_rate(step, hparams: Mapping[str, Any], schedule: Kind = "cosine"):
         floor = hparams.get("min_lr_ratio", 0.0)
         factor = factor * jnp.where(step < warmup, 1.0, floor + (1 - floor) * shape)
     return peak * factor
+
+
+class ScheduledState(NamedTuple):
+    count: jax.Array  # () int32
+    inner: Any
+
+
+def scheduled(make, moving: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
+    """`make(numbers)` in every update, with each function of `moving` read at the step (0 first).
+
+    Args:
+      make: from {name: scalar} to a transformation whose state does not depend on the numbers.
+      moving: {name: function of the step}.
+    """
+
+    def at(step):
+        return make({name: value(step) for name, value in moving.items()})
+
+    def init(params):
+        return ScheduledState(jnp.zeros((), jnp.int32), at(0).init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        updates, new = at(state.count).update(updates, state.inner, params, **extra_args)
+        return updates, ScheduledState(optax.safe_increment(state.count), new)
+
+    return optax.GradientTransformationExtraArgs(init, update)

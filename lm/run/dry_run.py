@@ -31,13 +31,9 @@ def full(config: Mapping) -> str:
     import optim
     from lm.model import llama as model_lib
 
-    given = dict(config["optimizer"])
-    name, preset = given.pop("name"), given.pop("preset")
-    known = optim.catalogue.get(name)
-    options = {k: v for k, v in given.items() if k in known.options}
     module = model_lib.build(config)
     params = jax.eval_shape(lambda: model_lib.init(module, jax.random.key(0)))
-    found = optim.describe(name, params, preset=preset, roles=model_lib.role, **options)
+    found = optim.describe(optim.spec(**config["optimizer"]), params, roles=model_lib.role)
     counts: dict[str, int] = {}
     for path, leaf in zip(found.roles, jax.tree.leaves(params), strict=True):
         kind = found.roles[path].kind

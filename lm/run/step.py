@@ -1,8 +1,7 @@
 """One run as pure functions: fresh state, some training steps, one evaluation. Both programs are
 built of these.
 
-The step never asks an optimizer's name: `optim.build` closes over the numbers it is given, traced
-or not.
+The step never asks an optimizer's name: `OptimizerSpec.build` takes the numbers, traced or not.
 """
 
 from __future__ import annotations
@@ -61,27 +60,22 @@ def hyperparameters(config: Mapping) -> dict[str, np.generic]:
     """The traced numbers of a finalised config, what differs between runs of a pack: fp32 however
     they are spelled, and `steps` int32.
     """
-    given = config["optimizer"]
-    known = optim.catalogue.get(given["name"]).hyperparameters
-    numbers = {k: np.float32(given[k]) for k in known if k in given}
+    spec = optim.spec(**config["optimizer"])
+    numbers = {k: np.float32(v) for k, v in spec.traced.items()}
     return numbers | {"steps": np.int32(config["train"]["steps"])}
 
 
 def build(config: Mapping) -> Run:
     """The run of a finalised config; only what `program_key` keeps is read from it."""
-    given, train_config = config["optimizer"], config["train"]
+    spec, train_config = optim.spec(**config["optimizer"]), config["train"]
     model = model_lib.build(config)
     # Attention kernels have no second derivative, which Sophia takes.
     twice = model.clone(implementation="reference")
-    known = optim.catalogue.get(given["name"])
-    options = {k: v for k, v in given.items() if k in known.options}
     chunks, accumulate = config["program"]["loss_chunks"], config["program"]["accumulate"]
     ceiling = divergence.ceiling(config["model"]["vocab_size"])
 
     def transformation(hparams):
-        return optim.build(
-            given["name"], hparams, preset=given["preset"], roles=model_lib.role, **options
-        )
+        return spec.build(roles=model_lib.role, **hparams)
 
     def init(params, hparams):
         return State(params, transformation(hparams).init(params), jnp.int32(0), jnp.int32(-1))
@@ -135,7 +129,7 @@ def build(config: Mapping) -> Run:
         state, total, grad_norms = jax.lax.fori_loop(0, steps, body, start)
         last = jnp.maximum(state.step - 1, 0)
         watched = {
-            "learning_rate": learning_rate(last, hparams, options["schedule"]),
+            "learning_rate": learning_rate(last, hparams, spec.values["schedule"]),
             **grad_norms,
             **norms("param_norm", state.params),
         }

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.assemble import finish
-from optim.entry import Entry
+from optim.assemble import finish, takes_common
+from optim.entry import Entry, Number
 from optim.roles import Kind, Role, Roles, find_roles, path_name
 
 GainBlocks = Literal["entry", "vector"]
@@ -90,13 +90,14 @@ def scale_by_adam_mini(
     return optax.GradientTransformation(init, update)
 
 
+@takes_common
 def adam_mini(
-    learning_rate,
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-8,
-    weight_decay=0.0,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    beta1: Number = 0.9,
+    beta2: Number = 0.999,
+    epsilon: Number = 1e-8,
+    weight_decay: Number = 0.0,
+    max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
     gain_blocks: GainBlocks = "vector",

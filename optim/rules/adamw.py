@@ -2,20 +2,21 @@
 
 import optax
 
-from optim.assemble import finish
-from optim.entry import Entry
+from optim.assemble import finish, takes_common
+from optim.entry import Entry, Number
 from optim.roles import Roles
 
 scale_by_adamw = optax.scale_by_adam
 
 
+@takes_common
 def adamw(
-    learning_rate,
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-8,
-    weight_decay=0.01,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    beta1: Number = 0.9,
+    beta2: Number = 0.999,
+    epsilon: Number = 1e-8,
+    weight_decay: Number = 0.01,
+    max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
     **common,

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.assemble import finish
-from optim.entry import Entry
+from optim.assemble import finish, takes_common
+from optim.entry import Entry, Number
 from optim.roles import Role, Roles, find_roles
 
 Statistics = Literal["leaf", "matrix"]
@@ -56,13 +56,14 @@ def scale_by_cautious(
     return optax.GradientTransformation(adam.init, update)
 
 
+@takes_common
 def cautious(
-    learning_rate,
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-6,
-    weight_decay=0.0,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    beta1: Number = 0.9,
+    beta2: Number = 0.999,
+    epsilon: Number = 1e-6,
+    weight_decay: Number = 0.0,
+    max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
     statistics: Statistics = "matrix",

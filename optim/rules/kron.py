@@ -1,6 +1,5 @@
 """Kron: PSGD with Kronecker-factored triangular preconditioners (Li 2018, arXiv 1809.10232)."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim.assemble import finish
-from optim.entry import Entry
+from optim.assemble import finish, takes_common
+from optim.entry import FLOAT32_MAX, Entry, Number, Precision
 from optim.linalg import triangular
 from optim.linalg.probes import gaussian_like, probe_key
 from optim.linalg.turns import due_parts, in_parts, update_probability
@@ -223,15 +222,16 @@ def clip_update_rms(
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
+@takes_common
 def kron(
-    learning_rate,
-    beta1=0.9,
-    preconditioner_lr=0.1,
-    preconditioner_update_probability=0.03,
-    update_prob_flat_start=500,
-    max_update_rms=1.1,
-    weight_decay=0.0,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    beta1: Number = 0.9,
+    preconditioner_lr: Number = 0.1,
+    preconditioner_update_probability: Number = 0.03,
+    update_prob_flat_start: Number = 500,
+    max_update_rms: Number = 1.1,
+    weight_decay: Number = 0.0,
+    max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
     normalize_grads: bool = False,
@@ -243,9 +243,9 @@ def kron(
     block_size: int | None = None,
     merge_toward: int | None = None,
     turns: int = 1,
-    update_precision: str | None = "highest",
-    precision: str | None = "highest",
-    seed=0,
+    update_precision: Precision = "highest",
+    precision: Precision = "highest",
+    seed: int = 0,
     decayed: tuple[Kind, ...] = ("matrix", "embedding", "head"),
     **common,
 ) -> optax.GradientTransformationExtraArgs:
@@ -309,7 +309,7 @@ ENTRY = Entry(
     flops=matrix_flops,
     bounds={
         "preconditioner_update_probability": (0.0, 1.0),
-        "update_prob_flat_start": (-math.inf, math.inf),
+        "update_prob_flat_start": (-FLOAT32_MAX, FLOAT32_MAX),
     },
     study=dict(
         learning_rate=2e-3,

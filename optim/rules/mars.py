@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.assemble import finish, of_kinds
-from optim.entry import Entry
+from optim.assemble import finish, of_kinds, takes_common
+from optim.entry import Entry, Number
 from optim.roles import KINDS, Kind, Role, Roles, find_roles
 
 ClipScope = Literal["tree", "matrix"]
@@ -84,18 +84,19 @@ def scale_by_mars(
     )
 
 
+@takes_common
 def mars(
-    learning_rate,
-    beta1=0.95,
-    beta2=0.99,
-    gamma=0.025,
-    epsilon=1e-8,
-    weight_decay=0.0,
-    max_grad_norm=1.0,
-    gain_learning_rate_ratio=1.0,
-    gain_beta1=0.9,
-    gain_beta2=0.95,
-    gain_weight_decay=0.1,
+    learning_rate: Number,
+    beta1: Number = 0.95,
+    beta2: Number = 0.99,
+    gamma: Number = 0.025,
+    epsilon: Number = 1e-8,
+    weight_decay: Number = 0.0,
+    max_grad_norm: Number = 1.0,
+    gain_learning_rate_ratio: Number = 1.0,
+    gain_beta1: Number = 0.9,
+    gain_beta2: Number = 0.95,
+    gain_weight_decay: Number = 0.1,
     *,
     roles: Roles = None,
     clip_scope: ClipScope = "matrix",

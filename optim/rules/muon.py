@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.assemble import finish, of_kinds
-from optim.entry import Entry
+from optim.assemble import finish, of_kinds, takes_common
+from optim.entry import Entry, Number, Precision
 from optim.linalg.newton_schulz import Polynomial, newton_schulz, newton_schulz_flops
 from optim.roles import Kind, Role, Roles, find_roles, stack_shape
 from optim.stacks.batching import map_matrices
@@ -106,16 +106,17 @@ def by_kind(
     return optax.partition(rules, labels)
 
 
+@takes_common
 def muon(
-    learning_rate,
-    momentum=0.95,
-    beta1=0.9,
-    beta2=0.95,
-    epsilon=1e-10,
-    muon_epsilon=1e-7,
-    muon_to_adam_lr=0.015,
-    weight_decay=0.0,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    momentum: Number = 0.95,
+    beta1: Number = 0.9,
+    beta2: Number = 0.95,
+    epsilon: Number = 1e-10,
+    muon_epsilon: Number = 1e-7,
+    muon_to_adam_lr: Number = 0.015,
+    weight_decay: Number = 0.0,
+    max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
     clipped: tuple[Kind, ...] = FALLBACK,
@@ -124,7 +125,7 @@ def muon(
     ns_steps: int = 5,
     ns_polynomial: Polynomial = "quintic",
     ns_dtype: Literal["bfloat16", "float32", None] = "bfloat16",
-    ns_precision: str | None = None,
+    ns_precision: Precision = None,
     scale: Scale = "spectral",
     **common,
 ) -> optax.GradientTransformationExtraArgs:

@@ -4,20 +4,21 @@ from functools import partial
 
 import optax
 
-from optim.assemble import finish
-from optim.entry import Entry
+from optim.assemble import finish, takes_common
+from optim.entry import Entry, Number
 from optim.roles import Roles
 
 scale_by_nadamw = partial(optax.scale_by_adam, nesterov=True)
 
 
+@takes_common
 def nadamw(
-    learning_rate,
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-8,
-    weight_decay=1e-4,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    beta1: Number = 0.9,
+    beta2: Number = 0.999,
+    epsilon: Number = 1e-8,
+    weight_decay: Number = 1e-4,
+    max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
     **common,

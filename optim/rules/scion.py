@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.assemble import finish
-from optim.entry import Entry
+from optim.assemble import finish, takes_common
+from optim.entry import Entry, Number, Precision
 from optim.linalg.newton_schulz import Polynomial
 from optim.roles import Kind, Role, Roles, find_roles, stack_shape
 from optim.rules.muon import FALLBACK, Scale, by_kind, matrix_flops, scale_by_muon
@@ -65,16 +65,17 @@ def scale_by_signum(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@takes_common
 def scion(
-    learning_rate,
-    momentum=0.9,
-    beta1=0.9,
-    scion_epsilon=1e-7,
-    scion_to_signum_lr=1.0,
-    spectral_radius=50.0,
-    sign_radius=3000.0,
-    weight_decay=1.0,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    momentum: Number = 0.9,
+    beta1: Number = 0.9,
+    scion_epsilon: Number = 1e-7,
+    scion_to_signum_lr: Number = 1.0,
+    spectral_radius: Number = 50.0,
+    sign_radius: Number = 3000.0,
+    weight_decay: Number = 1.0,
+    max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
     clipped: tuple[Kind, ...] = FALLBACK,
@@ -82,7 +83,7 @@ def scion(
     ns_steps: int = 5,
     ns_polynomial: Polynomial = "quintic",
     ns_dtype: Literal["bfloat16", "float32", None] = "bfloat16",
-    ns_precision: str | None = None,
+    ns_precision: Precision = None,
     scale: Scale = "ratio",
     **common,
 ) -> optax.GradientTransformationExtraArgs:

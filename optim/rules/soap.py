@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.assemble import finish, of_kinds
-from optim.entry import Entry
+from optim.assemble import finish, of_kinds, takes_common
+from optim.entry import Entry, Number, Precision
 from optim.linalg import eigenbasis
 from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
 from optim.stacks.batching import map_grouped
@@ -223,14 +223,15 @@ class DecayAfterStepState(NamedTuple):
     count: jax.Array  # () int32, updates made
 
 
+@takes_common
 def soap(
-    learning_rate,
-    beta1=0.95,
-    beta2=0.95,
-    shampoo_beta=None,
-    epsilon=1e-8,
-    weight_decay=0.01,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    beta1: Number = 0.95,
+    beta2: Number = 0.95,
+    shampoo_beta: Number | None = None,
+    epsilon: Number = 1e-8,
+    weight_decay: Number = 0.01,
+    max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
     precondition_frequency: int = 10,
@@ -244,7 +245,7 @@ def soap(
     decay_on: Literal["new", "old"] = "new",
     staggered: bool = False,
     lockstep: bool = False,
-    precision: str = "highest",
+    precision: Precision = "highest",
     decayed: tuple[Kind, ...] = KINDS,
     **common,
 ) -> optax.GradientTransformationExtraArgs:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.assemble import finish
-from optim.entry import Entry
+from optim.assemble import finish, takes_common
+from optim.entry import Entry, Number
 from optim.linalg.probes import gaussian_like, probe_key
 from optim.roles import Roles
 from optim.stacks.lockstep import same_for_all
@@ -106,14 +106,15 @@ def scale_by_sophia(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@takes_common
 def sophia(
-    learning_rate,
-    beta1=0.96,
-    beta2=0.99,
-    gamma=0.01,
-    epsilon=1e-12,
-    weight_decay=0.2,
-    max_grad_norm=1.0,
+    learning_rate: Number,
+    beta1: Number = 0.96,
+    beta2: Number = 0.99,
+    gamma: Number = 0.01,
+    epsilon: Number = 1e-12,
+    weight_decay: Number = 0.2,
+    max_grad_norm: Number = 1.0,
     *,
     roles: Roles = None,
     refresh_every: int = 10,
@@ -121,7 +122,7 @@ def sophia(
     correction: Literal["inside", "outside"] = "outside",
     floor: Literal["sum", "max"] = "sum",
     lockstep: bool = False,
-    seed=0,
+    seed: int = 0,
     **common,
 ) -> optax.GradientTransformationExtraArgs:
     """Sophia with Hutchinson's estimator, Gaussian probes.

@@ -46,22 +46,22 @@ def test_grids_and_starts_are_the_published_ones():
         if setting == ("130m", "1"):
             assert [float(v) for v in entry["grids"].get(name, [])] == [float(v) for v in values]
         checked += 1
-    assert checked > 500 and set(grids.GRIDS) == set(grids.START) == set(grids.STARTS)
+    assert checked > 500 and set(grids.GRIDS) == set(grids.STARTS)
 
 
 def test_recentred_keeps_proportions():
-    base = grids.recentred("adamw", steps=512, batch_size=8, width=64)
+    base = grids.recentred("adamw", "micro-xs", 0.1)
     assert base["grids"]["warmup"] == [50, 100, 200, 400] and base["start"]["warmup"] == 200
     assert base["grids"]["batch_size"] == [8, 16, 32, 64] and base["start"]["batch_size"] == 8
     assert base["grids"]["beta2"] == grids.GRIDS["adamw"]["beta2"]
     rates = base["grids"]["learning_rate"]
     assert len(rates) == 4 and base["start"]["learning_rate"] == rates[2] == 0.032
     assert [b / a for a, b in pairwise(rates)] == [2, 2, 2]
-    soap = grids.recentred("soap", steps=512, batch_size=8, width=64)
+    soap = grids.recentred("soap", "micro-xs", 0.1)
     assert soap["grids"]["block_size"] == [16, 32, 64]
-    lion = grids.recentred("lion", steps=512, batch_size=8, width=64)
+    lion = grids.recentred("lion", "micro-xs", 0.1)
     assert lion["grids"]["weight_decay"] == [0.1, 0.4, 0.7, 1]
-    only = grids.recentred("muon", steps=512, batch_size=8, width=64, only=study.CORE)
+    only = grids.recentred("muon", "micro-xs", 0.1, only=study.CORE)
     assert set(only["grids"]) == {"learning_rate", "momentum", "weight_decay", "decay", "beta2"}
 
 

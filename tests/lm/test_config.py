@@ -34,8 +34,12 @@ from lm.config import ConfigError, canonical, config_hash, finalise, program_key
         ({"optimizer": {"name": "adamv"}}, "'adamv' is unknown; did you mean 'adamw'"),
         ({"optimizer": {"learning_rate": float("nan")}}, "learning_rate=nan"),
         ({"program": {"accumulate": 3}}, "program.accumulate=3 does not divide train.batch_size=2"),
-        ({"data": {"weights": [float("inf")]}}, "data.weights[0]=inf has no canonical form"),
-        ({"data": {"weights": {1, 2}}}, "has no canonical form"),
+        ({"data": {"corpse": "x"}}, "unknown config key data.'corpse'; did you mean 'corpus'"),
+        ({"train": {"batch_size": float("inf")}}, "train.batch_size=inf is outside [1, "),
+        ({"train": {"seed": float("nan")}}, "train.seed=nan is outside [0, "),
+        ({"train": {"chinchilla_ratio": 10**400}}, "is outside [1e-06, 1e+06]"),
+        ({"optimizer": {"beta2": None}}, "beta2=None is not a number"),
+        ({"optimizer": {"preset": "authors", "learning_rate": None}}, "preset 'authors' has no"),
     ],
 )
 def test_bad_fields_are_one_line(sections, message):

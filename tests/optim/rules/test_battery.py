@@ -24,7 +24,7 @@ HPARAMS = {"weight_decay": 0.0, "epsilon": 1e-4, "muon_to_adam_lr": 1.0, "scion_
 
 @functools.cache
 def battery(name):
-    known = optim.catalogue.get(name).hyperparameters
+    known = optim.spec(name).traced
     hparams = {k: v for k, v in HPARAMS.items() if k in known}
     make = lambda lr: optim.build(name, hparams | {"learning_rate": lr})  # noqa: E731
     return Battery(make, LEARNING_RATES.get(name, 0.03), ATOL.get(name, 1e-5))

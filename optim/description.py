@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import jax
 
-from optim import catalogue
-from optim.build import build
+from optim.catalogue import OptimizerSpec, get, spec
 from optim.roles import Role, Roles, find_roles, path_name
 from optim.stacks.dtypes import state_kind
 
@@ -42,20 +41,22 @@ class Description:
 
 
 def describe(
-    name: str, params, *, preset: str = "study", roles: Roles = None, **options
+    optimizer: str | OptimizerSpec, params, *, roles: Roles = None, **values
 ) -> Description:
     """Role of every leaf, state bytes by kind and FLOPs of one update.
 
     Args:
-      name, preset, roles, **options: as for `optim.build`.
+      optimizer: a specification, or a name, which `**values` (`preset` too) complete as in
+        `optim.spec`.
       params: arrays, or shapes and dtypes (`jax.eval_shape`): nothing is allocated.
+      roles: as for `optim.build`.
 
     FLOPs are analytic: matrix products of the rule (a multiply and an add are two), refreshes
     spread over the steps between them, plus about 15 elementwise operations per parameter. Print
     it for a table.
     """
-    entry = catalogue.get(name)
-    tx = build(name, {"learning_rate": 1.0}, preset=preset, roles=roles, **options)
+    known = spec(optimizer, **values) if isinstance(optimizer, str) else optimizer
+    tx = known.build(roles=roles, learning_rate=1.0)
     state = jax.tree.leaves_with_path(jax.eval_shape(tx.init, params))
     state_bytes: dict[str, int] = {}
     for key_path, x in state:
@@ -63,15 +64,13 @@ def describe(
         state_bytes[kind] = state_bytes.get(kind, 0) + x.size * x.dtype.itemsize
     leaves = jax.tree.leaves_with_path(params)
     found = jax.tree.leaves(find_roles(params, roles), is_leaf=lambda x: isinstance(x, Role))
-    values = entry.defaults(preset) | options
     flops = sum(ELEMENTWISE_FLOPS * x.size for _, x in leaves)
-    if entry.flops:
-        flops += sum(
-            entry.flops(role, x, values) for (_, x), role in zip(leaves, found, strict=True)
-        )
+    if of_matrices := get(known.name).flops:
+        pairs = zip(leaves, found, strict=True)
+        flops += sum(of_matrices(role, x, known.values) for (_, x), role in pairs)
     paths = [path_name(key_path) for key_path, _ in leaves]
     return Description(
-        name,
+        known.name,
         dict(zip(paths, found, strict=True)),
         {path: x.shape for path, (_, x) in zip(paths, leaves, strict=True)},
         state_bytes,
