@@ -99,6 +99,8 @@ def assign(config: Mapping | ConfigDict, path: Sequence[str], value: Any) -> Non
         if name not in node:
             raise ConfigError(unknown("config key", ".".join(path[: depth + 1]), node))
         node, parent = node[name], node
+    if isinstance(node, ConfigDict):
+        raise ConfigError(f"config key {'.'.join(path)} is a section: set its fields one by one")
     if isinstance(node, int) and isinstance(value, float) and value.is_integer():
         value = int(value)
     try:

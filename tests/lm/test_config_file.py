@@ -38,13 +38,16 @@ def test_every_field_can_be_set(optimizer, field, text, value):
     assert config[section][name] == value
     rest = load_run(FILE + optimizer)
     changed = {n for n in config[section] if config[section][n] != rest[section].get(n)}
-    assert changed == {name}
+    assert changed - {"steps"} == {name}
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.ns_stpes=6", "unknown config key 'optimizer.ns_stpes'; did you mean 'ns_steps'"),
+        (
+            "optimizer.ns_stpes=6",
+            "unknown config key 'optimizer.ns_stpes'; did you mean 'ns_steps'",
+        ),
         ("optimizer.ns_steps=0", "optimizer muon: ns_steps=0 is outside [1, 2147483647]"),
         ("optimizer.ns_steps=many", "optimizer.ns_steps='many' is not of type int"),
         ("optimizer.learning_rate=fast", "optimizer.learning_rate='fast' is not of type float"),
