@@ -16,14 +16,16 @@ from pathlib import Path
 
 from lm import command, storage
 from lm.config import ConfigError
+from lm.storage import write_json
 from sweeps.dispatch import ledger, resources
 from sweeps.dispatch.driver import Driver, Refused, lock, read_study
 from sweeps.dispatch.executor import Executor
-from sweeps.dispatch.ledger import write_json
 from sweeps.dispatch.local import TRAINER, Inline, Workers
-from sweeps.plan import cost, study
+from sweeps.plan import config, cost
+from sweeps.plan.certificates import effort
 from sweeps.plan.phases import Plan, plan
-from sweeps.plan.trial import Cell, Outcome, Race, Trial
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Cell, Outcome, Trial
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,19 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable = print) -> int:
     """The command with its arguments parsed; returns the exit code."""
     cost.rate(arguments.device)  # refuses an unknown device
-    race, changes = resolve(arguments, overrides, log)
-    workdir, named = arguments.workdir, race.study
+    study, changes = resolve(arguments, overrides, log)
+    workdir, named = arguments.workdir, study.config
     if arguments.dry_run:
-        dry_run(race, ledger.load(workdir, race).outcomes, arguments.device, changes, log)
+        dry_run(study, ledger.load(workdir, study).outcomes, arguments.device, changes, log)
         return 0
     with lock(workdir):
-        found = load(workdir, race, arguments.retry_failed, log)
-        if reason := over_budget(race, found.outcomes, arguments.device):
+        found = load(workdir, study, arguments.retry_failed, log)
+        if reason := over_budget(study, found.outcomes, arguments.device):
             raise Refused(reason)
         write_json(workdir / "study.json", named)
         executor = make_executor(arguments, workdir, log)
         driver = Driver(
-            race,
+            study,
             workdir,
             executor,
             found,
@@ -88,7 +90,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
             **named.get("pack", {}),
         )
         state = driver.run()
-    report(race, state, driver, log)
+    report(study, state, driver, log)
     return 0
 
 
@@ -98,22 +100,22 @@ def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callab
     Raises:
       ConfigError, CorpusError, Refused: one line; also when the workdir holds another study.
     """
-    named = study.load(arguments.config, overrides)
+    named = config.load(arguments.config, overrides)
     named["data"] = resolve_data(named, log)
     workdir = arguments.workdir
-    race = Race(named)
-    race.check()
+    study = Study(named)
+    study.check()
     before = read_study(workdir)
-    if before is not None and (reason := study.incompatible(before, named)):
+    if before is not None and (reason := config.incompatible(before, named)):
         raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
-    changes = list(study.differences(before, named)) if before is not None else []
+    changes = list(config.differences(before, named)) if before is not None else []
     if changes and not (arguments.extend or getattr(arguments, "dry_run", False)):
         name, old, new = changes[0]
         raise Refused(
             f"{workdir} holds a different study: {name} is {old!r} there and {new!r} here; "
             f"choose another workdir, or see with --dry_run what is new and go on with --extend"
         )
-    return race, changes
+    return study, changes
 
 
 def resolve_data(named: dict, log: Callable) -> dict:
@@ -134,9 +136,9 @@ def resolve_data(named: dict, log: Callable) -> dict:
     return {**named["data"], "fingerprint": prepared.fingerprint}
 
 
-def load(workdir: Path, race: Race, retry_failed: bool, log: Callable) -> ledger.Ledger:
+def load(workdir: Path, study: Study, retry_failed: bool, log: Callable) -> ledger.Ledger:
     """The workdir's ledger; unusable results are reported and set aside."""
-    found = ledger.load(workdir, race)
+    found = ledger.load(workdir, study)
     for path, reason in found.corrupt.items():
         log(f"{path}/result.json is unusable and its trial runs again: {reason}")
         ledger.discard(path)
@@ -169,12 +171,12 @@ def make_executor(arguments: argparse.Namespace, workdir: Path, log: Callable) -
 
 
 def dry_run(
-    race: Race, outcomes: Mapping[Trial, Outcome], device: str, changes: Sequence, log: Callable
+    study: Study, outcomes: Mapping[Trial, Outcome], device: str, changes: Sequence, log: Callable
 ) -> None:
     """Prints what the next round and, at most, the whole study would train."""
     for name, old, new in changes:
         log(f"changed: {name}: {old!r} -> {new!r}")
-    state, rate = plan(race, outcomes), cost.rate(device, outcomes.values())
+    state, rate = plan(study, outcomes), cost.rate(device, outcomes.values())
     log(
         f"{len(outcomes)} trials of this study are finished; one chip: {rate:.3g} FLOP/s ({device})"
     )
@@ -182,29 +184,30 @@ def dry_run(
     for trial in state.pending:
         cells.setdefault(trial.cell, []).append(trial)
     for cell, trials in cells.items():
-        log(cost.line(f"  {cell}", cost.of(race, trials), rate))
-    log(cost.line("next round", cost.of(race, state.pending), rate))
-    log(cost.line("whole study, at most", cost.bound(race), rate))
-    if reason := over_budget(race, outcomes, device):
+        log(cost.line(f"  {cell}", cost.of(study, trials), rate))
+    log(cost.line("next round", cost.of(study, state.pending), rate))
+    log(cost.line("whole study, at most", cost.bound(study), rate))
+    if reason := over_budget(study, outcomes, device):
         log(f"would be refused: {reason}")
 
 
-def over_budget(race: Race, outcomes: Mapping[Trial, Outcome], device: str) -> str | None:
-    budget = race.study.get("budget", {})
+def over_budget(study: Study, outcomes: Mapping[Trial, Outcome], device: str) -> str | None:
+    budget = study.config.get("budget", {})
     rate = cost.rate(device, outcomes.values())
-    return cost.over_budget(cost.bound(race), budget, rate) if budget else None
+    return cost.over_budget(cost.bound(study), budget, rate) if budget else None
 
 
-def report(race: Race, state: Plan, driver: Driver, log: Callable) -> None:
+def report(study: Study, state: Plan, driver: Driver, log: Callable) -> None:
     """The last lines: what was certified, and what each optimizer's tuning cost."""
-    for optimizer, found in driver.summary.items():
-        spent = found["effort"]
+    for optimizer in study.config["optimizers"]:
+        runs = [run for trial, run in driver.outcomes.items() if trial.cell.optimizer == optimizer]
+        spent = effort(runs)
         log(
             f"{optimizer:<10} {spent['trials']:>5,} trials  {spent['tokens']:>9.3g} tokens  "
             f"{spent['flops']:>9.3g} FLOPs  {spent['seconds']:>7.0f} device seconds"
         )
     certified, total = len(state.repeats), len(driver.outcomes)
-    log(f"{certified} of {len(race.cells)} cells are certified, {total} trials in all")
+    log(f"{certified} of {len(study.cells)} cells are certified, {total} trials in all")
     if driver.failures:
         log(f"{len(driver.failures)} trials failed, the first: {driver.failures[0]}")
 

@@ -24,11 +24,11 @@ from pathlib import Path
 from lm import config as run_config
 from lm import storage
 from lm.command import guarded
+from lm.storage import write_json
 from sweeps import run as run_lib
 from sweeps.dispatch import ledger
 from sweeps.dispatch.driver import RETRIES, Driver, Refused, lock
 from sweeps.dispatch.executor import Report
-from sweeps.dispatch.ledger import write_json
 from sweeps.dispatch.local import TRAINER, Inline, Workers
 from sweeps.dispatch.packs import Widths, packs
 from sweeps.plan.phases import plan
@@ -70,21 +70,21 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not arguments.config:
         raise Refused("--config is missing")
     say: Callable = lambda line: print(line, file=sys.stderr)  # noqa: E731
-    race, _ = run_lib.resolve(arguments, overrides, say)
-    workdir, named = arguments.workdir.resolve(), race.study
+    study, _ = run_lib.resolve(arguments, overrides, say)
+    workdir, named = arguments.workdir.resolve(), study.config
     with lock(workdir):
-        found = run_lib.load(workdir, race, arguments.retry_failed, say)
-        if reason := run_lib.over_budget(race, found.outcomes, arguments.device):
+        found = run_lib.load(workdir, study, arguments.retry_failed, say)
+        if reason := run_lib.over_budget(study, found.outcomes, arguments.device):
             raise Refused(reason)
         write_json(workdir / "study.json", named)
-        state = plan(race, found.outcomes)
+        state = plan(study, found.outcomes)
         if not state.pending:
-            driver = Driver(race, workdir, Inline(), found, log=say)  # trains nothing, certifies
-            run_lib.report(race, driver.run(), driver, say)
+            driver = Driver(study, workdir, Inline(), found, log=say)  # trains nothing, certifies
+            run_lib.report(study, driver.run(), driver, say)
             return OVER
         width = named.get("pack", {}).get("width", 16)
-        round_ = packs(state.pending, race.program, race.flops, width=Widths(width))
-        value = [[race.config(trial) for trial in pack.trials] for pack in round_]
+        round_ = packs(state.pending, study.program, study.flops, width=Widths(width))
+        value = [[study.run(trial) for trial in pack.trials] for pack in round_]
         name = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
         (workdir / "rounds").mkdir(exist_ok=True)
         write_json(workdir / "rounds" / f"{name}.json", value)

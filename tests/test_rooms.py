@@ -129,7 +129,9 @@ def test_no_circle_of_imports():
     assert not left, f"in or behind a circle: {sorted(left)}"
 
 
-@pytest.mark.parametrize("module", ["analysis", "analysis.report", "sweeps.status", "sweeps.run"])
+@pytest.mark.parametrize(
+    "module", ["analysis", "analysis.report", "sweeps.status", "sweeps.run", "sweeps.slurm"]
+)
 def test_starts_without_jax(module):
     code = f"import sys, {module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

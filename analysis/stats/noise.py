@@ -19,7 +19,11 @@ from scipy import special
 
 Point = tuple[tuple[str, Any], ...]  # sorted (hyper-parameter, value) pairs
 
+# Changes that cannot matter: of an epsilon this far below the gradients' scale, except where it is
+# the floor of a curvature. The study's grids end here (1e-25 to 1e-10).
 NULL_HYPERPARAMETERS = ("epsilon", "muon_epsilon", "scion_epsilon")
+NULL_BELOW = 1e-10
+NULL_EXCEPT = ("sophia",)
 
 
 class Noise(NamedTuple):
@@ -79,7 +83,7 @@ def scatter(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
     return total, df
 
 
-def null_groups(losses: Mapping[Point, float], below: float) -> list[list[float]]:
+def null_groups(losses: Mapping[Point, float], below: float = NULL_BELOW) -> list[list[float]]:
     """Losses of points that differ only in an epsilon no larger than `below`.
 
     Bit-identical losses are one sample, not two: such a change did not perturb the run at all.

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.stats import noise
-from sweeps.plan.search import Problem, Rule
-from sweeps.plan.trial import Cell, Outcome, Point, Race, Trial, freeze
+from sweeps.plan.rules import Rule
+from sweeps.plan.search import Problem
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Cell, Outcome, Point, Trial, freeze
 
 FOLDER = Path(__file__).parents[2] / "analysis" / "published"
 PARAMS = {"130m": 134217728, "300m": 301989888, "520m": 536870912, "1.2b": 1207959552}
@@ -121,7 +123,7 @@ class Recorded:
         return Problem(cell, centre, grids, {}, lambda point: None, rule)
 
 
-def race(recorded: Recorded, study: dict) -> Race:
+def race(recorded: Recorded, study: dict) -> Study:
     """Phases I and II of the published study, started from its recorded centres."""
     optimizers = {}
     for name, given in study["optimizers"].items():
@@ -137,7 +139,7 @@ def race(recorded: Recorded, study: dict) -> Race:
         optimizers[name] = {**given, "starts": starts, "grids": grids}
     phases = {phase: study["phases"][phase] for phase in ("I", "II")}
     rule = {**study["rule"], "near_best": 6e-3}
-    return Race({**study, "optimizers": optimizers, "phases": phases, "rule": rule})
+    return Study({**study, "optimizers": optimizers, "phases": phases, "rule": rule})
 
 
 def near_best(recorded: Recorded, optimizer: str, delta: float) -> list[list[dict]]:
@@ -174,15 +176,13 @@ def divergence_kills(patience: int = 2000, ceiling: float = 6.0) -> dict[tuple, 
     }
 
 
-def null_noise(recorded: Recorded, below: float = 1e-9) -> float:
-    """Standard deviation of one recorded run, from changes of epsilon that cannot matter.
-
-    From the median absolute difference of pairs (a few are far out), over all cells but Sophia's,
-    whose epsilon is a threshold and does matter.
+def null_noise(recorded: Recorded) -> float:
+    """Standard deviation of one recorded run, from changes of epsilon that cannot matter: by the
+    median absolute difference of pairs, since a few are far out.
     """
     differences = []
     for cell, record in recorded.cells.items():
         finished: Mapping = {p: x for p, x in record.losses.items() if math.isfinite(x)}
-        groups = noise.null_groups(finished, below) if cell.optimizer != "sophia" else []
+        groups = noise.null_groups(finished) if cell.optimizer not in noise.NULL_EXCEPT else []
         differences += [b - a for group in groups for a, b in pairwise(group)]
     return statistics.median(differences) / (0.6745 * math.sqrt(2))

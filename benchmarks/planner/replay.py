@@ -12,17 +12,20 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.stats import near_best
 from benchmarks.planner import recorded as records
 from benchmarks.planner.landscape import Landscape
-from sweeps.plan import study
-from sweeps.plan.phases import Plan, moving, plan
-from sweeps.plan.search import Rule, descend
-from sweeps.plan.trial import Cell, Outcome, Race, Trial
+from sweeps.plan import config as study_config
+from sweeps.plan.phases import Plan, plan
+from sweeps.plan.rules import Published, Rule
+from sweeps.plan.search import descend
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Cell, Outcome, Trial
 
 DELTAS = (5e-3, 6e-3, 6.4e-3, 7e-3)  # the near-best thresholds the study names in different places
 
 
-def play(race: Race, trainer: Any) -> tuple[Plan, dict[Trial, Outcome], int]:
+def play(race: Study, trainer: Any) -> tuple[Plan, dict[Trial, Outcome], int]:
     """Runs a whole race on a trainer with a `get`; returns last plan, results, rounds."""
     results: dict[Trial, Outcome] = {}
     rounds = 0
@@ -37,7 +40,8 @@ def recorded_cells(recorded: records.Recorded, rule: Rule) -> dict[Cell, tuple[f
     gaps = {}
     for cell, record in recorded.cells.items():
         settled = descend(recorded.problem(cell, rule), recorded)
-        centre, best = (settled.losses[point] for point in (settled.centre, settled.best))
+        losses = settled.losses
+        centre, best = losses[settled.centre], losses[settled.best]
         gaps[cell] = (centre - record.best, best - record.best)
     return gaps
 
@@ -48,7 +52,7 @@ def recorded_sensitive(recorded: records.Recorded, delta: float) -> dict[str, se
     for optimizer in records.SENSITIVE:
         near = records.near_best(recorded, optimizer, delta)
         found[optimizer] = set(
-            moving(near, {name for points in near for p in points for name in p})
+            near_best.sensitive(near, {name for points in near for p in points for name in p})
         )
     return found
 
@@ -76,10 +80,10 @@ GRIDS = {
 }
 
 
-def synthetic(rule: Mapping[str, Any], *, start: Mapping[str, Any] = OPTIMUM) -> Race:
+def synthetic(rule: Mapping[str, Any], *, start: Mapping[str, Any] = OPTIMUM) -> Study:
     """A race on synthetic sizes, for landscapes to answer."""
     entry = {"start": {**start, "batch_size": 8}, "grids": GRIDS, "bounds": {}}
-    return Race(
+    return Study(
         {
             **{"name": "synthetic", "sizes": SIZES, "ratios": [1, 2, 4, 8], "phases": PHASES},
             **{
@@ -93,7 +97,7 @@ def synthetic(rule: Mapping[str, Any], *, start: Mapping[str, Any] = OPTIMUM) ->
     )
 
 
-def landscape(race: Race, *, draw: int, noise: float = 1e-3, **others: Any) -> Landscape:
+def landscape(race: Study, *, draw: int, noise: float = 1e-3, **others: Any) -> Landscape:
     """The study-like landscape of `synthetic`; `others` replace its fields.
 
     Seeds matter 20 times as much as anything else, as on the CPU ladder (docs/LOG.md).
@@ -150,9 +154,9 @@ def replan_seconds(trials: int = 2000) -> tuple[int, float]:
     rule = {"mode": "published", "max_moves": 8}
     base = synthetic(rule)
     for count in range(4, 1000, 4):
-        entry = base.study["optimizers"]["adamw"]
+        entry = base.config["optimizers"]["adamw"]
         names = [f"optimizer{i}" for i in range(count)]
-        race = Race({**base.study, "optimizers": dict.fromkeys(names, entry)})
+        race = Study({**base.config, "optimizers": dict.fromkeys(names, entry)})
         _, results, _ = play(race, landscape(race, draw=0, drift={"learning_rate": (-0.5, 0.1)}))
         if len(results) >= trials:
             break
@@ -166,12 +170,12 @@ def replan_seconds(trials: int = 2000) -> tuple[int, float]:
 
 def show_recorded(config: str) -> None:
     recorded = records.Recorded()
-    race = records.race(recorded, study.load(config))
+    race = records.race(recorded, study_config.load(config))
     state, results, _ = play(race, recorded)
     above = [s.losses[s.best] - recorded.cells[cell].best for cell, s in state.settled.items()]
     known = sum(outcome.status != "unrecorded" for outcome in results.values())
     print(
-        f"Phases I and II of {len(race.study['optimizers'])} optimizers from the recorded centres: "
+        f"Phases I and II of {len(race.config['optimizers'])} optimizers, recorded centres: "
         f"{len(above)} cells, {len(results)} trials asked for, {known} on record;\n"
         f"  reported best above the best recorded run: at most {max(above):.1e} nats, "
         f"equal in {sum(gap == 0 for gap in above)}"
@@ -179,7 +183,7 @@ def show_recorded(config: str) -> None:
     right = [n for n, names in state.sensitive.items() if set(names) == records.SENSITIVE[n]]
     print(f"  sensitive sets at 6e-3 as published: {len(right)}/10: {', '.join(right)}")
     noise = records.null_noise(recorded)
-    gaps = recorded_cells(recorded, Rule())
+    gaps = recorded_cells(recorded, Published())
     print(f"noise of a recorded run, from null changes: {noise:.2e} nats")
     within = sum(best <= noise for _, best in gaps.values())
     exact = sum(best == 0 for _, best in gaps.values())

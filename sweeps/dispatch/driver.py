@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from lm import config as run_config
+from lm.storage import write_json
 from sweeps.dispatch import ledger as ledgers
 from sweeps.dispatch.executor import Executor, Report
-from sweeps.dispatch.ledger import Ledger, folder, write_json
+from sweeps.dispatch.ledger import Ledger, folder
 from sweeps.dispatch.packs import Pack, Widths, packs
-from sweeps.plan.certificates import certificate, summary
 from sweeps.plan.phases import Plan, plan
-from sweeps.plan.trial import Race, Trial, finite
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Trial, finite
 
 # Of one trial alone, by cause.
 RETRIES = {"failed": 0, "memory": 0, "killed": 3, "timeout": 0, "preempted": 20}
@@ -59,7 +60,7 @@ class Driver:
 
     def __init__(
         self,
-        race: Race,
+        study: Study,
         workdir: Path,
         executor: Executor,
         ledger: Ledger,
@@ -69,14 +70,14 @@ class Driver:
         workers: int = 1,
         timeout: float = 3600.0,
     ):
-        self.race, self.workdir, self.executor, self.log = race, Path(workdir), executor, log
+        self.study, self.workdir, self.executor, self.log = study, Path(workdir), executor, log
         self.outcomes = ledger.outcomes
         self.widths, self.workers = Widths(min(width, executor.widest)), workers
         self.timeout = timeout
         self.running: dict[Any, tuple[Pack, Any, float]] = {}
         self.split: list[Pack] = []  # parts of packs that died, to be run as they are
         self.attempts: Counter = Counter()
-        self.certified: set = set()
+        self.certified: dict = {}
         self.failures, self.finished, self.done_flops = [], 0, 0.0
         self.began, self.stopped = time.monotonic(), threading.Event()
 
@@ -91,15 +92,14 @@ class Driver:
         try:
             self._adopt()
             while True:
-                state = plan(self.race, self.outcomes)
-                self._certify(state)
+                state = plan(self.study, self.outcomes)
+                ledgers.certify(self.study, state, self.workdir, self.certified)
                 queue = self._queue(state)
                 while queue and self.executor.capacity() > 0:
                     self._start(queue.pop(0))
                 self.split = [pack for pack in queue if pack in self.split]
                 self._snapshot(state, queue)
                 if not self.running:
-                    self._summarise(state)
                     return state
                 while not self._collect(state):
                     time.sleep(0.05)
@@ -112,13 +112,13 @@ class Driver:
     def _adopt(self) -> None:
         """Takes over packs that a driver before this one left running, where packs outlive it."""
         for configs, handle in self.executor.adopt():
-            trials = [self.race.trial(run_config.what(config)) for config in configs]
-            if any(t is None or t.cell not in self.race.cells for t in trials):
+            trials = [self.study.trial(run_config.what(config)) for config in configs]
+            if any(t is None or t.cell not in self.study.cells for t in trials):
                 self.executor.cancel(handle)  # of a study that has changed since
                 continue
             trials = tuple(t for t in trials if t not in self.outcomes)
             self.log(f"a pack with {len(trials)} trials to go is running already")
-            pack = Pack(self.race.program(trials[0]) if trials else "", trials)
+            pack = Pack(self.study.program(trials[0]) if trials else "", trials)
             self.running[id(handle)] = (pack, handle, time.monotonic())
 
     def _queue(self, state: Plan) -> list[Pack]:
@@ -128,16 +128,16 @@ class Driver:
         trials = [t for t in state.pending if t not in taken]
         fresh = packs(
             trials,
-            self.race.program,
-            self.race.flops,
+            self.study.program,
+            self.study.flops,
             width=self.widths,
             workers=self.workers,
         )
         return [*self.split, *fresh]
 
     def _start(self, pack: Pack) -> None:
-        configs = [self.race.config(trial) for trial in pack.trials]
-        folders = [folder(self.workdir, self.race.hash(trial)) for trial in pack.trials]
+        configs = [self.study.run(trial) for trial in pack.trials]
+        folders = [folder(self.workdir, self.study.hash(trial)) for trial in pack.trials]
         for path in folders:
             path.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
@@ -163,14 +163,14 @@ class Driver:
     def _take_in(self, pack: Pack, report: Report) -> None:
         rest = []
         for trial in pack.trials:
-            path = folder(self.workdir, self.race.hash(trial))
+            path = folder(self.workdir, self.study.hash(trial))
             outcome = ledgers.read(path)
             if outcome is None:
                 rest.append(trial)
                 continue
             self.outcomes[trial] = outcome
             self.finished += outcome.status != "failed"
-            self.done_flops += self.race.flops(trial)
+            self.done_flops += self.study.flops(trial)
         if report.cause == "disk":
             raise OSError(
                 28, f"{report.reason}; finished results are kept, free some space and run again"
@@ -199,8 +199,8 @@ class Driver:
             self.split.append(left._replace(trials=tuple(again)))
 
     def _fail(self, trial: Trial, reason: str) -> None:
-        config = run_config.what(self.race.config(trial))
-        path = folder(self.workdir, self.race.hash(trial))
+        config = run_config.what(self.study.run(trial))
+        path = folder(self.workdir, self.study.hash(trial))
         self.failures.append(f"{trial.cell}: {reason}")
         if len(self.failures) >= GIVE_UP and not self.finished:
             raise Refused(
@@ -208,22 +208,6 @@ class Driver:
             )
         ledgers.record_failure(path, config, reason)
         self.outcomes[trial] = ledgers.read(path)
-
-    def _certify(self, state: Plan) -> None:
-        """Writes the certificate of each cell whose search and repeats are over."""
-        for cell, repeats in state.repeats.items():
-            if cell in self.certified:
-                continue
-            phase = self.race.cells[cell]
-            value = certificate(state.settled[cell], repeats, phase=phase, name=self.race.hash)
-            root = self.workdir / "certificates"
-            root.mkdir(exist_ok=True)
-            write_json(root / f"{cell}.json", value)
-            self.certified.add(cell)
-
-    def _summarise(self, state: Plan) -> None:
-        self.summary = summary(self.race, state, self.outcomes)
-        write_json(self.workdir / "phases.json", self.summary)
 
     def _say(self, pack: Pack, state: Plan, seconds: float) -> None:
         cells = Counter(str(trial.cell) for trial in pack.trials)
@@ -240,7 +224,7 @@ class Driver:
 
     def _eta(self, state: Plan) -> float | None:
         elapsed = time.monotonic() - self.began
-        left = sum(self.race.flops(t) for t in state.pending if t not in self.outcomes)
+        left = sum(self.study.flops(t) for t in state.pending if t not in self.outcomes)
         return elapsed * left / self.done_flops if self.done_flops else None
 
     def _show_life(self) -> None:

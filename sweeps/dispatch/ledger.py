@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lm.storage import write_json
-from sweeps.plan.trial import Outcome, Race, Trial
+from sweeps.plan.certificates import certificate
+from sweeps.plan.phases import Plan
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Cell, Outcome, Trial
 
 STATUSES = ("finished", "diverged", "failed")
 
 
 @dataclass
 class Ledger:
-    """The finished trials of a race, and the result files that could not be used."""
+    """The finished trials of a study, and the result files that could not be used."""
 
     outcomes: dict[Trial, Outcome] = field(default_factory=dict)
     corrupt: dict[Path, str] = field(default_factory=dict)  # to be trained again
@@ -29,7 +32,7 @@ def folder(workdir: Path, name: str) -> Path:
     return Path(workdir) / "trials" / name
 
 
-def load(workdir: Path, race: Race) -> Ledger:
+def load(workdir: Path, study: Study) -> Ledger:
     """Reads every trial folder of a workdir.
 
     A corrupt or truncated result is reported and does not count, so its trial runs again.
@@ -40,14 +43,14 @@ def load(workdir: Path, race: Race) -> Ledger:
             outcome = read(path)
             if outcome is None:
                 continue
-            trial = race.trial(json.loads((path / "config.json").read_text()))
+            trial = study.trial(json.loads((path / "config.json").read_text()))
         except FileNotFoundError:
             ledger.corrupt[path] = "config.json is missing"
             continue
         except (ValueError, KeyError, TypeError) as error:
             ledger.corrupt[path] = f"{type(error).__name__}: {error}"
             continue
-        if trial is None or trial.cell not in race.cells or race.hash(trial) != path.name:
+        if trial is None or trial.cell not in study.cells or study.hash(trial) != path.name:
             ledger.strays.append(path)
         else:
             ledger.outcomes[trial] = outcome
@@ -105,3 +108,20 @@ def record_failure(path: Path, config: Mapping, reason: str) -> None:
         "total_params optimizer_bytes flops seconds compile_seconds"
     )
     write_json(path / "result.json", result | dict.fromkeys(keys.split()))
+
+
+def certify(study: Study, plan: Plan, workdir: Path, written: dict[Cell, Any]) -> None:
+    """Writes the certificate of each cell whose search and repeats are over.
+
+    Args:
+      written: what was known of the optimizer when a cell's certificate was written; it is written
+        again when that has changed. Updated.
+    """
+    folder = Path(workdir) / "certificates"
+    for cell in plan.repeats:
+        known = plan.sensitive.get(cell.optimizer)
+        if cell not in written or written[cell] != known:
+            folder.mkdir(parents=True, exist_ok=True)
+            value = certificate(plan, cell, phase=study.cells[cell], name=study.hash)
+            write_json(folder / f"{cell}.json", value)
+            written[cell] = known

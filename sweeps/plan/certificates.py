@@ -3,60 +3,59 @@
 Losses are those of the hash beside them, at the study's seed; a neighbour's `gain` over the centre
 is the mean over their common `seeds`. Beyond the contract of docs/design.md there are `overturn`
 (the run whose loss would have to fall least for the choice to change, and by how much), `ties`
-(contenders not told apart), `start` and what it lost, `moves`, `refined`, `converged`.
+(contenders not told apart), `start` and what it lost, `moves`, `refined`, `converged`; and what the
+optimizer's Phase I found `sensitive`, and the `laws` that predicted a Phase III start:
+h = exp(a) (N / n0)^b ratio^c.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sweeps.plan.phases import Plan
-from sweeps.plan.search import Settled, neighbours
-from sweeps.plan.trial import Outcome, Point, Race, Trial, finite, freeze
+from sweeps.plan.search import Search, neighbours
+from sweeps.plan.trial import Cell, Outcome, Point, Trial, finite, freeze, loss_of
 
 
 def certificate(
-    state: Settled,
-    repeats: Sequence[tuple[int, Outcome]],
-    *,
-    phase: str,
-    name: Callable[[Trial], str],
+    plan: Plan, cell: Cell, *, phase: str, name: Callable[[Trial], str]
 ) -> dict[str, Any]:
     """The certificate of a settled cell, ready for JSON.
 
     Args:
-      repeats: (seed, outcome) of the winner's fresh seeds.
       name: a trial's config hash.
     """
-    problem, rule, cell = state.problem, state.problem.rule, state.problem.cell
+    state, repeats = plan.settled[cell], plan.repeats[cell]
+    problem, rule, losses = state.problem, state.problem.rule, state.losses
     hashed = lambda point: name(Trial(cell, point, problem.seed))  # noqa: E731
     centre, best, start = state.centre, state.best, freeze(problem.start)
-    star = [
-        _neighbour(state, point, hashed) for point in neighbours(problem, centre, problem.grids)
-    ]
-    cost = [run for runs in state.runs.values() for run in runs] + [run for _, run in repeats]
+    points = neighbours(problem, centre, problem.grids)
+    star = [_neighbour(state, point, hashed) for point in points]
+    missing = [n for n in star if n["status"] in ("missing", "unrecorded")]
+    start_loss = _number(losses.get(start, math.inf))
+    laws = plan.laws.get(cell.optimizer, {}) if phase == "III" else {}
     return {
         "optimizer": cell.optimizer,
         "model_size": cell.size,
         "chinchilla_ratio": cell.ratio,
         "phase": phase,
         "rule": rule.mode,
-        "threshold": rule.threshold if rule.mode == "published" else None,
-        "error_rate": rule.error_rate if rule.mode == "noise" else None,
+        "threshold": getattr(rule, "threshold", None),
+        "error_rate": getattr(rule, "error_rate", None),
         "noise": _noise(state, repeats),
         "start": dict(start),
-        "start_loss": _number(state.losses.get(start, math.inf)),
-        "start_regret": _regret(state, start),
+        "start_loss": start_loss,
+        "start_regret": None if best is None or start_loss is None else start_loss - losses[best],
         "centre": dict(centre),
         "centre_hash": hashed(centre) if centre in state.runs else None,
-        "centre_loss": _number(state.losses.get(centre, math.inf)),
+        "centre_loss": _number(losses.get(centre, math.inf)),
         "best": dict(best) if best else None,
         "best_hash": hashed(best) if best else None,
-        "best_loss": _number(state.losses[best]) if best else None,
+        "best_loss": _number(losses[best]) if best else None,
         "neighbours": star,
-        "missing": [n for n in star if n["status"] in ("missing", "unrecorded")],
+        "missing": missing,
         "refused": [n for n in star if n["status"] == "refused"],
         "edges": edges(state),
         "ties": [_change(point, centre) for point in state.ties if point != centre],
@@ -65,34 +64,18 @@ def certificate(
             {"seed": seed, "hash": run.hash, "status": run.status, "loss": _number(run.loss)}
             for seed, run in repeats
         ],
+        "sensitive": plan.sensitive.get(cell.optimizer),
+        "laws": {name: law._asdict() for name, law in laws.items()},
         "moves": len(state.moves),
         "refined": state.refined,
         "converged": state.converged,
-        **_effort(cost),
-        "complete": state.converged
-        and best is not None
-        and not any(n["status"] in ("missing", "unrecorded") for n in star),
+        **effort([run for runs in state.runs.values() for run in runs] + [r for _, r in repeats]),
+        "complete": state.converged and best is not None and not missing,
     }
 
 
-def summary(race: Race, state: Plan, outcomes: Mapping[Trial, Outcome]) -> dict[str, Any]:
-    """What a race found beyond its cells, by optimizer, ready for JSON.
-
-    `sensitive` hyper-parameters, the Phase III `laws` h = exp(a) (N / n0)^b ratio^c, and the
-    `effort` of every trial that was run for it.
-    """
-    found = {}
-    for optimizer in race.study["optimizers"]:
-        runs = [run for trial, run in outcomes.items() if trial.cell.optimizer == optimizer]
-        found[optimizer] = {
-            "sensitive": state.sensitive.get(optimizer),
-            "laws": {n: law._asdict() for n, law in state.laws.get(optimizer, {}).items()},
-            "effort": _effort(runs),
-        }
-    return found
-
-
-def _effort(runs: Sequence[Outcome]) -> dict[str, float]:
+def effort(runs: Sequence[Outcome]) -> dict[str, float]:
+    """What runs cost: how many, tokens, FLOPs, device seconds."""
     return {
         "trials": len(runs),
         "tokens": math.fsum(run.tokens for run in runs),
@@ -101,7 +84,7 @@ def _effort(runs: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def edges(state: Settled) -> list[dict[str, Any]]:
+def edges(state: Search) -> list[dict[str, Any]]:
     """Hyper-parameters whose chosen value is the first or last that was tried."""
     chosen, found = dict(state.best or state.centre), []
     tried = [dict(point) for point in state.runs]
@@ -118,44 +101,36 @@ def edges(state: Settled) -> list[dict[str, Any]]:
     return found
 
 
-def overturn(state: Settled) -> dict[str, Any] | None:
+def overturn(state: Search) -> dict[str, Any] | None:
     """The run whose loss would have to fall least, in nats, for the search to move its centre."""
-    if not finite(state.losses.get(state.centre, math.inf)):
+    losses, nearest = state.losses, None
+    if not finite(losses.get(state.centre, math.inf)):
         return None
-    rule, nearest = state.problem.rule, None
-    for point, loss in state.losses.items():
+    for point, loss in losses.items():
         if point == state.centre or not finite(loss):
             continue
         gain, seeds = state.gain(point, state.centre)
-        margin = rule.threshold
-        if rule.mode == "noise":
-            tests = max(1, len(state.runs) - 1) * len(rule.looks)
-            margin = state.noise.margin(rule.error_rate / tests, seeds)
-        fall = margin - gain
+        fall = state.problem.rule.margin(state, seeds) - gain
         if finite(fall) and (nearest is None or fall < nearest["fall"]):
             nearest = {"changes": _change(point, state.centre), "fall": fall}
     return nearest
 
 
-def _neighbour(state: Settled, point: Point, hashed: Callable[[Point], str]) -> dict[str, Any]:
+def _neighbour(state: Search, point: Point, hashed: Callable[[Point], str]) -> dict[str, Any]:
     changed = _change(point, state.centre)
     (name, value), *_ = changed.items()
-    base = {"hyperparameter": name, "value": value}
+    base = {"hyperparameter": name, "value": value, "loss": None}
     if point in state.refused:
-        return base | {
-            "hash": None,
-            "status": "refused",
-            "loss": None,
-            "reason": state.refused[point],
-        }
+        return base | {"hash": None, "status": "refused", "reason": state.refused[point]}
     runs = state.runs.get(point)
     if not runs:
-        return base | {"hash": hashed(point), "status": "missing", "loss": None}
+        return base | {"hash": hashed(point), "status": "missing"}
     status = next((run.status for run in runs if run.status != "finished"), "finished")
-    loss = state.losses[point]
-    found = base | {"hash": hashed(point), "status": status, "loss": _number(loss)}
-    if finite(loss) and finite(state.losses.get(state.centre, math.inf)):
-        found["gain"], found["seeds"] = state.gain(point, state.centre)
+    found = base | {"hash": hashed(point), "status": status}
+    if status == "finished":
+        found["loss"] = runs[0].loss
+        if finite(loss_of(state.runs.get(state.centre, ()))):
+            found["gain"], found["seeds"] = state.gain(point, state.centre)
     return found
 
 
@@ -164,29 +139,18 @@ def _change(point: Point, centre: Point) -> dict[str, Any]:
     return {name: value for name, value in point if value != base[name]}
 
 
-def _noise(state: Settled, repeats: Sequence[tuple[int, Outcome]]) -> dict[str, Any]:
+def _noise(state: Search, repeats: Sequence[tuple[int, Outcome]]) -> dict[str, Any]:
     """The noise the search used, and the spread of the winner's fresh seeds beside it."""
     fresh = [run.loss for _, run in repeats if finite(run.loss)]
-    mean_loss = math.fsum(fresh) / len(fresh) if fresh else None
-    spread = (
-        math.sqrt(math.fsum((x - mean_loss) ** 2 for x in fresh) / (len(fresh) - 1))
-        if len(fresh) > 1
-        else None
-    )
+    mean = math.fsum(fresh) / len(fresh) if fresh else None
+    squares = math.fsum((x - mean) ** 2 for x in fresh)
     used = state.noise
     return {
-        "sd": used.sd if used and used.df else None,
-        "df": used.df if used else 0,
-        "fresh_sd": spread,
-        "fresh_mean": mean_loss,
+        "sd": used.sd if used.df else None,
+        "df": used.df,
+        "fresh_sd": math.sqrt(squares / (len(fresh) - 1)) if len(fresh) > 1 else None,
+        "fresh_mean": mean,
     }
-
-
-def _regret(state: Settled, start: Point) -> float | None:
-    """What the start lost against the best found; in Phase III, the regret of the prediction."""
-    if state.best is None or not finite(state.losses.get(start, math.inf)):
-        return None
-    return state.losses[start] - state.losses[state.best]
 
 
 def _number(loss: float) -> float | None:

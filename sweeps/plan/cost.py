@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from lm.config import ConfigError, unknown
-from sweeps.plan.phases import upper_bound
-from sweeps.plan.trial import Outcome, Race, Trial, freeze
+from sweeps.plan.phases import ALWAYS_MOVE
+from sweeps.plan.rules import Tested
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 
 # Useful FLOP/s of one chip: published dense bf16 peak times the utilisation a run of this kind
 # reaches. The CPU figure is one core at the nano sizes, measured (docs/LOG.md).
@@ -47,34 +49,58 @@ class Cost(NamedTuple):
         return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def of(race: Race, trials: Iterable[Trial]) -> Cost:
+def of(study: Study, trials: Iterable[Trial]) -> Cost:
     """The cost of exactly these trials."""
     trials = list(trials)
     return Cost(
         len(trials),
-        len({race.program(trial) for trial in trials}),
-        sum(race.tokens(trial) for trial in trials),
-        sum(race.flops(trial) for trial in trials),
+        len({study.program(trial) for trial in trials}),
+        sum(study.tokens(trial) for trial in trials),
+        sum(study.flops(trial) for trial in trials),
     )
 
 
-def bound(race: Race) -> Cost:
-    """An upper bound on the whole race: every cell moves as often as its rule allows.
+def most_trials(study: Study) -> dict[Cell, int]:
+    """The most trials each cell can take: a full star for every allowed move, all repeats, all
+    fresh seeds.
+    """
+    rule, fresh, bound = study.rule, len(study.config["seeds"]) - 1, {}
+    for cell, phase in study.cells.items():
+        entry = study.config["optimizers"][cell.optimizer]
+        grids = dict(entry["grids"])
+        if phase == "II":
+            grids = {n: [0, 1] if n in ALWAYS_MOVE else g for n, g in grids.items()}
+        if phase == "III" and not rule.verify:
+            grids = {}
+        grows = entry.get("bounds", {}) if phase in rule.extend else ()
+        star = sum(len(grid) - 1 + (name in grows) for name, grid in grids.items())
+        rounds = 1 + (rule.max_moves if star else 0)
+        calibration = 3 * (rule.calibration - 1) if isinstance(rule, Tested) and phase == "I" else 0
+        bound[cell] = 1 + calibration + rounds * (star + rule.most_repeats(star)) + fresh
+    if rule.equal_effort:
+        most = {cell[1:]: max(bound[c] for c in bound if c[1:] == cell[1:]) for cell in bound}
+        return {cell: most[cell[1:]] for cell in bound}
+    return bound
+
+
+def bound(study: Study) -> Cost:
+    """An upper bound on the whole study: every cell moves as often as its rule allows.
 
     Programs are those of each start's own star. Batches change steps, not tokens, so each trial is
     charged like its start.
     """
-    total, seed = Cost(), race.study["seeds"][0]
-    for cell, trials in upper_bound(race).items():
-        start = race.start(cell)
+    total, seed = Cost(), study.config["seeds"][0]
+    for cell, trials in most_trials(study).items():
+        start = study.start(cell)
         points = [start] + [
             {**start, name: value}
-            for name, values in race.study["optimizers"][cell.optimizer]["grids"].items()
+            for name, values in study.config["optimizers"][cell.optimizer]["grids"].items()
             for value in values
         ]
-        star = [Trial(cell, freeze(p), seed) for p in points if race.refusal(cell, p) is None]
-        programs = len({race.program(trial) for trial in star})
-        total += Cost(trials, programs, trials * race.tokens(star[0]), trials * race.flops(star[0]))
+        star = [Trial(cell, freeze(p), seed) for p in points if study.refusal(cell, p) is None]
+        programs = len({study.program(trial) for trial in star})
+        tokens, flops = study.tokens(star[0]), study.flops(star[0])
+        total += Cost(trials, programs, trials * tokens, trials * flops)
     return total
 
 

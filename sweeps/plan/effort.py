@@ -14,57 +14,50 @@ from dataclasses import replace
 from itertools import chain, combinations, islice
 from typing import Any
 
-from sweeps.plan.search import Pending, Settled, neighbours
+from sweeps.plan.search import Search, neighbours
 from sweeps.plan.trial import Outcome, Point, Trial, finite, freeze
 
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
-def runs(state: Settled) -> int:
+def runs(state: Search) -> int:
     """Runs a search has spent, repeats of contenders included."""
     return sum(map(len, state.runs.values()))
 
 
 def equalise(
-    states: Sequence[Settled], results: Mapping[Trial, Outcome], slack: float
-) -> list[Settled | Pending]:
+    states: Sequence[Search], results: Mapping[Trial, Outcome], slack: float
+) -> list[Search]:
     """Tops up the searches of one size and ratio to within `slack` of the longest."""
     most = max(map(runs, states))
     wanted = [max(0, math.ceil((1 - slack) * most) - runs(state)) for state in states]
     return [refine(s, results, n) if n else s for s, n in zip(states, wanted, strict=True)]
 
 
-def refine(state: Settled, results: Mapping[Trial, Outcome], count: int) -> Settled | Pending:
-    """The settled search with `count` more points run, or those that are missing.
+def refine(state: Search, results: Mapping[Trial, Outcome], count: int) -> Search:
+    """The settled search with `count` more points run; `pending` holds those that are missing.
 
-    By the study's rule the best run wins, wherever it is. By the noise rule the tested centre
-    stays unless a finer point is better at the rule's error rate over all of them.
+    By the study's rule the best run wins, wherever it is. By the tested rule the centre stays
+    unless a finer point is better at the rule's error rate over all of them.
     """
     problem = state.problem
     points = list(islice(refinements(state), count))
     trials = [Trial(problem.cell, point, problem.seed) for point in points]
     outcomes = [results.get(trial) for trial in trials]
     if missing := [t for t, outcome in zip(trials, outcomes, strict=True) if outcome is None]:
-        return Pending(missing)
+        return replace(state, pending=missing)
     more = {point: [outcome] for point, outcome in zip(points, outcomes, strict=True)}
     refined = replace(state, runs=state.runs | more, refined=len(points))
-    if problem.rule.mode == "noise" and points:
-        best = min(points, key=refined.losses.__getitem__)
-        rate = problem.rule.error_rate / len(points)
-        margin = state.noise.margin(rate, 1)
-        here = refined.losses.get(state.centre, math.inf)
-        if refined.losses[best] < here - margin:
-            refined.proven = best
+    refined.proven = problem.rule.finer(refined, points)
     return refined
 
 
-def refinements(state: Settled) -> Iterator[Point]:
+def refinements(state: Search) -> Iterator[Point]:
     """New points around a centre, the most promising first, each once."""
     centre, seen = dict(state.centre), {*state.runs, *state.refused}
     star = neighbours(state.problem, state.centre, state.problem.grids)
-    star = sorted(
-        (p for p in star if finite(state.losses.get(p, math.inf))), key=state.losses.__getitem__
-    )
+    losses = state.losses
+    star = sorted((p for p in star if finite(losses.get(p, math.inf))), key=losses.__getitem__)
     changes = [{n: v for n, v in point if v != centre[n]} for point in star]
     halves = ({n: halfway(centre[n], v) for n, v in change.items()} for change in changes)
     pairs = ({**a, **b} for a, b in combinations(changes, 2) if a.keys() != b.keys())
@@ -76,7 +69,7 @@ def refinements(state: Settled) -> Iterator[Point]:
         yield point
 
 
-def _scattered(state: Settled) -> Iterator[dict[str, Any]]:
+def _scattered(state: Search) -> Iterator[dict[str, Any]]:
     """Without end: a Halton sequence in the box between the centre's nearest values."""
     centre, boxes = dict(state.centre), {}
     for name, grid in state.problem.grids.items():

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from analysis.stats import hyper_laws, near_best
 from analysis.stats.noise import Noise, estimate
-from sweeps.plan import effort, laws
-from sweeps.plan.search import Pending, Problem, Rule, Settled, descend, layout, opening
-from sweeps.plan.trial import Cell, Outcome, Point, Race, Trial, finite
+from sweeps.plan import effort
+from sweeps.plan.rules import Tested
+from sweeps.plan.search import Problem, Search, descend, opening
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Cell, Outcome, Point, Trial
 
 ALWAYS_MOVE = ("learning_rate", "batch_size")  # swept in Phase II whether or not found sensitive
 PRIOR_DF = 8
@@ -24,64 +27,63 @@ PRIOR_DF = 8
 
 @dataclass
 class Plan:
-    """Where a race stands."""
+    """Where a study stands."""
 
     pending: list[Trial] = field(default_factory=list)
-    settled: dict[Cell, Settled] = field(default_factory=dict)
+    settled: dict[Cell, Search] = field(default_factory=dict)
     repeats: dict[Cell, list[tuple[int, Outcome]]] = field(default_factory=dict)  # once all are in
     waiting: dict[Cell, str] = field(default_factory=dict)
     sensitive: dict[str, list[str]] = field(default_factory=dict)
-    laws: dict[str, dict[str, laws.Law]] = field(default_factory=dict)
+    laws: dict[str, dict[str, hyper_laws.Law]] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
         return not self.pending and not self.waiting
 
 
-def plan(race: Race, results: Mapping[Trial, Outcome]) -> Plan:
-    """The next round of a race, or its end. Pure: reads the study and the results, nothing else."""
+def plan(study: Study, results: Mapping[Trial, Outcome]) -> Plan:
+    """The next round of a study, or its end. Pure: reads the study and the results, nothing else.
+
+    Args:
+      results: outcomes by trial; anything with `get`.
+    """
     out = Plan()
-    for optimizer in race.study["optimizers"]:
+    for optimizer in study.config["optimizers"]:
         phases: dict[str, list[Cell]] = {"I": [], "II": [], "III": []}
-        for cell, phase in race.cells.items():
+        for cell, phase in study.cells.items():
             if cell.optimizer == optimizer:
                 phases[phase].append(cell)
-        full = [problem(race, cell) for cell in phases["I"]]
+        full = [problem(study, cell) for cell in phases["I"]]
         later = dict.fromkeys(phases["II"] + phases["III"], "waits for Phase I")
-        if (known := calibrate(full, results)) is None:  # judge nothing before the noise is known
-            out.pending += [trial for this in full for trial in opening(this, results)]
+        begun = [opening(this, results) for this in full if this.calibrate]
+        if any(search.pending for search in begun):  # judge nothing before the noise is known
+            out.pending += [trial for search in begun for trial in search.pending]
             out.waiting |= later | {this.cell: "waits for the noise calibration" for this in full}
             continue
-        _search(results, out, [replace(p, prior=prior(known, p.cell)) for p in full])
+        known = {search.problem.cell: search.repeated() for search in begun}
+        _advance(results, out, [replace(p, prior=prior(known, p.cell)) for p in full])
         first = [out.settled.get(cell) for cell in phases["I"]]
         if None in first:
             out.waiting |= later
             continue
-        out.sensitive[optimizer] = sensitive(first)
-        near = [point for state in first for point in near_best(state, share=len(first))]
-        cut = [second(race, out, cell, first, near) for cell in phases["II"]]
+        nearby = [this.problem.rule.near(this, share=len(first)) for this in first]
+        out.sensitive[optimizer] = sensitive(first, nearby)
         everywhere = prior(known)
-        _search(results, out, [replace(this, prior=everywhere) for this in cut])
+        cut = [
+            second(study, out, cell, first, [point for points in nearby for point in points])
+            for cell in phases["II"]
+        ]
+        _advance(results, out, [replace(this, prior=everywhere) for this in cut])
         tuned = [out.settled.get(cell) for cell in phases["I"] + phases["II"]]
         if phases["III"] and None in tuned:
             out.waiting |= dict.fromkeys(phases["III"], "waits for Phase II")
         elif phases["III"]:
-            out.laws[optimizer] = fit(race, out.sensitive[optimizer], tuned)
-            ahead = [third(race, out, cell, tuned) for cell in phases["III"]]
-            _search(results, out, [replace(this, prior=everywhere) for this in ahead])
-    _finish(race, results, out)
+            out.laws[optimizer] = fit(study, out.sensitive[optimizer], tuned)
+            ahead = [third(study, out, cell, tuned) for cell in phases["III"]]
+            _advance(results, out, [replace(this, prior=everywhere) for this in ahead])
+    _finish(study, results, out)
     out.pending = list(dict.fromkeys(out.pending))
     return out
-
-
-def calibrate(
-    problems: Sequence[Problem], results: Mapping[Trial, Outcome]
-) -> dict[Cell, list[list[float]]] | None:
-    """Each cell's calibration by point and seed, by the noise rule; None while any is missing."""
-    if not problems or problems[0].rule.mode != "noise":
-        return {}
-    layouts = {this.cell: layout(this, results) for this in problems}
-    return None if None in layouts.values() else layouts
 
 
 def prior(known: Mapping[Cell, list[list[float]]], cell: Cell | None = None) -> Noise | None:
@@ -93,31 +95,26 @@ def prior(known: Mapping[Cell, list[list[float]]], cell: Cell | None = None) -> 
     return found._replace(df=min(found.df, PRIOR_DF)) if found.df else None
 
 
-def _search(results: Mapping, out: Plan, problems: Iterable[Problem]) -> None:
-    """Advances each cell's search."""
+def _advance(results: Mapping, out: Plan, problems: Iterable[Problem]) -> None:
+    """Takes each cell's search as far as the results go."""
     for this in problems:
-        state = descend(this, results)
-        if isinstance(state, Pending):
-            out.pending += state.trials
-        else:
-            out.settled[this.cell] = state
+        search = descend(this, results)
+        out.pending += search.pending
+        if not search.pending:
+            out.settled[this.cell] = search
 
 
-def _finish(race: Race, results: Mapping, out: Plan) -> None:
+def _finish(study: Study, results: Mapping, out: Plan) -> None:
     """Where a search is over: equal effort among the optimizers, then the winner's repeats."""
-    slack = Rule(**race.study["rule"]).equal_effort
-    final = dict(out.settled)
-    for size, ratio in dict.fromkeys(cell[1:] for cell in race.cells) if slack else ():
-        cells = [cell for cell in race.cells if cell[1:] == (size, ratio)]
-        if not all(cell in final for cell in cells):
-            final = {cell: state for cell, state in final.items() if cell not in cells}
+    final, slack = dict(out.settled), study.rule.equal_effort
+    for size, ratio in dict.fromkeys(cell[1:] for cell in study.cells) if slack else ():
+        cells = [cell for cell in study.cells if cell[1:] == (size, ratio)]
+        states = [final.pop(cell, None) for cell in cells]
+        if None in states:
             continue
-        states = effort.equalise([final[cell] for cell in cells], results, slack)
-        for cell, state in zip(cells, states, strict=True):
-            if isinstance(state, Pending):
-                out.pending += state.trials
-                del final[cell]
-            else:
+        for cell, state in zip(cells, effort.equalise(states, results, slack), strict=True):
+            out.pending += state.pending
+            if not state.pending:
                 out.settled[cell] = final[cell] = state
     for cell, state in final.items():
         seeds = state.problem.fresh_seeds if state.best else ()
@@ -128,72 +125,45 @@ def _finish(race: Race, results: Mapping, out: Plan) -> None:
             out.repeats[cell] = list(zip(seeds, outcomes, strict=True))
 
 
-def problem(race: Race, cell: Cell) -> Problem:
+def problem(study: Study, cell: Cell) -> Problem:
     """The full search of a Phase I cell."""
-    entry, rule = race.study["optimizers"][cell.optimizer], Rule(**race.study["rule"])
-    bounds = entry.get("bounds", {}) if race.cells.get(cell, "I") in rule.extend else {}
+    entry, rule = study.config["optimizers"][cell.optimizer], study.rule
+    seed, *fresh = study.config["seeds"]
+    phase = study.cells.get(cell, "I")
     return Problem(
         cell=cell,
-        start=race.start(cell),
+        start=study.start(cell),
         grids=entry["grids"],
-        bounds=bounds,
-        refusal=partial(race.refusal, cell),
+        bounds=entry.get("bounds", {}) if phase in rule.extend else {},
+        refusal=partial(study.refusal, cell),
         rule=rule,
-        calibrate=rule.mode == "noise" and race.cells.get(cell, "I") == "I",
-        seed=race.study["seeds"][0],
-        fresh_seeds=tuple(race.study["seeds"][1:]),
+        calibrate=isinstance(rule, Tested) and phase == "I",
+        seed=seed,
+        fresh_seeds=tuple(fresh),
     )
 
 
-def sensitive(cells: Sequence[Settled]) -> list[str]:
+def sensitive(cells: Sequence[Search], near: Sequence[Sequence[Point]]) -> list[str]:
     """Hyper-parameters no single value of which is near-best in every Phase I cell.
 
     The study's set rule; what counts as near-best (a fixed threshold, or not significantly worse at
     an error rate shared out over the cells) is the cells' own rule.
     """
-    near = [[dict(point) for point in near_best(cell, share=len(cells))] for cell in cells]
-    return moving(near, cells[0].problem.grids if cells else ())
-
-
-def moving(near: Sequence[Sequence[Mapping[str, Any]]], names: Iterable[str]) -> list[str]:
-    """The names whose values have nothing in common over all cells' near-best points."""
-    near = [points for points in near if points]
-    values = {name: [{point.get(name) for point in points} for points in near] for name in names}
-    return [name for name, sets in values.items() if sets and not set.intersection(*sets)]
-
-
-def near_best(cell: Settled, share: int = 1) -> list[tuple]:
-    """The points of a settled cell that cannot be told from its best."""
-    losses = {p: loss for p, loss in cell.losses.items() if finite(loss)}
-    if not losses:
-        return []
-    rule = cell.problem.rule
-    if rule.mode == "published":
-        best = min(losses, key=losses.__getitem__)
-        return [p for p, loss in losses.items() if loss <= losses[best] + rule.near_best]
-    centre = cell.centre if finite(cell.losses.get(cell.centre, math.inf)) else None
-    centre = centre or min(losses, key=losses.__getitem__)
-    best = max(losses, key=lambda point: cell.gain(point, centre))
-    error_rate = rule.error_rate / (share * max(1, len(losses) - 1))
-
-    def worse(point: Point) -> bool:
-        behind, seeds = cell.gain(best, point)
-        return behind > cell.noise.margin(error_rate, seeds)
-
-    return [point for point in losses if not worse(point)]
+    names = cells[0].problem.grids if cells else ()
+    return near_best.sensitive([map(dict, points) for points in near], names)
 
 
 def second(
-    race: Race, out: Plan, cell: Cell, first: Sequence[Settled], near: Sequence[Point]
+    study: Study, out: Plan, cell: Cell, first: Sequence[Search], near: Sequence[Point]
 ) -> Problem:
     """The search of a Phase II cell: cut grids around the Phase I optimum of the same size.
 
     As the study's: the learning rate and its half, the batch size and its double, and of what is
     sensitive the values `near` the best in some Phase I cell, warm-ups no shorter than now.
     """
-    entry = race.study["optimizers"][cell.optimizer]
-    base = _nearest(race, cell, [state for state in first if state.best])
-    start = race.start(cell) if base is None else dict(base.best)
+    entry = study.config["optimizers"][cell.optimizer]
+    base = _nearest(study, cell, [state for state in first if state.best])
+    start = study.start(cell) if base is None else dict(base.best)
     start |= entry.get("phase_two", {})
     grids = {}
     for name in entry["grids"]:
@@ -209,26 +179,26 @@ def second(
             if name == "warmup":
                 values = {value for value in values if value >= here}
             grids[name] = sorted(values)
-    return replace(problem(race, cell), start=start, grids=grids)
+    return replace(problem(study, cell), start=start, grids=grids)
 
 
-def _nearest(race: Race, cell: Cell, states: Sequence[Settled]) -> Settled | None:
+def _nearest(study: Study, cell: Cell, states: Sequence[Search]) -> Search | None:
     """The settled cell closest in size, then the smallest ratio."""
 
-    def distance(state: Settled) -> tuple[float, float]:
+    def distance(state: Search) -> tuple[float, float]:
         other = state.problem.cell
-        return abs(math.log(race.params(other.size) / race.params(cell.size))), other.ratio
+        return abs(math.log(study.params(other.size) / study.params(cell.size))), other.ratio
 
     return min(states, key=distance, default=None)
 
 
-def fit(race: Race, names: Sequence[str], cells: Sequence[Settled]) -> dict[str, laws.Law]:
+def fit(study: Study, names: Sequence[str], cells: Sequence[Search]) -> dict[str, hyper_laws.Law]:
     """A law over (N, ratio) for each hyper-parameter that moves with scale."""
     cells = [state for state in cells if state.best]
     moving = [n for n in cells[0].problem.start if n in names or n in ALWAYS_MOVE] if cells else []
     return {
-        name: laws.fit(
-            [race.params(s.problem.cell.size) for s in cells],
+        name: hyper_laws.fit(
+            [study.params(s.problem.cell.size) for s in cells],
             [s.problem.cell.ratio for s in cells],
             [dict(s.best)[name] for s in cells],
         )
@@ -236,46 +206,43 @@ def fit(race: Race, names: Sequence[str], cells: Sequence[Settled]) -> dict[str,
     }
 
 
-def third(race: Race, out: Plan, cell: Cell, known: Sequence[Settled]) -> Problem:
+def third(study: Study, out: Plan, cell: Cell, known: Sequence[Search]) -> Problem:
     """A Phase III cell: the laws' prediction, and with rule.verify its star over what moves with
     scale.
     """
-    entry, full = race.study["optimizers"][cell.optimizer], problem(race, cell)
-    base = _nearest(race, cell, [state for state in known if state.best])
-    start = race.start(cell) if base is None else dict(base.best)
-    for name, law in out.laws[cell.optimizer].items():
-        if name in entry["grids"]:
-            value = law.predict(race.params(cell.size), cell.ratio)
-            start[name] = laws.snap(value, entry["grids"][name], entry.get("bounds", {}).get(name))
+    entry, full = study.config["optimizers"][cell.optimizer], problem(study, cell)
+    base = _nearest(study, cell, [state for state in known if state.best])
+    start = study.start(cell) if base is None else dict(base.best)
+    laws = {n: law for n, law in out.laws[cell.optimizer].items() if n in entry["grids"]}
+    for name, law in laws.items():
+        value = law.predict(study.params(cell.size), cell.ratio)
+        start[name] = snap(value, entry["grids"][name], entry.get("bounds", {}).get(name))
     if "warmup" in start:
-        start["warmup"] = min(start["warmup"], race.steps(cell, start["batch_size"]))
-    moving = [n for n in entry["grids"] if n in out.laws[cell.optimizer]]
-    grids = {n: entry["grids"][n] for n in moving} if full.rule.verify else {}
+        start["warmup"] = min(start["warmup"], study.steps(cell, start["batch_size"]))
+    grids = {n: grid for n, grid in entry["grids"].items() if n in laws} if full.rule.verify else {}
     return replace(full, start=start, grids=grids)
 
 
-def upper_bound(race: Race) -> dict[Cell, int]:
-    """The most trials each cell can take: a full star for every allowed move, all repeats, all
-    fresh seeds.
+def snap(value: Any, grid: Sequence[Any], bounds: tuple[float, float] | None = None) -> Any:
+    """The value of a grid nearest to a prediction, in ratio; a geometric grid goes on within its
+    bounds.
     """
-    rule, fresh = Rule(**race.study["rule"]), len(race.study["seeds"]) - 1
-    noisy = rule.mode == "noise"
-    looks = rule.looks[-1] - 1 if noisy else 0
-    bound = {}
-    for cell, phase in race.cells.items():
-        entry: dict[str, Any] = race.study["optimizers"][cell.optimizer]
-        grids = dict(entry["grids"])
-        if phase == "II":
-            grids = {n: [0, 1] if n in ALWAYS_MOVE else g for n, g in grids.items()}
-        if phase == "III" and not rule.verify:
-            grids = {}
-        extend = phase in rule.extend
-        star = sum(len(g) - 1 + (n in entry.get("bounds", {}) and extend) for n, g in grids.items())
-        repeats = looks * (1 + rule.contenders) if star else 0
-        rounds = 1 + (rule.max_moves if star else 0)
-        calibration = 3 * (rule.calibration - 1) if noisy and phase == "I" else 0
-        bound[cell] = 1 + calibration + rounds * (star + repeats) + fresh
-    if rule.equal_effort:
-        most = {cell[1:]: max(bound[c] for c in bound if c[1:] == cell[1:]) for cell in bound}
-        return {cell: most[cell[1:]] for cell in bound}
-    return bound
+    if value in grid or not isinstance(value, (int, float)) or isinstance(value, bool):
+        return value
+    numbers = sorted(grid)
+    if bounds is not None and len(numbers) > 1 and numbers[0] > 0:
+        step = numbers[-1] / numbers[-2]
+        while numbers[-1] < value and numbers[-1] * step <= bounds[1]:
+            numbers.append(_like(grid, numbers[-1] * step))
+        step = numbers[1] / numbers[0]
+        while numbers[0] > value and numbers[0] / step >= bounds[0]:
+            numbers.insert(0, _like(grid, numbers[0] / step))
+    positive = [v for v in numbers if v > 0]
+    if not positive or value <= 0:
+        return min(numbers, key=lambda v: abs(v - value))
+    return min(positive, key=lambda v: abs(math.log(v / value)))
+
+
+def _like(grid: Sequence[Any], value: float) -> Any:
+    value = float(f"{value:.6g}")
+    return round(value) if all(isinstance(v, int) for v in grid) else value

@@ -1,101 +1,123 @@
-"""A study's config: loaded, checked, completed, compared with the one on disk."""
+"""A study asked for its cells, its starting points, and the run config that a trial stands for."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from lm import config_file as config_files
-from lm.config import HOW, ConfigError, canonical, unknown
-from sweeps.plan.search import Rule
-
-REQUIRED = ("name", "sizes", "ratios", "phases", "optimizers", "rule", "seeds", "data", "eval")
-OPTIONAL = ("train", "budget", "pack", *HOW)
-ENTRY = ("preset", "start", "starts", "grids", "bounds", "phase_two")
-BUDGETS = ("trials", "tokens", "flops", "hours")
-# What a finished study may not change: its trials would mean something else under the same names.
-FIXED = ("name", "data", "eval", "train")
+from lm.config import HOW, ConfigError, config_hash, finalise, non_embedding_params, program_key
+from sweeps.plan import rules
+from sweeps.plan.trial import Cell, Trial, freeze
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> dict:
-    """`get_config` of `path/to/file.py:argument` with `--config.a.b=value` overrides, checked and
-    completed.
+class Study:
+    """A resolved study config (`sweeps.plan.config`) and what follows from it."""
 
-    Raises:
-      ConfigError: one line; unknown names come with the nearest known one.
-    """
-    study = json.loads(canonical(config_files.load(spec, overrides)))
-    return check(study)
+    def __init__(self, config: Mapping):
+        self.config, self.rule = config, rules.make(config["rule"])
+        self.cells: dict[Cell, str] = {
+            Cell(optimizer, size, ratio): phase
+            for phase, settings in config["phases"].items()
+            for size, ratio in settings
+            for optimizer in config["optimizers"]
+        }
+        self.hash = lru_cache(maxsize=None)(lambda trial: config_hash(self.run(trial)))
+        self.program = lru_cache(maxsize=None)(lambda trial: program_key(self.run(trial)))
+        self.steps = lru_cache(maxsize=None)(self._steps)
+        self._flops: dict[tuple, float] = {}
 
+    def start(self, cell: Cell) -> dict[str, Any]:
+        """The published or re-centred starting point of a cell."""
+        entry = self.config["optimizers"][cell.optimizer]
+        return {**entry["start"], **entry.get("starts", {}).get(f"{cell.size},{cell.ratio:g}x", {})}
 
-def check(study: dict) -> dict:
-    """Completes the rule; checks names and shapes. Values of trials are checked by `Race.check`."""
-    for name in study:
-        if name not in REQUIRED + OPTIONAL:
-            raise ConfigError(unknown("study key", name, REQUIRED + OPTIONAL))
-    for name in REQUIRED:
-        if name not in study:
-            raise ConfigError(f"study key {name!r} is missing")
-    rules = {f.name: f for f in dataclasses.fields(Rule)}
-    for name, value in study["rule"].items():
-        if name not in rules:
-            raise ConfigError(unknown("config key rule.", name, rules))
-        choices = {"mode": ("published", "noise"), "order": ("star", "coordinate")}.get(name)
-        if choices and value not in choices:
-            raise ConfigError(unknown(f"rule.{name}", value, choices))
-    study["rule"] = json.loads(json.dumps(dataclasses.asdict(Rule(**study["rule"]))))
-    for name in study.get("budget", {}):
-        if name not in BUDGETS:
-            raise ConfigError(unknown("config key budget.", name, BUDGETS))
-    for phase, settings in study["phases"].items():
-        if phase not in ("I", "II", "III"):
-            raise ConfigError(unknown("phase", phase, ("I", "II", "III")))
-        for size, ratio in settings:
-            if size not in study["sizes"]:
-                raise ConfigError(unknown(f"size in phases.{phase}", size, study["sizes"]))
-            if ratio not in study["ratios"]:
-                raise ConfigError(
-                    f"phases.{phase}: ratio {ratio:g} is not one of {study['ratios']}"
-                )
-    cells = [tuple(setting) for settings in study["phases"].values() for setting in settings]
-    if twice := [cell for cell in cells if cells.count(cell) > 1]:
-        raise ConfigError(f"phases: {twice[0][0]} at ratio {twice[0][1]:g} is listed twice")
-    seeds = study["seeds"]
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"seeds={seeds} must be one or more different numbers")
-    for optimizer, entry in study["optimizers"].items():
-        where = f"optimizers.{optimizer}"
-        for name in entry:
-            if name not in ENTRY:
-                raise ConfigError(unknown(f"config key {where}.", name, ENTRY))
-        for part in ("grids", "bounds", "phase_two"):
-            for name in entry.get(part, {}):
-                if name not in entry["start"]:
-                    raise ConfigError(
-                        unknown(f"hyper-parameter in {where}.{part}", name, entry["start"])
-                    )
-        if "batch_size" not in entry["start"]:
-            raise ConfigError(f"{where}.start has no batch_size")
-    return study
+    def params(self, size: str) -> int:
+        """Non-embedding parameters, the N of every budget."""
+        return non_embedding_params(self.config["sizes"][size])
 
+    def _steps(self, cell: Cell, batch_size: int) -> int:
+        """Training steps of a cell at a batch size: floor(ratio * 20 * N / tokens per step)."""
+        budget = cell.ratio * 20 * self.params(cell.size)
+        return int(budget // (batch_size * self.config["sizes"][cell.size]["sequence_length"]))
 
-def differences(old: Mapping, new: Mapping, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(field, old value, new value) of every difference, in a fixed order."""
-    for name in sorted({*old, *new}):
-        here = f"{path}.{name}" if path else name
-        a, b = old.get(name), new.get(name)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from differences(a, b, here)
-        elif canonical(a) != canonical(b):
-            yield here, a, b
+    def tokens(self, trial: Trial) -> int:
+        batch = dict(trial.point)["batch_size"]
+        length = self.config["sizes"][trial.cell.size]["sequence_length"]
+        return self.steps(trial.cell, batch) * batch * length
 
+    def flops(self, trial: Trial) -> float:
+        """Model FLOPs of a trial; they depend on its cell and batch size only."""
+        key = (trial.cell, dict(trial.point)["batch_size"])
+        if key not in self._flops:
+            from lm.model.flops import training_flops
 
-def incompatible(old: Mapping, new: Mapping) -> str | None:
-    """Why a study may not continue another's workdir, or None: adding and extending is allowed."""
-    for name, a, b in differences(old, new):
-        top = name.split(".")[0]
-        if top in FIXED or (top == "sizes" and a is not None and b is not None):
-            return f"{name} is {a!r} there and {b!r} here"
-    return None
+            self._flops[key] = float(training_flops(self.run(trial)))
+        return self._flops[key]
+
+    def refusal(self, cell: Cell, point: Mapping[str, Any]) -> str | None:
+        """Why this point cannot train in this cell (its warm-up is too long), or None."""
+        steps = self.steps(cell, point["batch_size"])
+        if steps < 1:
+            return f"batch_size={point['batch_size']} leaves no training step"
+        if point.get("warmup", 0) > steps:
+            return f"warmup={point['warmup']} is longer than training: at most {steps} steps"
+        return None
+
+    def run(self, trial: Trial) -> dict:
+        """The complete, checked run config of a trial.
+
+        Raises:
+          ConfigError: one line, naming the cell, the field, its value and the allowed range.
+        """
+        config, cell, point = self.config, trial.cell, dict(trial.point)
+        run = {
+            "model": {"name": cell.size, **config["sizes"][cell.size]},
+            "data": dict(config["data"]),
+            "train": {
+                **config.get("train", {}),
+                "chinchilla_ratio": cell.ratio,
+                "batch_size": point.pop("batch_size"),
+                "seed": trial.seed,
+            },
+            "optimizer": {
+                "name": cell.optimizer,
+                "preset": config["optimizers"][cell.optimizer].get("preset", "study"),
+                **point,
+            },
+            "eval": dict(config["eval"]),
+        }
+        run |= {section: dict(config[section]) for section in HOW if section in config}
+        try:
+            return finalise(run)
+        except ConfigError as error:
+            raise ConfigError(f"{cell}: {error}") from None
+
+    def trial(self, run: Mapping) -> Trial | None:
+        """The trial a stored config.json stands for; None when it is not of this study."""
+        optimizer, train = run["optimizer"], run["train"]
+        entry = self.config["optimizers"].get(optimizer["name"])
+        if entry is None or run["model"]["name"] not in self.config["sizes"]:
+            return None
+        values = {**optimizer, "batch_size": train["batch_size"]}
+        if any(name not in values for name in entry["start"]):
+            return None
+        cell = Cell(optimizer["name"], run["model"]["name"], train["chinchilla_ratio"])
+        return Trial(cell, freeze({name: values[name] for name in entry["start"]}), train["seed"])
+
+    def check(self) -> None:
+        """Builds every starting point and every grid value once, so that nothing is refused
+        half-way.
+
+        Too long a warm-up is only an error at a starting point: a grid shared by all cells may hold
+        values that a short cell has to skip.
+        """
+        seed = self.config["seeds"][0]
+        for cell in self.cells:
+            start = self.start(cell)
+            self.run(Trial(cell, freeze(start), seed))
+            for name, values in self.config["optimizers"][cell.optimizer]["grids"].items():
+                for value in values:
+                    point = {**start, name: value}
+                    if self.refusal(cell, point) is None:
+                        self.run(Trial(cell, freeze(point), seed))

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.planner import recorded
 from configs import grids, ladder, study
-from sweeps.plan import study as studies
-from sweeps.plan.trial import Race
+from sweeps.plan import config as studies
+from sweeps.plan.study import Study
 
 PHASE_ONE = [
     ("130m", "1"),
@@ -67,16 +67,16 @@ def test_recentred_keeps_proportions():
 
 @pytest.mark.parametrize("name", sorted(study.RACES))
 def test_every_race_builds(name):
-    race = Race(studies.check(study.get_config(name)))
-    race.study["data"]["fingerprint"] = "any"
+    race = Study(studies.check(study.get_config(name)))
+    race.config["data"]["fingerprint"] = "any"
     race.check()
     assert race.cells
     if name == "published":
-        counts = {size: race.params(size) for size in race.study["sizes"]}
+        counts = {size: race.params(size) for size in race.config["sizes"]}
         assert counts == recorded.PARAMS
         assert race.steps(next(iter(race.cells)), 128) == grids.PUBLISHED_STEPS
     else:
-        assert set(race.study["sizes"]) <= set(ladder.SIZES)
+        assert set(race.config["sizes"]) <= set(ladder.SIZES)
 
 
 def test_unknown_race_names_the_nearest():

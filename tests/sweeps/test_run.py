@@ -10,10 +10,10 @@ import pytest
 from study_rig import STUDY, kill, process, run, table, trained
 
 from sweeps.dispatch.driver import Refused, lock
-from sweeps.plan import study
+from sweeps.plan import config
 from sweeps.plan.cost import bound
 from sweeps.plan.phases import plan
-from sweeps.plan.trial import Race
+from sweeps.plan.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,9 @@ def test_study_ends_with_a_certificate_per_cell(undisturbed):
     assert star["warmup", 200]["status"] == "refused"
     assert "at most 160 steps" in star["warmup", 200]["reason"]
     assert star["learning_rate", 0.004]["loss"] > found["centre_loss"]
-    spent = json.loads((undisturbed / "phases.json").read_text())
-    assert sum(s["effort"]["trials"] for s in spent.values()) == len(trained(undisturbed))
+    certificates = [certificate(undisturbed, name) for name in cells]
+    assert sum(found["trials"] for found in certificates) == len(trained(undisturbed))
+    assert {tuple(found["sensitive"]) for found in certificates} == {()}  # one Phase I cell each
 
 
 def test_no_trial_trains_twice_and_a_second_run_trains_nothing(undisturbed):
@@ -122,7 +123,7 @@ def test_too_long_a_warmup_at_the_start_is_refused_before_anything_trains(tmp_pa
     "override, expected",
     [
         ("--config.optimizers.adamww.start.warmup=1", "did you mean 'adamw'"),
-        ("--config.rule.mode=nose", "did you mean 'noise'"),
+        ("--config.rule.mode=tester", "did you mean 'tested'"),
         ("--config.optimizers.adamw.start.beta2=1.5", "beta2=1.5"),
         ("--config.phases.I=[['nano-x',1]]", "did you mean 'nano-xs'"),
         ("--config.optimizers.adamw.grids={'beta':[1]}", "did you mean 'beta2'"),
@@ -278,10 +279,10 @@ def test_dry_run_says_what_then_trains(tmp_path, capsys):
 
 
 def plan_first_round():
-    race = Race(study.load(STUDY))
+    race = Study(config.load(STUDY))
     return [race.hash(trial) for trial in plan(race, {}).pending]
 
 
 def test_upper_bound_holds(undisturbed):
-    race = Race(study.load(STUDY))
+    race = Study(config.load(STUDY))
     assert len(trained(undisturbed)) <= bound(race).trials

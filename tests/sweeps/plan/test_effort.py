@@ -8,15 +8,16 @@ import pytest
 from benchmarks.planner import replay
 from sweeps.plan import effort
 from sweeps.plan.phases import plan
-from sweeps.plan.trial import Race, freeze
+from sweeps.plan.study import Study
+from sweeps.plan.trial import freeze
 
 
 def race(**rule):
     base = replay.synthetic({"mode": "published", **rule})
-    entry = base.study["optimizers"]["adamw"]
+    entry = base.config["optimizers"]["adamw"]
     few = {**entry, "grids": {"learning_rate": replay.GRIDS["learning_rate"]}}
     phases = {"I": [["a", 1], ["b", 1]], "II": [["b", 2]]}
-    return Race({**base.study, "phases": phases, "optimizers": {"adamw": entry, "lion": few}})
+    return Study({**base.config, "phases": phases, "optimizers": {"adamw": entry, "lion": few}})
 
 
 def efforts(state):
@@ -26,7 +27,7 @@ def efforts(state):
     return [max(runs) / min(runs) for runs in counts.values()]
 
 
-@pytest.mark.parametrize("mode", ["published", "noise"])
+@pytest.mark.parametrize("mode", ["published", "tested"])
 def test_effort_is_equal_within_ten_percent_where_demanded(mode):
     free = race(mode=mode)
     state, _, _ = replay.play(free, replay.landscape(free, draw=0))

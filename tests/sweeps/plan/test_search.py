@@ -3,12 +3,14 @@
 import dataclasses
 import math
 import random
+from functools import partial
 
 import pytest
 
-from analysis.stats import noise
+from sweeps.plan import rules
 from sweeps.plan.certificates import certificate
-from sweeps.plan.search import Pending, Problem, Rule, descend, extension, neighbours
+from sweeps.plan.phases import Plan
+from sweeps.plan.search import Problem, descend, extension, neighbours
 from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 
 CELL = Cell("adamw", "s", 1)
@@ -39,22 +41,27 @@ def bowl(point):
 
 
 def problem(rule=None, refusal=lambda point: None, bounds=None, grids=GRIDS, start=START):
-    rule = rule or Rule()
+    rule = rule or rules.Published()
     return Problem(CELL, start, grids, bounds or {}, refusal, rule, 0, (1, 2))
 
 
 def settle(this, table):
     rounds = []
-    while isinstance(state := descend(this, table), Pending):
-        assert state.trials and not any(trial in table.results for trial in state.trials)
-        rounds.append(state.trials)
-        table.train(state.trials)
+    while (state := descend(this, table)).pending:
+        assert state.pending and not any(trial in table.results for trial in state.pending)
+        rounds.append(state.pending)
+        table.train(state.pending)
     return state, rounds
+
+
+def certified(state, repeats=()):
+    done = Plan(settled={CELL: state}, repeats={CELL: list(repeats)})
+    return certificate(done, CELL, phase="I", name=str)
 
 
 def test_star_launches_the_centre_and_all_its_neighbours_at_once():
     state = descend(problem(), Table(bowl))
-    points = [dict(trial.point) for trial in state.trials]
+    points = [dict(trial.point) for trial in state.pending]
     assert points[0] == START and len(points) == 1 + 3 + 2
     assert all(sum(p[n] != START[n] for n in START) == 1 for p in points[1:])
 
@@ -62,7 +69,7 @@ def test_star_launches_the_centre_and_all_its_neighbours_at_once():
 @pytest.mark.parametrize("order", ["star", "coordinate"])
 def test_both_orders_stop_by_the_same_rule(order):
     table = Table(bowl)
-    state, _ = settle(problem(Rule(order=order)), table)
+    state, _ = settle(problem(rules.Published(order=order)), table)
     star = neighbours(state.problem, state.centre, GRIDS)
     assert dict(state.centre) == {"learning_rate": 0.008, "beta2": 0.98}
     assert all(point in state.runs for point in star) and state.converged
@@ -71,21 +78,23 @@ def test_both_orders_stop_by_the_same_rule(order):
 
 def test_coordinate_descent_trains_fewer():
     few, many = Table(bowl), Table(bowl)
-    settle(problem(Rule(order="coordinate")), few)
+    settle(problem(rules.Published(order="coordinate")), few)
     settle(problem(), many)
     assert len(few.results) < len(many.results)
 
 
-@pytest.mark.parametrize("mode", ["published", "noise"])
 @pytest.mark.parametrize("order", ["star", "coordinate"])
-def test_any_order_of_arrival_gives_the_same_end_and_the_same_trials(mode, order):
-    rule = Rule(mode=mode, order=order, prior_sd=1e-3, prior_df=8)
+@pytest.mark.parametrize(
+    "make", [rules.Published, partial(rules.Tested, prior_sd=1e-3, prior_df=8)]
+)
+def test_any_order_of_arrival_gives_the_same_end_and_the_same_trials(make, order):
+    rule = make(order=order)
     whole = Table(bowl, spread=2e-3)
     expected, _ = settle(problem(rule), whole)
     for seed in range(10):
         rng, table = random.Random(seed), Table(bowl, spread=2e-3)
-        while isinstance(state := descend(problem(rule), table), Pending):
-            table.train(rng.sample(state.trials, rng.randint(1, len(state.trials))))
+        while (state := descend(problem(rule), table)).pending:
+            table.train(rng.sample(state.pending, rng.randint(1, len(state.pending))))
         assert table.results == whole.results
         assert (state.centre, state.best, state.runs) == (
             expected.centre,
@@ -116,7 +125,7 @@ def test_near_best_with_far_fewer_missing_neighbours_is_preferred():
     loss = {(0, 0): 3.0, (0, 1): 2.9, (1, 0): 2.8995}
     table = Table(lambda p: loss.get((p["a"], p["b"]), 3.1))
     for few, centre in ((10, {"a": 0, "b": 1}), (5, {"a": 1, "b": 0}), (99, {"a": 1, "b": 0})):
-        rule = Rule(fewer_missing=few)
+        rule = rules.Published(fewer_missing=few)
         state, _ = settle(problem(rule, grids=grids, start={"a": 0, "b": 0}), table)
         assert few != 99 or dict(state.moves[0]) == centre
     # (1, 0) leaves one neighbour out, (0, 1) eleven: it would take 10 fewer to prefer the worse.
@@ -130,7 +139,7 @@ def test_diverged_neighbours_lose_and_a_diverged_start_is_left():
     everything = Table(lambda p: math.inf)
     state, _ = settle(problem(), everything)
     assert state.best is None
-    found = certificate(state, [], phase="I", name=str)
+    found = certified(state)
     assert not found["complete"] and found["best_loss"] is None
 
 
@@ -141,7 +150,7 @@ def test_refused_points_are_listed_and_never_trained():
     table = Table(bowl)
     state, _ = settle(problem(refusal=refusal), table)
     assert all(dict(trial.point)["beta2"] != 0.98 for trial in table.results)
-    found = certificate(state, [], phase="I", name=str)
+    found = certified(state)
     assert [(n["value"], n["reason"]) for n in found["refused"]] == [(0.98, "too much")]
     assert found["complete"]
 
@@ -152,7 +161,7 @@ def test_edges_extend_within_bounds_and_are_flagged_beyond():
     assert dict(state.centre)["learning_rate"] == 0.001
     state, _ = settle(problem(bounds={"learning_rate": (2e-3, 1)}), table)
     assert dict(state.centre)["learning_rate"] == 0.002
-    edges = certificate(state, [], phase="I", name=str)["edges"]
+    edges = certified(state)["edges"]
     assert edges == [
         {"hyperparameter": "learning_rate", "value": 0.002, "side": "low", "bound": True}
     ]
@@ -178,16 +187,16 @@ def test_extension_continues_the_grid(values, value, expected):
 
 def test_max_moves_stops_and_says_so():
     table = Table(lambda p: 3 + p["learning_rate"])
-    endless = problem(Rule(max_moves=2), bounds={"learning_rate": (1e-30, 1)})
+    endless = problem(rules.Published(max_moves=2), bounds={"learning_rate": (1e-30, 1)})
     steep = Table(lambda p: math.log(p["learning_rate"]))
     state, _ = settle(endless, steep)
     assert not state.converged and len(state.moves) == 2
-    assert certificate(state, [], phase="I", name=str)["complete"] is False
+    assert certified(state)["complete"] is False
     assert settle(problem(), table)[0].converged
 
 
 def test_noise_rule_repeats_contenders_and_the_centre_and_does_not_guess():
-    rule = Rule(mode="noise", prior_sd=1e-3, prior_df=20)
+    rule = rules.Tested(prior_sd=1e-3, prior_df=20)
     table = Table(lambda p: 3.0 - 0.0025 * (p["beta2"] == 0.98))
     _, rounds = settle(problem(rule), table)
     asked = {}
@@ -200,7 +209,7 @@ def test_noise_rule_repeats_contenders_and_the_centre_and_does_not_guess():
 
 
 def test_noise_rule_moves_on_clear_gains_only():
-    rule = Rule(mode="noise", prior_sd=1e-3, prior_df=20)
+    rule = rules.Tested(prior_sd=1e-3, prior_df=20)
     state, _ = settle(problem(rule), Table(bowl, spread=1e-3))
     assert dict(state.centre)["learning_rate"] == 0.008
     wrong = 0
@@ -209,7 +218,7 @@ def test_noise_rule_moves_on_clear_gains_only():
         table.spread = 0.0
         wrong += bool(
             settle(
-                problem(Rule(mode="noise", calibration=1, looks=(1,), prior_sd=1e-3, prior_df=50)),
+                problem(rules.Tested(calibration=1, looks=(1,), prior_sd=1e-3, prior_df=50)),
                 table,
             )[0].moves
         )
@@ -218,9 +227,7 @@ def test_noise_rule_moves_on_clear_gains_only():
 
 def test_certificate_names_what_would_overturn_the_choice():
     state, _ = settle(problem(), Table(bowl))
-    found = certificate(
-        state, [(1, Outcome("finished", 3.1)), (2, Outcome("finished", 3.3))], phase="I", name=str
-    )
+    found = certified(state, [(1, Outcome("finished", 3.1)), (2, Outcome("finished", 3.3))])
     nearest = min((n for n in found["neighbours"]), key=lambda n: n["loss"] - found["centre_loss"])
     assert found["overturn"]["changes"] == {nearest["hyperparameter"]: nearest["value"]}
     fall = found["overturn"]["fall"]
@@ -239,49 +246,6 @@ def test_certificate_names_what_would_overturn_the_choice():
     assert found["trials"] == len(state.runs) + 2
 
 
-def test_noise_of_a_two_way_layout_leaves_seeds_and_points_out():
-    rows = [[p + s for s in (0.0, 0.3, -0.2)] for p in (3.0, 3.1, 3.4)]
-    square, df = noise.layout_scatter(rows)
-    assert df == 4 and square == pytest.approx(0, abs=1e-24)
-    rng = random.Random(0)
-    total = degrees = 0
-    for _ in range(400):
-        seeds = [rng.gauss(0, 0.05) for _ in range(4)]
-        rows = [
-            [p + s + rng.gauss(0, 1e-3) for s in seeds[:n]] for p, n in ((3, 4), (4, 4), (5, 2))
-        ]
-        square, df = noise.layout_scatter(rows)
-        total, degrees = total + square, degrees + df
-    assert degrees == 400 * 3
-    assert math.sqrt(total / degrees) == pytest.approx(1e-3, rel=0.05)
-    assert noise.layout_scatter([[1.0], [2.0]]) == noise.layout_scatter([[1.0, 2.0]]) == (0.0, 0)
-
-
-def test_noise_estimates():
-    assert noise.scatter([[1.0, 3.0], [5.0], [2.0, 2.0, 2.0]]) == (2.0, 3)
-    rows = [[1.0, 3.0], [2.0, 3.0]]  # residuals of a quarter
-    assert noise.estimate([rows]) == noise.Noise(0.5, 1)
-    moderated = noise.estimate([rows], prior=noise.Noise(1.0, 3))
-    assert moderated == noise.Noise(math.sqrt((0.25 + 3) / 4), 4)
-    assert noise.estimate([]).margin(0.05, 1) == math.inf
-    losses = {
-        freeze({"epsilon": 1e-20, "a": 1}): 3.0,
-        freeze({"epsilon": 1e-15, "a": 1}): 3.002,
-        freeze({"epsilon": 1e-15, "a": 2}): 4.0,
-        freeze({"epsilon": 1e-6, "a": 1}): 9.0,
-    }
-    assert noise.null_groups(losses, 1e-12) == [[3.0, 3.002], [4.0]]
-    identical = {point: 3.0 for point in losses}
-    assert noise.scatter(noise.null_groups(identical, 1e-12)) == (0.0, 0)
-    nulls = noise.estimate([], [[3.0, 3.002]], prior=noise.Noise(1e-4, 5))
-    assert nulls.sd == pytest.approx(0.002 / math.sqrt(2))
-    known = noise.Noise(1e-3, 1e9).margin(0.05, 1)
-    assert known == pytest.approx(1.6449e-3 * math.sqrt(2), rel=1e-3)
-    assert noise.Noise(1e-3, 9).margin(0.05, 4) == pytest.approx(
-        noise.Noise(1e-3, 9).margin(0.05, 1) / 2
-    )
-
-
 def test_large_seed_effects_do_not_hide_small_gains():
     def train(trials, table):
         for trial in trials:
@@ -289,10 +253,9 @@ def test_large_seed_effects_do_not_hide_small_gains():
             own = random.Random(repr(trial)).gauss(0, 5e-4)
             table.results[trial] = Outcome("finished", bowl(dict(trial.point)) + shared + own)
 
-    rule = Rule(mode="noise")
-    this = dataclasses.replace(problem(rule), calibrate=True)
+    this = dataclasses.replace(problem(rules.Tested()), calibrate=True)
     table = Table(bowl)
-    while isinstance(state := descend(this, table), Pending):
-        train(state.trials, table)
+    while (state := descend(this, table)).pending:
+        train(state.pending, table)
     assert dict(state.centre) == {"learning_rate": 0.008, "beta2": 0.98}
     assert state.noise.sd < 2e-3  # not the 0.05 of the seeds

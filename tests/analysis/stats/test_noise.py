@@ -1,0 +1,51 @@
+"""A run's residual from two-way layouts, null changes and what was known before."""
+
+import math
+import random
+
+import pytest
+
+from analysis.stats import noise
+
+
+def test_noise_of_a_two_way_layout_leaves_seeds_and_points_out():
+    rows = [[p + s for s in (0.0, 0.3, -0.2)] for p in (3.0, 3.1, 3.4)]
+    square, df = noise.layout_scatter(rows)
+    assert df == 4 and square == pytest.approx(0, abs=1e-24)
+    rng = random.Random(0)
+    total = degrees = 0
+    for _ in range(400):
+        seeds = [rng.gauss(0, 0.05) for _ in range(4)]
+        rows = [
+            [p + s + rng.gauss(0, 1e-3) for s in seeds[:n]] for p, n in ((3, 4), (4, 4), (5, 2))
+        ]
+        square, df = noise.layout_scatter(rows)
+        total, degrees = total + square, degrees + df
+    assert degrees == 400 * 3
+    assert math.sqrt(total / degrees) == pytest.approx(1e-3, rel=0.05)
+    assert noise.layout_scatter([[1.0], [2.0]]) == noise.layout_scatter([[1.0, 2.0]]) == (0.0, 0)
+
+
+def test_noise_estimates():
+    assert noise.scatter([[1.0, 3.0], [5.0], [2.0, 2.0, 2.0]]) == (2.0, 3)
+    rows = [[1.0, 3.0], [2.0, 3.0]]  # residuals of a quarter
+    assert noise.estimate([rows]) == noise.Noise(0.5, 1)
+    moderated = noise.estimate([rows], prior=noise.Noise(1.0, 3))
+    assert moderated == noise.Noise(math.sqrt((0.25 + 3) / 4), 4)
+    assert noise.estimate([]).margin(0.05, 1) == math.inf
+    losses = {
+        (("a", 1), ("epsilon", 1e-20)): 3.0,
+        (("a", 1), ("epsilon", 1e-15)): 3.002,
+        (("a", 2), ("epsilon", 1e-15)): 4.0,
+        (("a", 1), ("epsilon", 1e-6)): 9.0,
+    }
+    assert noise.null_groups(losses) == [[3.0, 3.002], [4.0]]
+    identical = {point: 3.0 for point in losses}
+    assert noise.scatter(noise.null_groups(identical)) == (0.0, 0)
+    nulls = noise.estimate([], [[3.0, 3.002]], prior=noise.Noise(1e-4, 5))
+    assert nulls.sd == pytest.approx(0.002 / math.sqrt(2))
+    known = noise.Noise(1e-3, 1e9).margin(0.05, 1)
+    assert known == pytest.approx(1.6449e-3 * math.sqrt(2), rel=1e-3)
+    assert noise.Noise(1e-3, 9).margin(0.05, 4) == pytest.approx(
+        noise.Noise(1e-3, 9).margin(0.05, 1) / 2
+    )
