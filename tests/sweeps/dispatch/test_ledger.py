@@ -10,6 +10,7 @@ import pytest
 import tiny_race
 
 from lm import config as run_config
+from lm.storage import write_json
 from sweeps.dispatch import ledger, packs
 from sweeps.plan import config as study_config
 from sweeps.plan.study import Study
@@ -94,20 +95,20 @@ def test_recorded_failures_read_back(race, tmp_path):
 
 def test_a_full_device_says_so_and_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "study.json"
-    ledger.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=f"no space left on the device for {path}"):
-        ledger.write_json(path, {"a": 2})
+        write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["study.json"]
 
 
 def test_status_counts_what_is_on_disk(race, tmp_path):
-    ledger.write_json(tmp_path / "study.json", race.config)
+    write_json(tmp_path / "study.json", race.config)
     for rate in (0.004, 0.008, 0.5):
         train(race, tmp_path, some_trial(race, learning_rate=rate))
     status = Status(tmp_path)
@@ -119,13 +120,13 @@ def test_status_counts_what_is_on_disk(race, tmp_path):
 
 
 def test_status_tells_a_live_driver_from_a_silent_and_a_finished_one(race, tmp_path):
-    ledger.write_json(tmp_path / "study.json", race.config)
+    write_json(tmp_path / "study.json", race.config)
     cell = "adamw-nano-xs-1x"
     live = {
         **{"process": 7, "host": "here", "over": False, "eta_seconds": 30.0, "settled": []},
         **{"running": {cell: 3}, "queued": {cell: 2}, "waiting": {"adamw-nano-xs-2x": "waits"}},
     }
-    ledger.write_json(tmp_path / "driver.json", live)
+    write_json(tmp_path / "driver.json", live)
     status = Status(tmp_path)
     rows = status.rows()
     assert (rows[cell].counts["running"], rows[cell].counts["queued"]) == (3, 2)
@@ -134,10 +135,10 @@ def test_status_tells_a_live_driver_from_a_silent_and_a_finished_one(race, tmp_p
     os.utime(tmp_path / "driver.json", (0, 0))
     assert status.rows()[cell].counts["running"] == 0
     assert "start it again to go on" in status.text()
-    ledger.write_json(tmp_path / "driver.json", {**live, "over": True})
+    write_json(tmp_path / "driver.json", {**live, "over": True})
     assert "the study is over" in status.text()
     (tmp_path / "certificates").mkdir()
-    ledger.write_json(tmp_path / "certificates" / f"{cell}.json", {})
+    write_json(tmp_path / "certificates" / f"{cell}.json", {})
     assert status.rows()[cell].state == "certified"
 
 
