@@ -24,39 +24,32 @@ import optax
 
 import optim
 from configs.ladder import SIZES, params
-from optim.roles import find_roles, from_stack, stack_shape, to_stack
+from lm.config import finalise
+from lm.model import llama
+from optim.roles import find_roles, from_stack, path_name, stack_shape, to_stack
 
 # Batch of the study's winners in sequences of 4096; of the ladder, 16 sequences of 128 bytes.
 BATCH = {"130m": 128, "300m": 128, "520m": 256, "1.2b": 256}
 NUMBERS = {"learning_rate": 1e-3}
 
 
-def model_shapes(size: dict) -> dict[str, tuple[int, ...]]:
-    """The parameters of `lm/model/llama.py`, by path."""
-    D, L, H, F = size["hidden"], size["layers"], size["heads"], size["mlp"]
-    split = {f"blocks/attention/{x}/kernel": (L, D, H, D // H) for x in ("query", "key", "value")}
-    return split | {
-        "embed/embedding": (size["vocab_size"], D),
-        "blocks/attention/out/kernel": (L, H, D // H, D),
-        "blocks/mlp/gate/kernel": (L, D, F),
-        "blocks/mlp/up/kernel": (L, D, F),
-        "blocks/mlp/down/kernel": (L, F, D),
-        "blocks/attention_norm/scale": (L, D),
-        "blocks/mlp_norm/scale": (L, D),
-        "final_norm/scale": (D,),
-        "head/kernel": (D, size["vocab_size"]),
+def abstract(size: dict) -> dict[str, jax.ShapeDtypeStruct]:
+    """The model's parameters by path; nothing is allocated."""
+    config = {
+        "model": {"name": "any", **size},
+        "train": {"chinchilla_ratio": 1.0, "batch_size": 1},
+        "optimizer": {"name": "adamw"},
     }
-
-
-def abstract(size: dict):
-    return {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in model_shapes(size).items()}
+    model = llama.build(finalise(config))
+    tree = jax.eval_shape(lambda: llama.init(model, jax.random.key(0)))
+    return {path_name(key_path): x for key_path, x in jax.tree.leaves_with_path(tree)}
 
 
 def random_tree(size: dict, seed: int):
     rng = np.random.default_rng(seed)
     return {
-        k: jnp.asarray(0.02 * rng.standard_normal(s), jnp.float32)
-        for k, s in model_shapes(size).items()
+        k: jnp.asarray(0.02 * rng.standard_normal(x.shape), jnp.float32)
+        for k, x in abstract(size).items()
     }
 
 

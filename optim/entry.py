@@ -46,12 +46,9 @@ class Field(NamedTuple):
 
     default: Any
     type: Any
+    traced: bool  # may be an array, a tracer or a schedule; else static
     low: float
     high: float
-
-    @property
-    def traced(self) -> bool:
-        return set(typing.get_args(Number)) <= set(typing.get_args(self.type))
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,10 @@ class Entry:
         rows |= {"warmup": (0, Number), "steps": (None, Number | None)}
         rows |= {"decay": (1.0, Number), "min_lr_ratio": (0.0, Number)}
         rows |= {"schedule": (self.schedule, Kind)}
-        found = {name: Field(*row, *self._range(name, row[1])) for name, row in rows.items()}
+        found = {
+            name: Field(default, hint, may_be_traced(hint), *self._range(name, hint))
+            for name, (default, hint) in rows.items()
+        }
         return dict(sorted(found.items(), key=lambda item: not item[1].traced))
 
     def _range(self, name: str, hint) -> tuple[float, float]:
@@ -107,13 +107,17 @@ class Entry:
             raise ValueError(
                 f"{name!r} is not a hyper-parameter or option{nearest(name, self.fields)}"
             )
-        _, hint, low, high = self.fields[name]
-        if not fits(value, hint) and not (value is None and self.fields[name].default is None):
+        default, hint, _, low, high = self.fields[name]
+        if not fits(value, hint) and not (value is None and default is None):
             raise ValueError(f"{name}={value!r} is not {words(hint)}")
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if number and typing.get_origin(hint) is not Literal and not low <= value <= high:
             end = "1)" if high == BELOW_ONE else f"{high:.10g}]"
             raise ValueError(f"{name}={value!r} is outside [{low:.10g}, {end}")
+
+
+def may_be_traced(hint: Any) -> bool:
+    return set(typing.get_args(Number)) <= set(typing.get_args(hint))
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -142,7 +146,7 @@ def fits(value: Any, hint: Any) -> bool:
 def words(hint: Any) -> str:
     """What an annotation allows, for error messages."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if set(typing.get_args(Number)) <= set(args):
+    if may_be_traced(hint):
         return "a number, a scalar array or a schedule"
     if origin is Literal:
         return f"one of {', '.join(map(repr, args))}"
