@@ -34,37 +34,22 @@ _DECAY = [0, 0.1, 0.2]
 _BETA1 = [0.8, 0.9, 0.95, 0.98]
 _BETA2 = [0.9, 0.95, 0.98]
 
+_ADAM = {
+    "learning_rate": [8e-3, 16e-3, 32e-3],
+    "weight_decay": _DECAY,
+    "warmup": _WARMUP,
+    "beta1": _BETA1,
+    "beta2": _BETA2,
+    "epsilon": _EPSILON,
+    "max_grad_norm": _CLIP,
+    "batch_size": _BATCH,
+}
+_ADAMW = _ADAM | {"learning_rate": [4e-3, 8e-3, 16e-3, 32e-3], "beta1": [0.9, 0.95, 0.98]}
+
 GRIDS: dict[str, dict[str, list]] = {
-    "adamw": {
-        "learning_rate": [4e-3, 8e-3, 16e-3, 32e-3],
-        "weight_decay": _DECAY,
-        "warmup": _WARMUP,
-        "beta1": [0.9, 0.95, 0.98],
-        "beta2": _BETA2,
-        "epsilon": _EPSILON,
-        "max_grad_norm": _CLIP,
-        "batch_size": _BATCH,
-    },
-    "nadamw": {
-        "learning_rate": [8e-3, 16e-3, 32e-3],
-        "weight_decay": _DECAY,
-        "warmup": _WARMUP,
-        "beta1": _BETA1,
-        "beta2": _BETA2,
-        "epsilon": _EPSILON,
-        "max_grad_norm": _CLIP,
-        "batch_size": _BATCH,
-    },
-    "cautious": {
-        "learning_rate": [8e-3, 16e-3, 32e-3],
-        "weight_decay": _DECAY,
-        "warmup": _WARMUP,
-        "beta1": _BETA1,
-        "beta2": _BETA2,
-        "epsilon": _EPSILON,
-        "max_grad_norm": _CLIP,
-        "batch_size": _BATCH,
-    },
+    "adamw": _ADAMW,
+    "nadamw": _ADAM,
+    "cautious": _ADAM,
     "mars": {
         "learning_rate": [8e-3, 16e-3, 32e-3],
         "weight_decay": _DECAY,
@@ -84,16 +69,7 @@ GRIDS: dict[str, dict[str, list]] = {
         "max_grad_norm": _CLIP,
         "batch_size": _BATCH,
     },
-    "adam_mini": {
-        "learning_rate": [4e-3, 8e-3, 16e-3, 32e-3],
-        "weight_decay": _DECAY,
-        "warmup": _WARMUP,
-        "beta1": [0.9, 0.95, 0.98],
-        "beta2": _BETA2,
-        "epsilon": _EPSILON,
-        "max_grad_norm": _CLIP,
-        "batch_size": _BATCH,
-    },
+    "adam_mini": _ADAMW,
     "muon": {
         "learning_rate": [8e-3, 16e-3, 32e-3, 64e-3, 128e-3],
         "momentum": _BETA1,
@@ -155,80 +131,63 @@ GRIDS: dict[str, dict[str, list]] = {
     },
 }
 
-# The published starting points of the other Phase I settings, where they differ from 130M at ratio
-# 1.
-_ADAMW = {"beta2": 0.98, "learning_rate": 8e-3}
-_ADAMW_256 = {**_ADAMW, "epsilon": 1e-10, "batch_size": 256, "warmup": 1000}
-_NADAMW = {"beta2": 0.98, "epsilon": 1e-10, "learning_rate": 8e-3}
-_CAUTIOUS = {"beta1": 0.98, "learning_rate": 8e-3}
-_CAUTIOUS_LONG = {**_CAUTIOUS, "epsilon": 1e-15, "max_grad_norm": 2}
-_MARS = {"beta1": 0.9, "beta2": 0.98}
-_LION = {"beta1": 0.9, "learning_rate": 1e-3}
-_MUON = {
-    **{"beta1": 0.8, "beta2": 0.98, "decay": 0.8, "learning_rate": 8e-3},
-    **{"muon_epsilon": 1e-5, "muon_to_adam_lr": 0.3},
+# The starting points of the other Phase I settings, where they differ from 130M at ratio 1.
+_SETTINGS = ("130m,2x", "130m,4x", "130m,8x", "300m,1x", "520m,1x")
+_LONG_ADAMW = dict(beta2=0.98, learning_rate=8e-3, epsilon=1e-10, batch_size=256, warmup=1000)
+_CAUTIOUS = dict(beta1=0.98, learning_rate=8e-3)
+_LION = dict(beta1=0.9, learning_rate=1e-3)
+_MUON = dict(
+    beta1=0.8, beta2=0.98, decay=0.8, learning_rate=8e-3, muon_epsilon=1e-5, muon_to_adam_lr=0.3
+)
+_SCION = dict(momentum=0.9, weight_decay=0.1, decay=1, max_grad_norm=2)
+_LARGE_SCION = dict(_SCION, beta1=0.98, learning_rate=8e-3, scion_epsilon=1e-5)
+_KRON = dict(
+    beta1=0.95, preconditioner_lr=0.2, update_prob_flat_start=2000, warmup=1000, weight_decay=0.5
+)
+_LONG_KRON = dict(_KRON, preconditioner_update_probability=0.1)
+_SOAP = dict(beta2=0.98, learning_rate=16e-3, shampoo_beta=0.98, batch_size=256, warmup=1000)
+_LARGE_SOAP = dict(beta2=0.99, block_size=512, epsilon=1e-10, warmup=1000)
+_SOPHIA = dict(beta2=0.9, epsilon=1e-7, weight_decay=0)
+
+_CHANGES: dict[str, list[dict]] = {  # in the order of _SETTINGS
+    "adamw": [*[dict(beta2=0.98, learning_rate=8e-3)] * 2, *[_LONG_ADAMW] * 3],
+    "nadamw": [dict(beta2=0.98, epsilon=1e-10, learning_rate=8e-3)] * 5,
+    "cautious": [
+        dict(epsilon=1e-15, learning_rate=8e-3, max_grad_norm=2),
+        *[dict(_CAUTIOUS, epsilon=1e-15, max_grad_norm=2)] * 2,
+        *[dict(_CAUTIOUS, epsilon=1e-25)] * 2,
+    ],
+    "mars": [dict(beta1=0.9, beta2=0.98)] * 5,
+    "lion": [*[_LION] * 3, dict(_LION, weight_decay=0.6), _LION],
+    "adam_mini": [
+        dict(max_grad_norm=2),
+        dict(epsilon=1e-25),
+        dict(epsilon=1e-10),
+        dict(epsilon=1e-10, max_grad_norm=2),
+        dict(epsilon=1e-10, learning_rate=4e-3, batch_size=256, warmup=1000, weight_decay=0.2),
+    ],
+    "muon": [*[_MUON] * 4, dict(_MUON, decay=1, epsilon=1e-25)],
+    "scion": [
+        dict(momentum=0.9, weight_decay=0.1, decay=0.8),
+        *[_SCION] * 2,
+        _LARGE_SCION,
+        dict(_LARGE_SCION, decay=0.8),
+    ],
+    "kron": [
+        *(_KRON, _LONG_KRON),
+        *[dict(_LONG_KRON, learning_rate=1e-3)] * 2,
+        dict(_LONG_KRON, learning_rate=1e-3, weight_decay=0.7),
+    ],
+    "soap": [
+        dict(beta2=0.99, learning_rate=16e-3, warmup=1000),
+        *[_SOAP] * 2,
+        dict(_LARGE_SOAP, shampoo_beta=0.98, batch_size=256),
+        dict(_LARGE_SOAP, shampoo_beta=0.9),
+    ],
+    "sophia": [_SOPHIA, *[dict(weight_decay=0.2)] * 2, *[_SOPHIA] * 2],
 }
-_SCION = {"momentum": 0.9, "weight_decay": 0.1}
-_SCION_LONG = {**_SCION, "decay": 1, "max_grad_norm": 2}
-_SCION_LARGE = {**_SCION_LONG, "beta1": 0.98, "learning_rate": 8e-3, "scion_epsilon": 1e-5}
-_KRON = {
-    **{"beta1": 0.95, "preconditioner_lr": 0.2, "update_prob_flat_start": 2000},
-    **{"warmup": 1000, "weight_decay": 0.5},
-}
-_KRON_LONG = {**_KRON, "preconditioner_update_probability": 0.1}
-_SOAP_LONG = {
-    **{"beta2": 0.98, "learning_rate": 16e-3, "shampoo_beta": 0.98},
-    **{"batch_size": 256, "warmup": 1000},
-}
-_SOAP_LARGE = {"beta2": 0.99, "block_size": 512, "epsilon": 1e-10, "warmup": 1000}
-_SOPHIA = {"beta2": 0.9, "epsilon": 1e-7, "weight_decay": 0}
-
-
-def _settings(*values: dict) -> dict[str, dict]:
-    names = ("130m,2x", "130m,4x", "130m,8x", "300m,1x", "520m,1x")
-    return dict(zip(names, values, strict=True))
-
-
 STARTS: dict[str, dict[str, dict]] = {
-    "adamw": _settings(_ADAMW, _ADAMW, _ADAMW_256, _ADAMW_256, _ADAMW_256),
-    "nadamw": _settings(*[_NADAMW] * 5),
-    "cautious": _settings(
-        {"epsilon": 1e-15, "learning_rate": 8e-3, "max_grad_norm": 2},
-        *[_CAUTIOUS_LONG] * 2,
-        *[{**_CAUTIOUS, "epsilon": 1e-25}] * 2,
-    ),
-    "mars": _settings(*[_MARS] * 5),
-    "lion": _settings(_LION, _LION, _LION, {**_LION, "weight_decay": 0.6}, _LION),
-    "adam_mini": _settings(
-        {"max_grad_norm": 2},
-        {"epsilon": 1e-25},
-        {"epsilon": 1e-10},
-        {"epsilon": 1e-10, "max_grad_norm": 2},
-        {
-            **{"epsilon": 1e-10, "learning_rate": 4e-3, "batch_size": 256},
-            **{"warmup": 1000, "weight_decay": 0.2},
-        },
-    ),
-    "muon": _settings(*[_MUON] * 4, {**_MUON, "decay": 1, "epsilon": 1e-25}),
-    "scion": _settings(
-        {**_SCION, "decay": 0.8},
-        *[_SCION_LONG] * 2,
-        _SCION_LARGE,
-        {**_SCION_LARGE, "decay": 0.8},
-    ),
-    "kron": _settings(
-        _KRON,
-        _KRON_LONG,
-        *[{**_KRON_LONG, "learning_rate": 1e-3}] * 2,
-        {**_KRON_LONG, "learning_rate": 1e-3, "weight_decay": 0.7},
-    ),
-    "soap": _settings(
-        {"beta2": 0.99, "learning_rate": 16e-3, "warmup": 1000},
-        *[_SOAP_LONG] * 2,
-        {**_SOAP_LARGE, "shampoo_beta": 0.98, "batch_size": 256},
-        {**_SOAP_LARGE, "shampoo_beta": 0.9},
-    ),
-    "sophia": _settings(_SOPHIA, {"weight_decay": 0.2}, {"weight_decay": 0.2}, _SOPHIA, _SOPHIA),
+    name: dict(zip(_SETTINGS, changes, strict=True)) for name, changes in _CHANGES.items()
 }
 
 # Values Phase II does not search, whatever Phase I found.
