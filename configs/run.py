@@ -58,10 +58,8 @@ def cpu(size: str, ratio: float, optimizer: str) -> dict:
 
 def published(size: str, ratio: float, optimizer: str) -> dict:
     """A published size: the recorded winner of the nearest cell."""
-    values = {"batch_size": grids.PUBLISHED_BATCH}
-    if optimizer in winners.WINNERS:
-        values = winners.winner(optimizer, size, ratio)[1]
-        del values["loss"]
+    values = winners.winner(optimizer, size, ratio) or {"batch_size": grids.PUBLISHED_BATCH}
+    values = {name: value for name, value in values.items() if name not in ("cell", "loss")}
     batch_size = values.pop("batch_size")
     return {
         "data": {"corpus": "set --config.data.corpus"},

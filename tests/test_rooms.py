@@ -16,7 +16,7 @@ MAY = {  # room -> rooms and inner rooms it may import from, beside itself
     "optim": set(),
     "lm": {"optim"},
     "sweeps": {"lm", "optim", "analysis.stats"},
-    "configs": {"sweeps", "lm", "optim"},
+    "configs": {"sweeps", "lm", "optim", "analysis.published"},
     "analysis": set(),
     "benchmarks": {"analysis", "configs", "lm", "optim", "sweeps"},
 }

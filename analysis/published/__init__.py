@@ -5,10 +5,15 @@ Every loader returns a fresh `pandas.DataFrame` in the columns all of `analysis`
 `seed`, `hp_<hyper-parameter>`. A loss that was never recorded is NaN, never a sentinel.
 """
 
+from __future__ import annotations
+
+import csv
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 OPTIMIZERS = (
     *("adamw", "nadamw", "cautious", "mars", "lion", "adam_mini"),
@@ -19,8 +24,16 @@ PARAMS = {"130m": 134_217_728, "300m": 301_989_888, "520m": 536_870_912, "1.2b":
 TOKENS_PER_PARAM = 20  # chinchilla_ratio 1
 
 
+def rows(name: str) -> list[dict[str, str]]:
+    """The rows of one CSV file of this folder as text, without pandas (for `configs`)."""
+    with (files(__name__) / name).open() as file:
+        return list(csv.DictReader(file))
+
+
 @cache
 def _read(name):
+    import pandas as pd
+
     with (files(__name__) / name).open("rb") as file:
         compression = "gzip" if name.endswith(".gz") else None
         # str keeps grid values such as "1e-25" and "true" as they were written

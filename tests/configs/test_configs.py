@@ -1,7 +1,5 @@
 """configs/: sizes, runs and winners are what they say."""
 
-import math
-
 import pytest
 
 import optim
@@ -68,22 +66,19 @@ def test_malformed_runs_are_refused(arg, message):
 
 def test_winners_are_the_recorded_ones():
     table = published.best()
-    seen = 0
+    assert len(table) == 150
     for row in table.to_dict("records"):
         size, ratio = row["model_size"], row["chinchilla_ratio"]
-        cell, values = winners.winner(row["optimizer"], size, ratio)
-        assert cell == f"{size},{ratio:g}x"
-        assert values["loss"] == pytest.approx(row["loss"], abs=5e-5)
-        assert values["batch_size"] == row["hp_batch_size"]
-        for name, value in values.items():
-            recorded = row.get(f"hp_{name}")
-            if name in ("loss", "batch_size", "block_size"):
-                continue  # a block size counts only where blocks were on
-            assert math.isclose(value, recorded, rel_tol=1e-5), (cell, name)
-        seen += 1
-    assert seen == 150
+        found = winners.winner(row["optimizer"], size, ratio)
+        assert found["cell"] == f"{size},{ratio:g}x" and found["loss"] == row["loss"]
+        spec = optim.spec(row["optimizer"])
+        assert found.keys() - {"cell", "loss", "batch_size"} <= spec.flat().keys()
+        for name in found.keys() - {"cell", "loss", "block_size"}:
+            assert found[name] == row[f"hp_{name}"], (found["cell"], name)
+    assert winners.winner("soap", "130m", 1)["block_size"] in (None, 256, 512)
 
 
 def test_cells_without_a_record_take_the_nearest():
-    assert winners.winner("kron", "1.2b", 8)[0] == "520m,8x"
-    assert winners.winner("sophia", "520m", 4)[0] == "520m,1x"
+    assert winners.winner("kron", "1.2b", 8)["cell"] == "520m,8x"
+    assert winners.winner("sophia", "520m", 4)["cell"] == "520m,1x"
+    assert winners.winner("my_own", "520m", 4) is None
