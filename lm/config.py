@@ -107,10 +107,12 @@ def fill(config: Mapping) -> dict:
     default, an optimizer's numbers those of its preset.
 
     Args:
-      config: nested mapping with the sections of `WHAT` and, optionally, `HOW`.
+      config: nested mapping (an ml_collections ConfigDict will do) with the sections of `WHAT` and,
+        optionally, `HOW`.
     Raises:
       ConfigError: one line naming the field, its value and what is allowed.
     """
+    config = config.to_dict() if hasattr(config, "to_dict") else config
     for section, given in config.items():
         if not isinstance(given, Mapping):
             raise ConfigError(f"config section {section}={given!r} is not a mapping")
@@ -201,7 +203,7 @@ def _optimizer(given: Mapping) -> dict:
     if "name" not in given:
         raise ConfigError("optimizer.name is missing")
     try:
-        flat = optim.spec(**given).flat()
+        flat = optim.spec(**{str(k): v for k, v in given.items()}).flat()
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if flat.pop("steps") is not None:

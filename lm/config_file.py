@@ -7,11 +7,12 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from lm.config import ConfigError, canonical, fill, finalise, unknown
+
+OPTIMIZER = (["optimizer", "name"], ["optimizer", "preset"])  # what a whole preset hangs on
 
 
 def complete(config: Mapping) -> ConfigDict:
@@ -42,12 +43,12 @@ def load_run(spec: str, overrides: Sequence[str] = ()) -> dict:
     changes = [parse(override) for override in overrides]
     old = config.get("optimizer", {})
     kept = {k: old[k] for k in ("name", "preset") if k in old}
-    new = kept | {p[1]: v for p, v in changes if p in (["optimizer", k] for k in kept)}
+    new = kept | {path[1]: text for path, text in changes if path in OPTIMIZER}
     if new != kept:
         config["optimizer"] = new
     config = complete(config)
-    for path, value in changes:
-        assign(config, path, value)
+    for path, text in changes:
+        assign(config, path, text)
     return finalise(json.loads(canonical(config.to_dict())))
 
 
@@ -78,29 +79,31 @@ def read(spec: str) -> dict:
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
-def parse(override: str) -> tuple[list[str], Any]:
-    """(path, value) of `--config.a.b=value`; the value is a Python literal or a plain string."""
+def parse(override: str) -> tuple[list[str], str]:
+    """(path, text) of `--config.a.b=text`."""
     path, equals, text = override.partition("=")
     if not equals or not path.startswith("--config."):
         raise ConfigError(f"unknown flag {override!r}; overrides look like --config.train.seed=1")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    return path.removeprefix("--config.").split("."), value
+    return path.removeprefix("--config.").split("."), text
 
 
-def assign(config: Mapping | ConfigDict, path: Sequence[str], value: Any) -> None:
-    """Sets one existing field, in place."""
+def assign(config: dict | ConfigDict, path: Sequence[str], text: str) -> None:
+    """Sets one existing field, in place, to a Python literal or, failing that, to the text."""
     node = config
     for depth, name in enumerate(path):
-        if not isinstance(node, Mapping | ConfigDict):
+        if not isinstance(node, dict | ConfigDict):
             raise ConfigError(f"config key {'.'.join(path[:depth])} has no parts")
         if name not in node:
             raise ConfigError(unknown("config key", ".".join(path[: depth + 1]), node))
         node, parent = node[name], node
     if isinstance(node, ConfigDict):
         raise ConfigError(f"config key {'.'.join(path)} is a section: set its fields one by one")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(node, str) and not isinstance(value, str):
+        value = text  # a name that happens to be a number
     if isinstance(node, int) and isinstance(value, float) and value.is_integer():
         value = int(value)
     try:

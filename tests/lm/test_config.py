@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from lm.config import ConfigError, canonical, config_hash, finalise, program_key
+from lm.run.step import hyperparameters
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ from lm.config import ConfigError, canonical, config_hash, finalise, program_key
         ({"train": {"batch_size": float("inf")}}, "train.batch_size=inf is outside [1, "),
         ({"train": {"seed": float("nan")}}, "train.seed=nan is outside [0, "),
         ({"train": {"chinchilla_ratio": 10**400}}, "is outside [1e-06, 1e+06]"),
+        ({"optimizer": {1: 2}}, "'1' is not a hyper-parameter or option"),
         ({"optimizer": {"beta2": None}}, "beta2=None is not a number"),
         ({"optimizer": {"preset": "authors", "learning_rate": None}}, "preset 'authors' has no"),
     ],
@@ -129,6 +131,16 @@ def test_program_key_ignores_numbers_only():
     assert program_key(tiny.config(batch_size=4)) != base
     assert program_key(tiny.config(schedule="linear")) != base
     assert program_key(tiny.config("lion")) != base
+
+
+def test_a_number_without_a_value_belongs_to_the_program():
+    """SOAP's authors' preset leaves shampoo_beta to beta2; as a number it would be NaN."""
+    unset = tiny.config("soap", preset="authors")
+    given = tiny.config("soap", preset="authors", shampoo_beta=0.9)
+    assert unset["optimizer"]["shampoo_beta"] is None
+    assert set(hyperparameters(given)) - set(hyperparameters(unset)) == {"shampoo_beta"}
+    assert all(np.isfinite(v) for v in hyperparameters(unset).values())
+    assert program_key(unset) != program_key(given)
 
 
 def test_numpy_scalars_are_refused_not_guessed():

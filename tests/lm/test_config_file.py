@@ -25,6 +25,7 @@ FILE = "configs/run.py:nano-s,1x,"
         ("soap", "optimizer.block_size", "None", None),
         ("adamw", "model.block_documents", "False", False),
         ("adamw", "data.fingerprint", "abc", "abc"),
+        ("adamw", "data.corpus", "1e5", "1e5"),
         ("adamw", "train.batch_size", "16.0", 16),
         ("adamw", "train.z_loss", "1e-4", 1e-4),
         ("adamw", "program.accumulate", "2", 2),
@@ -97,6 +98,6 @@ def test_runs_are_locked_typed_and_complete():
     with pytest.raises(TypeError):
         config.train.batch_size = "eight"
     config.optimizer.ns_steps = 3
-    done = finalise(config.to_dict())
+    done = finalise(config)
     assert done["optimizer"]["ns_steps"] == 3
-    assert config_hash(finalise(complete(done).to_dict())) == config_hash(done)
+    assert config_hash(finalise(complete(done))) == config_hash(done)
