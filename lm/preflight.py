@@ -11,262 +11,26 @@ docs/preflight.md holds the answers for every published size and optimizer; `--a
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import math
 import os
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # there is no chip to fight over
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # or libtpu misses them, in pages
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
-
-import jax
-import numpy as np
-
-import optim
 from lm.command import guarded
-from lm.config import ConfigError, finalise
+from lm.config import ConfigError
 from lm.config_file import load_run
-from lm.model import flops
-from lm.model import llama as model_lib
-from lm.pods import hlo
-from lm.run import step as step_lib
-from lm.run.solo import Solo
 
-
-class Chip(NamedTuple):
-    """Public data-sheet figures of one chip."""
-
-    hbm: float  # bytes
-    hbm_rate: float  # bytes/s
-    ici_rate: float  # bytes/s, all links
-
-
-CHIPS = {
-    "TPU v4": Chip(32e9, 1.23e12, 300e9),
-    "TPU v5 lite": Chip(16e9, 0.82e12, 200e9),
-    "TPU v5": Chip(95e9, 2.77e12, 600e9),
-    "TPU v6 lite": Chip(32e9, 1.64e12, 448e9),
-    "TPU7x": Chip(192e9, 7.38e12, 1200e9),
+# JAX and libtpu read these when they are imported, which happens after `main` has set them.
+WITHOUT_CHIPS = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # there is no chip to fight over
+    "JAX_PLATFORMS": "cpu",
 }
-
-
-# The stacks of hidden matrices, 96 and 128 at the published sizes, fill no more chips than that;
-# what is left cuts the matrices. It moves less, too: 5.3 instead of 7.4 GB for AdamW 520m.
-MOST_DATA = 128
-
-
-class TooLarge(Exception):
-    """The compiler's own words: the step does not fit a chip's memory."""
-
-
-class Flight(NamedTuple):
-    """What a compiled step says; bytes and FLOPs per chip and step, seconds by roofline."""
-
-    run: str
-    topology: str
-    mesh: dict
-    chips: int
-    remat: str
-    params_bytes: int
-    state_bytes: int
-    state_copies: float  # bytes of the optimizer state on all chips over those of one whole copy
-    temporary_bytes: int
-    total_bytes: int
-    hbm_bytes: float
-    model_flops: float
-    update_flops: float
-    replication: float | None  # how often the update's matrix products are made, over all chips
-    collectives: dict  # bytes received by kind, in a step that refreshes no preconditioner
-    refresh_bytes: int  # received in all, in a step that refreshes every one
-    compute_seconds: float
-    memory_seconds: float
-    network_seconds: float
-    mfu_bound: float
-    compile_seconds: float
-
-    @property
-    def fits(self) -> bool:
-        return self.total_bytes <= self.hbm_bytes
-
-
-def check(config: Mapping, topology: str, run: str = "") -> Flight:
-    """Compiles the step of a run for a topology such as `v5e:16x16`.
-
-    The mesh gives `data` as many chips as divide the batch and `MOST_DATA`, and `model` the rest,
-    unless the config names sizes. Attention is splash.
-    Raises:
-      ConfigError: an unknown topology, or a mesh that does not fit the run.
-      TooLarge: the step needs more memory than a chip has.
-    """
-    config = {k: dict(v) for k, v in config.items()}
-    finalise(config)  # what is wrong with the run comes first
-    devices = _devices(topology)
-    data = math.gcd(config["train"]["batch_size"], len(devices), MOST_DATA)
-    given = config.get("mesh", {})
-    if given.get("data", -1) == -1 and given.get("model", 1) == 1:
-        config["mesh"] = {"data": data, "model": len(devices) // data}
-    config["program"] |= {"attention": "splash", "steps_per_call": 1}
-    config = finalise(config)
-    program = Solo([config], devices)
-    start = time.monotonic()
-    try:
-        compiled = program.lower("tpu").compile()
-    except jax.errors.JaxRuntimeError as error:
-        words = [line for line in str(error).splitlines() if "Ran out of memory" in line]
-        if not words:
-            raise
-        raise TooLarge(words[0].strip()) from None
-    seconds = time.monotonic() - start
-    memory = compiled.memory_analysis()
-    (state,) = program.abstract_members()
-    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    total += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total += memory.generated_code_size_in_bytes
-    model, train = config["model"], config["train"]
-    tokens = train["batch_size"] * model["sequence_length"]
-    model_flops = 3 * flops.forward_flops_per_token(model) * tokens / len(devices)
-    repeated = flops.repeated_flops_per_token(config) * tokens / len(devices)
-    text = compiled.as_text()
-    update_flops, replication = _update(config, program, text)
-    moved = hlo.collectives(text, chips=len(devices))
-    kind = devices[0].device_kind
-    chip, peak = (
-        CHIPS[max((k for k in CHIPS if kind.startswith(k)), key=len)],
-        flops.peak_flops(kind),
-    )
-    compute = (model_flops + repeated + update_flops) / peak
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    traffic = 2 * held / chip.hbm_rate
-    network = sum(moved.least.values()) / chip.ici_rate
-    state_bytes = _local_bytes(state.optimizer)
-    return Flight(
-        run=run,
-        topology=topology,
-        mesh=dict(program.mesh.shape),
-        chips=len(devices),
-        remat=config["program"]["remat"],
-        params_bytes=_local_bytes(state.params),
-        state_bytes=state_bytes,
-        state_copies=state_bytes * len(devices) / _bytes(state.optimizer),
-        temporary_bytes=memory.temp_size_in_bytes,
-        total_bytes=total,
-        hbm_bytes=chip.hbm,
-        model_flops=model_flops,
-        update_flops=update_flops,
-        replication=replication,
-        collectives=moved.least,
-        refresh_bytes=sum(moved.most.values()),
-        compute_seconds=compute,
-        memory_seconds=traffic,
-        network_seconds=network,
-        mfu_bound=model_flops / peak / max(compute, traffic, network),
-        compile_seconds=seconds,
-    )
-
-
-def _devices(topology: str) -> Sequence:
-    from jax.experimental import topologies
-
-    if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(
-            f"--topology={topology}: the TPU's compiler is not installed here; `make preflight "
-            f"RUN=130m,1x,soap TOPOLOGY={topology}` makes an environment that has it"
-        )
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except Exception as error:  # libtpu's own words are many and of many types
-        reason = str(error).splitlines()[0][:200]
-        raise ConfigError(f"--topology={topology}: {reason} (as in v5e:16x16, v5p:4x4x4)") from None
-    return found.devices
-
-
-def _bytes(tree) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _local_bytes(tree) -> int:
-    """Bytes of the abstract arrays that one chip holds."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
-
-
-def _update(config: Mapping, program: Solo, text: str) -> tuple[float, float | None]:
-    """(FLOPs of the update on one chip, how often its matrix products are made over all chips).
-
-    The products of the compiled step against those of the update lowered for one device, both
-    counted by `hlo.products`, with refreshes or without, whichever is worse; None where an update
-    has none. The whole is `optim.describe`'s.
-    """
-    spec = optim.spec(**config["optimizer"])
-    (state,) = program.abstract_members()
-    params, optimizer = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state.params, state.optimizer)
-    )
-    tx = spec.build(roles=model_lib.role, **program.numbers)
-
-    def update(grads, state, params):
-        return tx.update(grads, state, params, value=np.float32(0), grad_fn=lambda p: p)
-
-    alone = jax.jit(update).lower(params, optimizer, params).as_text(dialect="hlo")
-    here = hlo.products(text, scope=step_lib.UPDATE)
-    pairs = zip(here, hlo.products(alone), strict=True)
-    sums = [(sum(chip.values()), sum(whole.values())) for chip, whole in pairs]
-    times = [program.device_count * chip / whole for chip, whole in sums if whole]
-    replication = max(times, default=None)
-    total = optim.describe(spec, params, roles=model_lib.role).flops
-    return total / program.device_count * (replication or 1.0), replication
-
-
-def report(flight: Flight) -> str:
-    """The answer in lines: fits or not, where memory and time go, what to change."""
-    gib = 2**30
-    mesh = " x ".join(f"{k}={v}" for k, v in flight.mesh.items())
-    verdict = "fits" if flight.fits else "DOES NOT FIT"
-    moved = ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in flight.collectives.items()) or "nothing"
-    refresh = ""
-    if flight.refresh_bytes > sum(flight.collectives.values()):
-        refresh = f"; {flight.refresh_bytes / 1e6:,.0f} MB where preconditioners are refreshed"
-    share = flight.update_flops / (flight.update_flops + flight.model_flops)
-    times = ""
-    if flight.replication:
-        times = f"; over all chips its products are made {flight.replication:.2f} times"
-    lines = [
-        f"{flight.run} on {flight.topology} ({flight.chips} chips, {mesh}): {verdict}, "
-        f"{flight.total_bytes / gib:.2f} of {flight.hbm_bytes / gib:.1f} GiB a chip",
-        f"  memory a chip: parameters {flight.params_bytes / gib:.3f} GiB, optimizer "
-        f"{flight.state_bytes / gib:.3f} ({flight.state_copies:.2f} copies over all chips), "
-        f"temporary (activations, gradients) "
-        f"{flight.temporary_bytes / gib:.3f}",
-        f"  FLOPs a chip and step: model {flight.model_flops:.3g}, update "
-        f"{flight.update_flops:.3g} ({share:.2%} of the step{times})",
-        f"  collectives a chip and step: {moved}{refresh}",
-        f"  roofline: compute {1e3 * flight.compute_seconds:.1f} ms (peak bf16, with what "
-        f"remat={flight.remat} makes again), memory {1e3 * flight.memory_seconds:.1f} ms (all that "
-        f"is held read and written once), network {1e3 * flight.network_seconds:.1f} ms (all "
-        f"links, nothing hidden): MFU at most {flight.mfu_bound:.0%}",
-        f"  compiled in {flight.compile_seconds:.0f} s; to train so: "
-        + " ".join(f"--config.mesh.{axis}={size}" for axis, size in flight.mesh.items()),
-    ]
-    if not flight.fits:
-        lines.append(TO_FIT)
-    elif flight.remat != "none" and flight.total_bytes < 0.5 * flight.hbm_bytes:
-        lines.append(FASTER)
-    return "\n".join(lines)
-
-
-FASTER = "  there is room: --config.program.remat=dots or none makes less again; check that it fits"
-TO_FIT = (
-    "  to fit: --config.program.accumulate=2 (or more), --config.program.remat=block, "
-    "--config.program.loss_chunks=32, or a larger topology"
-)
+OF_A_HOST = {  # or libtpu misses them, in pages
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -281,25 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("--all", metavar="FILE.csv", type=Path, help="make the table of all runs")
     arguments, overrides = parser.parse_known_args(argv)
+    os.environ.update(OF_A_HOST | os.environ | WITHOUT_CHIPS)
     if arguments.all:
         from lm.pods import table
 
         return table.make(arguments.all)
-    return guarded(lambda: _fly(arguments, overrides), interrupted="nothing was written")
+    return guarded(lambda: run(arguments, overrides), interrupted="nothing was written")
 
 
-def _fly(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """The command with its arguments parsed; returns the exit code, 1 for what does not fit."""
     if not arguments.config:
         raise ConfigError("--config is missing, as in --config=configs/run.py:520m,2x,soap")
+    from lm.pods import flight
+
     config = load_run(arguments.config, overrides)
     try:
-        flight = check(config, arguments.topology, arguments.config.partition(":")[2])
-    except TooLarge as error:
-        print(f"{arguments.config} on {arguments.topology}: DOES NOT FIT: {error}\n{TO_FIT}")
+        found = flight.check(config, arguments.topology, arguments.config.partition(":")[2])
+    except flight.TooLarge as error:
+        print(f"{arguments.config} on {arguments.topology}: DOES NOT FIT: {error}\n{flight.TO_FIT}")
         return 1
-    numbers = flight._asdict() | {"fits": flight.fits}
-    print(json.dumps(numbers) if arguments.json else report(flight))
-    return 0 if flight.fits else 1
+    text = flight.report(found, config["program"]["remat"])
+    print(json.dumps(found._asdict()) if arguments.json else text)
+    return 0 if found.fits else 1
 
 
 if __name__ == "__main__":

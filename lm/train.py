@@ -17,8 +17,9 @@ from pathlib import Path
 from lm import command, storage
 from lm.config import ConfigError, config_hash
 from lm.config_file import load_run
-from lm.data import corpus as corpus_lib
 from lm.data.cache import default_cache
+from lm.data.corpus import Corpus
+from lm.data.corpus import load as load_corpus
 from lm.run import dry_run
 from lm.run.loop import Loop
 from lm.run.stopping import Stopped, Termination
@@ -45,48 +46,56 @@ def train_pack(
 
     first = configs[0]
     corpus = open_corpus(first, log)
-    return Loop(Packed, configs, folders, corpus, log).run()
+    return Loop(Packed(configs), folders, corpus, log).run()
 
 
 def train_one(
-    config: Mapping, folder: str | Path, *, log: Callable[[str], None] = print, termination=None
+    config: Mapping,
+    folder: str | Path,
+    *,
+    corpus: Corpus | None = None,
+    log: Callable[[str], None] = print,
+    termination: Termination | None = None,
 ) -> dict:
     """Trains one run, sharded over all devices of the job, from its newest checkpoint if any.
 
-    Returns the result, which `folder` holds too.
-    Raises as `train_pack`, and `Stopped` after a stop that `termination` was asked for.
+    Args:
+      corpus: the config's, if it is open already.
+    Returns:
+      the result, which `folder` holds too.
+    Raises:
+      as `train_pack`, and `Stopped` after a stop that `termination` was asked for.
     """
     from lm.run.solo import Solo
 
-    corpus = open_corpus(config, log)
-    return Loop(Solo, [config], [folder], corpus, log, termination).run()[0]
+    corpus = corpus or open_corpus(config, log)
+    return Loop(Solo([config]), [folder], corpus, log, termination).run()[0]
 
 
 def prepare_cpu() -> None:
-    """As many CPU devices as this process has cores, one thread each, before JAX starts its
-    backend.
+    """As many CPU devices as this process has cores, one thread each, unless JAX has started.
 
     A pack is spread over them: small matrices do not fill two cores, two runs do.
     """
     import jax
-    from jax._src import xla_bridge
 
-    if xla_bridge.backends_are_initialized():
+    try:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    except RuntimeError:  # the backend has started; its devices stay as they are
         return
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     if not jax.config.jax_compilation_cache_dir:
         folder = Path(default_cache()) / "programs"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def open_corpus(config: Mapping, log: Callable) -> corpus_lib.Corpus:
+def open_corpus(config: Mapping, log: Callable) -> Corpus:
     """The config's corpus, checked against the model's vocabulary and the config's fingerprint."""
     model = config["model"]
-    corpus = corpus_lib.load(config["data"], sequence_length=model["sequence_length"], log=log)
+    corpus = load_corpus(config["data"], sequence_length=model["sequence_length"], log=log)
     if corpus.vocab_size > model["vocab_size"]:
         raise ConfigError(
             f"model.vocab_size={model['vocab_size']} is smaller than "
@@ -143,7 +152,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     prepare_cpu()
     mesh.start()
-    config["data"]["fingerprint"] = open_corpus(config, print).fingerprint
+    corpus = open_corpus(config, print)
+    config["data"]["fingerprint"] = corpus.fingerprint
     folder = arguments.workdir / "trials" / config_hash(config)
     if storage.exists(folder / "result.json"):
         print(f"{folder} has its result already; remove it to train again")
@@ -151,7 +161,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     print(f"{folder}\n{dry_run.summary(config)}", flush=True)
     log = functools.partial(print, flush=True)
     try:
-        result = train_one(config, folder, log=log, termination=termination)
+        result = train_one(config, folder, corpus=corpus, log=log, termination=termination)
     except Stopped as stopped:
         log(str(stopped))
         return 0

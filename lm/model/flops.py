@@ -9,6 +9,7 @@ forward; recomputation and the optimizer not counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lm.config import non_embedding_params
 
@@ -63,6 +64,11 @@ def training_flops(config: Mapping) -> float:
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak dense bf16 FLOP/s of a device by the longest matching name, None if unknown."""
-    names = [name for name in PEAK if device_kind.lower().startswith(name.lower())]
-    return PEAK[max(names, key=len)] if names else None
+    """Peak dense bf16 FLOP/s of a device, None if unknown."""
+    return by_kind(PEAK, device_kind)
+
+
+def by_kind(table: Mapping[str, Any], device_kind: str) -> Any | None:
+    """The entry of the longest name that `device_kind` begins with, None if there is none."""
+    names = [name for name in table if device_kind.lower().startswith(name.lower())]
+    return table[max(names, key=len)] if names else None

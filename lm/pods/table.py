@@ -16,16 +16,11 @@ import time
 from pathlib import Path
 
 import optim
+from lm.pods.flight import Flight
 from lm.run.progress import duration
 
 TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4")
 SIZES = ("130m", "300m", "520m", "1.2b")
-COLUMNS = [
-    *("run", "topology", "mesh", "chips", "fits", "total_bytes", "hbm_bytes", "params_bytes"),
-    *("state_bytes", "state_copies", "temporary_bytes", "model_flops", "update_flops"),
-    *("replication", "collectives", "refresh_bytes", "compute_seconds", "memory_seconds"),
-    *("network_seconds", "mfu_bound", "compile_seconds"),
-]
 
 
 def make(path: Path) -> int:
@@ -63,10 +58,10 @@ def read(path: Path) -> list[dict]:
 
 def write(path: Path, rows: list[dict]) -> None:
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, Flight._fields, lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: json.dumps(row[k]) for k in COLUMNS})
+            writer.writerow({k: json.dumps(row[k]) for k in Flight._fields})
 
 
 def page(rows: list[dict]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from lm.model import flops
 from lm.run import records
 from lm.run.checkpoints import Checkpoints
 from lm.run.evaluation import Evaluation
+from lm.run.program import Program
 from lm.run.progress import Progress
 from lm.run.stopping import Stopped, Termination
 from lm.run.trackers import trackers
@@ -27,53 +28,68 @@ class Loop:
 
     def __init__(
         self,
-        make_program: Callable,
-        configs: Sequence[Mapping],
+        program: Program,
         folders: Sequence[str | Path],
         corpus: Corpus,
         log: Callable[[str], None],
         termination: Termination | None = None,
     ):
+        """Begins the runs' folders, or goes on from the newest checkpoint that all of them have.
+
+        Args:
+          folders: one folder per member of the program.
+          log: called with one line at a time.
+          termination: asked after every call whether to save and stop.
+        """
         self.clock = time.perf_counter()
         self.compile_seconds: float | None = None
-        self.program, self.configs, self.log = make_program(configs), configs, log
-        self.termination = termination
+        self.program, self.log, self.termination = program, log, termination
+        self.configs = configs = program.configs
         first, train = configs[0], configs[0]["train"]
-        self.steps, self.tokens_per_step = train["steps"], train["batch_size"]
-        self.tokens_per_step *= first["model"]["sequence_length"]
+        self.steps = train["steps"]
+        self.tokens_per_step = train["batch_size"] * first["model"]["sequence_length"]
         self.sources = {
-            seed: Batches(corpus.train, train["batch_size"], seed).host_slice(*self.program.host)
+            seed: Batches(corpus.train, train["batch_size"], seed).host_slice(*program.host)
             for seed in {c["train"]["seed"] for c in configs}
         }
         self.evaluations = {
             name: Evaluation(source, corpus.token_bytes, first["eval"]["sequences"])
             for name, source in corpus.validation.items()
         }
-        points, call = first["eval"]["points"], self.program.steps_per_call
+        points, call = first["eval"]["points"], program.steps_per_call
         self.eval_steps = {max(1, round(self.steps * (i + 1) / points)) for i in range(points)}
         self.log_every = first["log"]["every_steps"] or -(-self.steps // (100 * call)) * call
-        self.folders = [storage.at(folder) for folder in folders]
-        if self.program.host[0] == 0:
-            for folder, config in zip(self.folders, configs, strict=True):
+        folders = [storage.at(folder) for folder in folders]
+        if program.host[0] == 0:
+            for folder, config in zip(folders, configs, strict=True):
                 records.begin(folder, config)
-        self.checkpoints = Checkpoints(self.folders, first["checkpoint"], log)
+        self.checkpoints = Checkpoints(folders, first["checkpoint"], log)
+        self.step, self.state = self.start()
+        self.recorders = [
+            records.Recorder(folder, config, resume_at=self.step, silent=program.host[0] > 0)
+            for folder, config in zip(folders, configs, strict=True)
+        ]
+        self.seconds = np.array([recorder.seconds for recorder in self.recorders])
+        self.trackers = trackers(first, folders[0], program.host)
+        self.optimizer_bytes = program.optimizer_bytes(self.state)
+        self.progress = Progress(program, self.step, log)
         self.active = np.ones(len(configs), bool)
         self.results: list[dict | None] = [None] * len(configs)
         self.last_loss = np.full(len(configs), np.nan)
 
+    def start(self) -> tuple[int, object]:
+        """(step, state) of the newest checkpoint, or of a fresh start."""
+        restored = self.checkpoints.restore(self.program.abstract_members, before=self.steps)
+        if restored is None:
+            return 0, self.program.init()
+        step, members = restored
+        self.log(f"going on from the checkpoint at step {step}/{self.steps}")
+        return step, self.program.join(members)
+
     def run(self) -> list[dict]:
         """Trains to the end and returns the results; raises `Stopped` after a requested stop."""
-        step, state = self.start()
-        self.recorders = [
-            records.Recorder(folder, config, resume_at=step, silent=self.program.host[0] > 0)
-            for folder, config in zip(self.folders, self.configs, strict=True)
-        ]
-        self.seconds = np.array([recorder.seconds for recorder in self.recorders])
-        self.trackers = trackers(self.configs[0], self.folders[0], self.program.host)
-        self.optimizer_bytes = self.program.optimizer_bytes(state)
-        self.progress = Progress(self.program, self.configs, step, self.log)
         try:
-            self.train(step, state)
+            self.train()
         except BaseException:
             self.close(delete=False)  # a stop waits for its checkpoint here
             raise
@@ -87,44 +103,40 @@ class Loop:
         self.trackers.close()
         self.checkpoints.close(delete=delete)
 
-    def train(self, step: int, state) -> None:
-        """Calls the program from `step` to the end, or until all members have diverged."""
+    def train(self) -> None:
+        """Calls the program until the end, or until all members have diverged."""
         pending = None
-        while step < self.steps and self.active.any():
-            count = min(self.program.steps_per_call, self.next_event(step) - step)
-            state, report = self.program.advance(state, self.read(step, count), self.active)
-            step += count
+        while self.step < self.steps and self.active.any():
+            count = min(self.program.steps_per_call, self.next_event(self.step) - self.step)
+            batches = self.read(self.step, count)
+            self.state, report = self.program.advance(self.state, batches, self.active)
+            self.step = step = self.step + count
             self.trackers.profile(step)
             if pending is not None:
                 self.receive(*pending)
             pending = (step, report)
             stop = self.stop_requested(step)
-            save = self.checkpoints.due(step) and step < self.steps
-            if step in self.eval_steps or stop or save:  # look at everything up to this step
+            save = (stop or self.checkpoints.due(step)) and step < self.steps
+            if step in self.eval_steps or save:  # look at everything up to this step
                 self.receive(*pending)
                 pending = None
             if step == self.steps and not self.configs[0]["checkpoint"]["delete_when_finished"]:
-                self.checkpoints.save(step, self.program.members(state), self.active)
+                self.save(step)
                 self.checkpoints.wait()  # the result, written next, says that all is there
             if step in self.eval_steps:
-                self.evaluate(step, state)
-            if (stop or save) and step < self.steps:
+                self.evaluate(step)
+            if save:
                 for recorder in self.recorders:
                     recorder.flush()  # a checkpoint is of no use without the curve up to it
-                self.checkpoints.save(step, self.program.members(state), self.active)
+                self.save(step)
             if stop and step < self.steps:
                 raise Stopped(f"stopped at step {step}/{self.steps}; the same command goes on")
         if pending is not None:
             self.receive(*pending)
 
-    def start(self) -> tuple[int, object]:
-        """(step, state) of the newest checkpoint, or of a fresh start."""
-        restored = self.checkpoints.restore(self.program.abstract_members, before=self.steps)
-        if restored is None:
-            return 0, self.program.init()
-        step, members = restored
-        self.log(f"going on from the checkpoint at step {step}/{self.steps}")
-        return step, self.program.join(members)
+    def save(self, step: int) -> None:
+        """Starts saving the active members."""
+        self.checkpoints.save(step, self.program.members(self.state), self.active)
 
     def next_event(self, step: int) -> float:
         """The next step after `step` at which a call has to end."""
@@ -172,14 +184,14 @@ class Loop:
             self.finish(i, "diverged", steps=step, diverged_step=at, reason=reason)
         self.progress.show(step, report, self.active)
 
-    def evaluate(self, step: int, state) -> None:
+    def evaluate(self, step: int) -> None:
         """Evaluates all members on every validation set; at the last step that makes the results.
 
         The first set is the headline; the others are recorded beside it.
         """
         sums = {}
         for name, evaluation in self.evaluations.items():
-            found = self.program.evaluate(state, evaluation.tokens_EBT, self.active)
+            found = self.program.evaluate(self.state, evaluation.tokens_EBT, self.active)
             sums[name] = self.program.fetch(found)
         self.share_time(step)
         for i in np.flatnonzero(self.active):

@@ -1,11 +1,9 @@
-"""Programs: what the loop in `lm/train.py` drives without knowing how many runs there are, or where
-they live.
+"""The packed program: up to `capacity` runs that differ only in numbers, trained at once.
 
-The *packed* program trains up to `capacity` runs that differ only in numbers (hyper-parameters,
-seeds). Members are spread over the devices of a `trial` axis; on one device they are vmapped
-(accelerators) or walked one after the other by `lax.map` (CPU, where a small model's state stays in
-cache and nothing is padded). Either way the pack is one compiled program, and a member's numbers
-never depend on its neighbours.
+Members are spread over the devices of a `trial` axis; on one device they are vmapped (accelerators)
+or walked one after the other by `lax.map` (CPU, where a small model's state stays in cache and
+nothing is padded). Either way the pack is one compiled program, and a member's numbers never depend
+on its neighbours.
 """
 
 from __future__ import annotations
@@ -24,10 +22,9 @@ from jax.sharding import PartitionSpec as P
 
 from lm.config import canonical, program_key
 from lm.run import step as step_lib
+from lm.run.program import CPU_STEPS_PER_CALL
 
 CPU_CAPACITY = 16  # places of a pack on CPU
-# A buffer of batches; how many of them a call trains on is traced.
-CPU_STEPS_PER_CALL = 16
 
 
 class Packed:
@@ -36,7 +33,7 @@ class Packed:
     def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
         if len({program_key(c) for c in configs}) != 1:
             raise ValueError("the runs of a pack must share a program and a number of steps")
-        self.size = len(configs)
+        self.configs, self.size = configs, len(configs)
         self.steps_per_call = configs[0]["program"]["steps_per_call"] or CPU_STEPS_PER_CALL
         devices = list(devices or pack_devices())
         # On CPU an idle place costs nothing, so all packs of a program share one capacity and one

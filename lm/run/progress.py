@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from lm.model import flops
+from lm.run.program import Program
 
 EVERY_SECONDS = 2.0
 
@@ -20,10 +21,10 @@ class Progress:
     peak is known, and the time to go.
     """
 
-    def __init__(self, program, configs: Sequence[Mapping], step: int, log: Callable):
+    def __init__(self, program: Program, step: int, log: Callable):
         self.log = log if program.host[0] == 0 else lambda line: None
-        config = configs[0]
-        self.steps, self.count = config["train"]["steps"], len(configs)
+        config = program.configs[0]
+        self.steps, self.count = config["train"]["steps"], len(program.configs)
         model = config["model"]
         self.tokens = config["train"]["batch_size"] * model["sequence_length"]
         self.flops = 3 * flops.forward_flops_per_token(model)

@@ -1,4 +1,4 @@
-"""The solo program: one run sharded over a mesh, with the interface of `lm.run.packed.Packed`."""
+"""The solo program: one run sharded over a mesh."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 from lm.run import mesh as mesh_lib
 from lm.run import step as step_lib
-from lm.run.packed import CPU_STEPS_PER_CALL
+from lm.run.program import CPU_STEPS_PER_CALL
 
 
 class Solo:
     """One run; its state is spread over all devices of the mesh, its batch over the `data` axis."""
 
-    size = 1
-
     def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
-        (self.config,) = configs
+        self.configs, (self.config,) = configs, configs
         self.mesh = mesh_lib.make(self.config, devices)
         flat = self.mesh.devices.flat
         on_cpu = flat[0].platform == "cpu"  # there a call costs as much as a small step

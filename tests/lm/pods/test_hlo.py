@@ -1,5 +1,7 @@
 """lm/pods/hlo.py: bytes moved, read off real HLO of a small program on eight devices."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +133,39 @@ def test_products_are_counted_in_loops_branches_and_scopes():
     assert products(f, *shapes, scope="date") == ({}, {})
     lowered = jax.jit(f).lower(*[jnp.zeros(shape) for shape in shapes])  # not yet compiled
     assert hlo.products(lowered.as_text(dialect="hlo")).most == {"f32": 5 * product}
+
+
+def plainly(text, name, choose):
+    """How many products a computation makes, by the compiler's own counts of rounds."""
+    body = re.search(rf"%?{re.escape(name)} \(.*\{{\n((?:  .*\n)*)", text)[1]
+    total = body.count(" dot(")
+    for line in body.splitlines():
+        rounds = int((re.findall(r'known_trip_count":\{"n":"(\d+)', line) or [1])[0])
+        called = " ".join(re.findall(r"(?:calls|body|computations)=(\{.*?\}|%[\w.-]+)", line))
+        inside = [plainly(text, callee, choose) for callee in re.findall(r"%([\w.-]+)", called)]
+        total += rounds * choose(inside, default=0)
+    return total
+
+
+def test_the_walk_agrees_with_a_plain_one():
+    def f(a, b, flag):
+        def inner(x, _):
+            return jax.lax.cond(
+                flag[0] > 0, lambda x: jnp.tanh(x @ b) @ b, lambda x: x @ b, x
+            ), None
+
+        x = jax.lax.fori_loop(
+            0, 3, lambda i, x: jax.lax.scan(inner, jnp.tanh(x @ b), None, 5)[0], a
+        )
+        return x @ b
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 16), (16, 16), (1,))]
+    text = jax.jit(f).lower(*shapes).compile().as_text()
+    entry = re.search(r"ENTRY %?([^ ]+)", text)[1]
+    least, most = (plainly(text, entry, choose) for choose in (min, max))
+    assert (least, most) == (3 * (1 + 5) + 1, 3 * (1 + 10) + 1)
+    product = 2 * 4 * 16 * 16
+    assert hlo.products(text) == ({"f32": least * product}, {"f32": most * product})
 
 
 CONVOLUTIONS = {

@@ -48,7 +48,7 @@ def config(optimizer="adamw", *, seed=0, mesh=1, **checkpoint):
 def loop(program, configs, folder, termination=None, log=lambda line: None):
     folders = [folder / config_hash(c) for c in configs]
     corpus = train.open_corpus(configs[0], log)
-    made = Loop(program, configs, folders, corpus, log, termination)
+    made = Loop(program(configs), folders, corpus, log, termination)
     try:
         made.run()
     except Stopped as stopped:
@@ -91,13 +91,13 @@ def test_every_leaf_is_restored(tmp_path):
     loop(solo(1), configs, tmp_path, StopAfter(3))
     program = Solo(configs, jax.devices()[:1])
     folders = [tmp_path / config_hash(configs[0])]
-    made = Loop(lambda _: program, configs, folders, train.open_corpus(configs[0], print), print)
-    step, state = made.start()
+    made = Loop(program, folders, train.open_corpus(configs[0], print), print)
     state_again = program.init()
-    for first in range(0, step, 4):
+    for first in range(0, made.step, 4):
         block = [source.block(first, 4) for source in made.sources.values()]
         state_again, _ = program.advance(state_again, block, None)
-    jax.tree.map(np.testing.assert_array_equal, state, state_again)
+    jax.tree.map(np.testing.assert_array_equal, made.state, state_again)
+    made.close(delete=False)
 
 
 def test_other_meshes_continue_within_rounding(tmp_path):
