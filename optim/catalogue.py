@@ -25,7 +25,7 @@ from optim.rules import (
     soap,
     sophia,
 )
-from optim.schedules import Schedule, scheduled
+from optim.schedules import NUMBERS, Schedule, scheduled
 
 CATALOGUE: dict[str, Entry] = {
     "adamw": adamw.ENTRY,
@@ -99,8 +99,8 @@ class OptimizerSpec:
             raise ValueError(
                 f"optimizer {self.name}: learning_rate has no default in preset {self.preset!r}"
             )
-        shape = ("learning_rate", "warmup", "steps", "decay", "min_lr_ratio")
-        schedule = Schedule({k: values.pop(k) for k in shape}, values.pop("schedule"))
+        shape = {name: values.pop(name) for name in ("learning_rate", *NUMBERS)}
+        schedule = Schedule(shape, values.pop("schedule"))
         moving = {k: v for k, v in whole.traced.items() if k in values and callable(v)}
 
         def make(moved):

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from optim.roles import Role
-from optim.schedules import Kind
+from optim.schedules import NUMBERS, Shape
 
 Number = float | jax.Array | Callable[[Any], Any]  # may be traced; a function is one of the step
 Precision = Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32", None]
@@ -64,7 +64,7 @@ class Entry:
 
     alias: Callable
     study: Mapping[str, Any]
-    schedule: Kind = "cosine"
+    schedule: Shape = "cosine"
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     flops: Callable[[Role, Any, Mapping[str, Any]], float] | None = None
 
@@ -77,9 +77,8 @@ class Entry:
                 raise ValueError(f"{self.alias.__name__}: argument {p.name!r} has no annotation")
             rows[p.name] = (None if p.default is p.empty else p.default, p.annotation)
         del rows["roles"]
-        rows |= {"warmup": (0, Number), "steps": (None, Number | None)}
-        rows |= {"decay": (1.0, Number), "min_lr_ratio": (0.0, Number)}
-        rows |= {"schedule": (self.schedule, Kind)}
+        rows |= {name: (default, Number) for name, default in NUMBERS.items()}
+        rows |= {"schedule": (self.schedule, Shape)}
         found = {
             name: Field(default, hint, may_be_traced(hint), *self._range(name, hint))
             for name, (default, hint) in rows.items()

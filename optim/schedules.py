@@ -7,13 +7,16 @@ end of the decay.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
-Kind = Literal["cosine", "linear", "wsd", "constant"]
+Shape = Literal["cosine", "linear", "wsd", "constant"]
+
+# What shapes the schedule beside its peak; without `steps` there is no decay.
+NUMBERS = {"warmup": 0, "steps": None, "decay": 1.0, "min_lr_ratio": 0.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,17 +24,17 @@ class Schedule:
     """step -> learning rate, from a flat mapping of numbers; see `learning_rate`."""
 
     hparams: Mapping[str, Any]
-    kind: Kind = "cosine"
+    shape: Shape = "cosine"
 
     @property
     def peak(self):
         return self.hparams["learning_rate"]
 
     def __call__(self, step):
-        return learning_rate(step, self.hparams, self.kind)
+        return learning_rate(step, self.hparams, self.shape)
 
 
-def learning_rate(step, hparams: Mapping[str, Any], schedule: Kind = "cosine"):
+def learning_rate(step, hparams: Mapping[str, Any], schedule: Shape = "cosine"):
     """The learning rate of update number `step` (0 for the first), a scalar.
 
     hparams:
@@ -49,20 +52,19 @@ def learning_rate(step, hparams: Mapping[str, Any], schedule: Kind = "cosine"):
     peak = hparams["learning_rate"]
     if callable(peak):
         return peak(step)
-    if schedule not in ("cosine", "linear", "wsd", "constant"):
-        raise ValueError(f"schedule={schedule!r} is not one of cosine, linear, wsd, constant")
-    warmup, steps = hparams.get("warmup", 0), hparams.get("steps")
+    if schedule not in get_args(Shape):
+        raise ValueError(f"schedule={schedule!r} is not one of {', '.join(get_args(Shape))}")
+    warmup, steps, decay, floor = ({**NUMBERS, **hparams}[name] for name in NUMBERS)
     step = jnp.asarray(step, float)
     factor = jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 1.0)
     if steps is not None and schedule != "constant":
         start = warmup
         if schedule == "wsd":
             # 1e-3: 0.7 * 10 is 6.9999995 in float32 and 7 steps.
-            start = jnp.maximum(warmup, steps - jnp.floor(hparams.get("decay", 1.0) * steps + 1e-3))
+            start = jnp.maximum(warmup, steps - jnp.floor(decay * steps + 1e-3))
         progress = jnp.clip((step - start) / jnp.maximum(steps - start, 1), 0.0, 1.0)
-        shape = (1 + jnp.cos(jnp.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
-        floor = hparams.get("min_lr_ratio", 0.0)
-        factor = factor * jnp.where(step < warmup, 1.0, floor + (1 - floor) * shape)
+        fall = (1 + jnp.cos(jnp.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
+        factor = factor * jnp.where(step < warmup, 1.0, floor + (1 - floor) * fall)
     return peak * factor
 
 
