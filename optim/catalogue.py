@@ -6,11 +6,12 @@ of its own because every rule imports it, and this file imports every rule.)
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import optax
 
-from optim.entry import Entry, nearest
+from optim.entry import PRESETS, Entry, nearest
 from optim.roles import Roles
 from optim.rules import (
     adam_mini,
@@ -89,24 +90,37 @@ class OptimizerSpec:
         pass `value=` and `grad_fn=` to `update`: rules that need more than gradients take them
         from there.
         """
-        entry = get(self.name)
+        fields = get(self.name).fields
         for field in traced:
-            if field in entry.fields and not entry.fields[field].traced:
+            if field in fields and not fields[field].traced:
                 raise ValueError(f"optimizer {self.name}: {field} is static: give it to `spec`")
-        whole = spec(self.name, preset=self.preset, **{**self.values, **traced})
-        values = dict(whole.values)
+        check(self.name, traced)
+        values = {**self.values, **traced}
         if values["learning_rate"] is None:
             raise ValueError(
                 f"optimizer {self.name}: learning_rate has no default in preset {self.preset!r}"
             )
         shape = {name: values.pop(name) for name in ("learning_rate", *NUMBERS)}
         schedule = Schedule(shape, values.pop("schedule"))
-        moving = {k: v for k, v in whole.traced.items() if k in values and callable(v)}
+        moving = {k: v for k, v in values.items() if fields[k].traced and callable(v)}
 
         def make(moved):
-            return entry.alias(schedule, roles=roles, **{**values, **moved})
+            return get(self.name).alias(schedule, roles=roles, **{**values, **moved})
 
         return scheduled(make, moving) if moving else make({})
+
+
+def check(name: str, values: Mapping[str, Any]) -> None:
+    """Raises ValueError, one line, for the first of `values` that the optimizer does not allow."""
+    entry = get(name)
+    try:
+        for field, value in values.items():
+            entry.check(field, value)
+    except ValueError as error:
+        raise ValueError(f"optimizer {name}: {error}") from None
+    warmup, steps = values.get("warmup"), values.get("steps")
+    if isinstance(warmup, int | float) and isinstance(steps, int | float) and warmup > steps:
+        raise ValueError(f"optimizer {name}: warmup={warmup!r} is outside [0, steps={steps!r}]")
 
 
 def spec(name: str, *, preset: str = "study", **values) -> OptimizerSpec:
@@ -122,17 +136,11 @@ def spec(name: str, *, preset: str = "study", **values) -> OptimizerSpec:
       ValueError: in one line, with field, value and allowed range or nearest name. Only what is
         not known yet passes unchecked: arrays, tracers and schedules.
     """
-    entry = get(name)
-    try:
-        given = entry.defaults(preset) | values
-        for field, value in given.items():
-            entry.check(field, value)
-        warmup, steps = given["warmup"], given["steps"]
-        if isinstance(warmup, int | float) and isinstance(steps, int | float) and warmup > steps:
-            raise ValueError(f"warmup={warmup!r} is outside [0, steps={steps!r}]")
-    except ValueError as error:
-        raise ValueError(f"optimizer {name}: {error}") from None
-    return OptimizerSpec(name, preset, given)
+    if preset not in PRESETS:
+        raise ValueError(f"optimizer {name}: preset={preset!r} is not one of {', '.join(PRESETS)}")
+    given = get(name).defaults(preset) | values
+    check(name, given)
+    return OptimizerSpec(name, preset, MappingProxyType(given))
 
 
 def build(

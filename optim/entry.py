@@ -91,9 +91,7 @@ class Entry:
         return self.bounds.get(name, RANGES.get(name, usual))
 
     def defaults(self, preset: str) -> dict[str, Any]:
-        """Every number and option of a preset."""
-        if preset not in PRESETS:
-            raise ValueError(f"preset={preset!r} is not one of {', '.join(PRESETS)}")
+        """Every number and option of a preset (of `PRESETS`)."""
         authors = {name: field.default for name, field in self.fields.items()}
         return authors | (self.study if preset == "study" else {})
 
