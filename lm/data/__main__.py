@@ -114,12 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--skip-invalid", action="store_true", help="leave out documents that are not UTF-8")
 
     command = commands.add_parser("prepare", parents=[cache, text], help=prepare.__doc__)
-    command.add_argument("name", metavar="NAME", help='name in the cache, or "stdlib"')
-    command.add_argument("--tokenizer", default="bytes", help='"bytes" or a tokenizer.json')
-    command.add_argument(
-        "--separator", default="", help="token that ends a document (default: found)"
-    )
-    command.add_argument("--processes", type=int, default=0, help="default: one per core")
+    add = command.add_argument
+    add("name", metavar="NAME", help='name in the cache, or "stdlib"')
+    add("--tokenizer", default="bytes", help='"bytes" or a tokenizer.json')
+    add("--separator", default="", help="token that ends a document (default: found)")
+    add("--processes", type=int, default=0, help="default: one per core")
     command.set_defaults(run=prepare)
 
     command = commands.add_parser("show", parents=[cache], help=show.__doc__)

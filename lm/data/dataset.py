@@ -54,49 +54,41 @@ class Tokens(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             disable_shuffling=True,  # a record's index is its place in the stream
         )
 
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        return {split: self._generate_examples(split) for split in self._streams}
-
-    def _generate_examples(self, split: str):
-        for index, record in enumerate(_records(self._streams[split](), self._dtype)):
-            yield index, {"tokens": record}
-
     def _generate_splits(self, dl_manager, download_config):
-        """As in TFDS, except that records go to their files as they come.
+        """Writes records to their files as they come.
 
         TFDS first collects a split to sort it by key: in memory, and above 1 GB with TensorFlow.
         """
-        del download_config
+        del dl_manager, download_config
         features, splits = self.info.features, []
         serialize = ExampleSerializer(features.get_serialized_info()).serialize_example
-        for split, examples in self._split_generators(dl_manager).items():
+        for split, stream in self._streams.items():
+            count = -(-self._tokens[split] // RECORD_TOKENS)
+            starts = range(0, count, SHARD_RECORDS)
+            lengths = [min(SHARD_RECORDS, count - start) for start in starts]
             template = self._get_filename_template(split)
-            left, lengths = -(-self._tokens[split] // RECORD_TOKENS), []
-            while left > 0:
-                lengths.append(min(left, SHARD_RECORDS))
-                left -= lengths[-1]
-            records = ((key, serialize(features.encode_example(x))) for key, x in examples)
             paths = [
                 template.sharded_filepath(shard_index=k, num_shards=len(lengths))
                 for k in range(len(lengths))
             ]
+            examples = ({"tokens": record} for record in _records(stream(), self._dtype))
+            records = enumerate(serialize(features.encode_example(x)) for x in examples)
             for path, length in zip(paths, lengths, strict=True):
                 self._example_writer().write(path, itertools.islice(records, length))
             size = sum(os.path.getsize(path) for path in paths)
-            splits.append(
-                tfds.core.SplitInfo(
-                    name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
-                )
-            )
+            info = {"shard_lengths": lengths, "num_bytes": size, "filename_template": template}
+            splits.append(tfds.core.SplitInfo(name=split, **info))
         return splits
 
-    # TFDS prints here about downloads; there are none.
-    def _log_download_bytes(self):
-        pass
+    def _split_generators(self, dl_manager):
+        raise AssertionError("never asked: `_generate_splits` reads the streams itself")
 
-    def _log_download_done(self):
-        pass
+    _generate_examples = _split_generators
+
+    def _log_download_bytes(self):
+        """Nothing: TFDS prints here about downloads, and there are none."""
+
+    _log_download_done = _log_download_bytes
 
 
 def write(root: pathlib.Path, streams: Streams, tokens: dict[str, int], dtype) -> dict[str, str]:

@@ -1,5 +1,8 @@
 """Random access to sequences: rows of exactly T tokens cut from a prepared stream of tokens."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 
 from lm.data.readers import CorpusError
@@ -7,42 +10,36 @@ from lm.data.readers import CorpusError
 IN_MEMORY_TOKENS = 2**26  # a smaller split is decoded once and kept: 128 MiB at 16 bits
 
 
+@dataclasses.dataclass
 class Rows:
-    """The rows of one split; row i is tokens [iT, (i+1)T) of its stream, the rest is dropped.
+    """The rows of one split, read lazily; row i is tokens [iT, (i+1)T), the rest is dropped.
 
     `rows[i]` is (T,) and `rows[ids]`, with ids an integer array (n,), is (n, T).
+
+    Attributes:
+      records: `records.__getitems__(ids)` gives dicts of arrays, and there is `len(records)`.
+      where: what errors call this split.
+      feature: the key of the tokens in a record.
+      tokens: length of the whole stream.
+      record_tokens: tokens of every record; the last one may be shorter.
+      vocab_size: reading a token id that is not below it is an error.
+      sequence_length: T.
     """
 
-    def __init__(
-        self,
-        records,
-        *,
-        where: str,
-        feature: str,
-        tokens: int,
-        record_tokens: int,
-        vocab_size: int,
-        sequence_length: int,
-    ):
-        """Reads records lazily.
+    records: Any
+    where: str
+    feature: str
+    tokens: int
+    record_tokens: int
+    vocab_size: int
+    sequence_length: int
 
-        Args:
-          records: `records.__getitems__(ids)` gives dicts of arrays, and there is `len(records)`.
-          where: what errors call this split.
-          feature: the key of the tokens in a record.
-          tokens: length of the whole stream.
-          record_tokens: tokens of every record; the last one may be shorter.
-          vocab_size: reading a token id that is not below it is an error.
-          sequence_length: T.
-        """
-        self._records, self._feature, self._where = records, feature, where
-        self._record_tokens, self._vocab_size = record_tokens, vocab_size
-        self.tokens, self.sequence_length = tokens, sequence_length
+    def __post_init__(self):
         self._stream = None
         if not len(self):
             raise CorpusError(
-                f"{where} has {tokens} tokens, too few for a row of "
-                f"sequence_length={sequence_length}"
+                f"{self.where} has {self.tokens} tokens, too few for a row of "
+                f"sequence_length={self.sequence_length}"
             )
 
     def __len__(self) -> int:
@@ -51,17 +48,17 @@ class Rows:
     def __getitem__(self, index) -> np.ndarray:
         ids = np.asarray(index, np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
-            raise IndexError(f"row {index} of {self._where}, which has {len(self)}")
+            raise IndexError(f"row {index} of {self.where}, which has {len(self)}")
         T = self.sequence_length
         if self._stream is None and self.tokens <= IN_MEMORY_TOKENS:
-            self._stream = np.concatenate(self._read(np.arange(len(self._records))))
+            self._stream = np.concatenate(self._read(np.arange(len(self.records))))
         if self._stream is not None:
             return self._stream[: len(self) * T].reshape(-1, T)[ids]
         return self._gather(ids.reshape(-1) * T).reshape(*ids.shape, T)
 
     def _gather(self, starts: np.ndarray) -> np.ndarray:
         """Tokens [start, start + T) of the stream for every start, (n, T); one read for all."""
-        T, R = self.sequence_length, self._record_tokens
+        T, R = self.sequence_length, self.record_tokens
         first, last = starts // R, (starts + T - 1) // R
         spans = [range(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
         wanted = np.array(sorted({record for span in spans for record in span}))
@@ -74,15 +71,13 @@ class Rows:
 
     def _read(self, ids: np.ndarray) -> list[np.ndarray]:
         try:
-            found = self._records.__getitems__(ids.tolist())
+            found = self.records.__getitems__(ids.tolist())
         except RuntimeError as error:  # array_record: a file cut short, damaged or gone
-            raise CorpusError(f"{self._where}: cannot read its records: {error}") from error
-        arrays = [record[self._feature] for record in found]
-        highest = max(int(array.max()) for array in arrays)
-        lowest = min(int(array.min()) for array in arrays)
-        if lowest < 0 or highest >= self._vocab_size:
-            wrong = lowest if lowest < 0 else highest
-            raise CorpusError(
-                f"{self._where}: has token id {wrong}, outside [0, vocab_size={self._vocab_size})"
-            )
+            raise CorpusError(f"{self.where}: cannot read its records: {error}") from error
+        arrays = [record[self.feature] for record in found]
+        for wrong in (min(array.min() for array in arrays), max(array.max() for array in arrays)):
+            if not 0 <= wrong < self.vocab_size:
+                raise CorpusError(
+                    f"{self.where}: has token id {wrong}, outside [0, vocab_size={self.vocab_size})"
+                )
         return arrays

@@ -16,10 +16,10 @@ AUTO = {"cpu": "reference", "gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
 def attend(
     q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, segment_BT: Array | None, *, implementation: str
 ) -> Array:
-    """Softmax(q kᵀ / sqrt(K)) v over earlier positions of the same segment; softmax in the compute
-    dtype.
+    """Softmax(q kᵀ / sqrt(K)) v over this and earlier positions of the same segment, (B, T, H, K).
 
     Args:
+      q_BTHK, k_BTHK, v_BTHK: in the compute dtype, which is the reference softmax's too.
       segment_BT: document index per position, or None to let documents see each other.
       implementation: "reference", "cudnn", "splash", or "auto" for the default platform's.
     """

@@ -1,9 +1,8 @@
-"""The Llama of the study (arXiv 2509.02046): pre-norm RMSNorm, RoPE, SwiGLU, no biases, untied
-embeddings.
+"""The Llama of the study (arXiv 2509.02046): RMSNorm before each part, RoPE, SwiGLU, no biases.
 
 Letters: B batch, T positions, V vocabulary, D hidden, L layers, H heads, K head dimension, F MLP
-width. Layers are scanned: every block parameter carries a leading L axis, which `roles` declares to
-the optimizers.
+width. Embedding and head are two matrices. Layers are scanned: every block parameter carries a
+leading L axis, which `ROLES` declares to the optimizers.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ def truncated(fan_in: float) -> Callable:
 
 
 class Linear(nn.Module):
-    """x_...I -> y_...O as an einsum; the kernel keeps its axes (heads apart) so that optimizers can
-    see them.
-    """
+    """x_...I -> y_...O as an einsum; the kernel keeps its axes, so that optimizers see heads."""
 
     shape: tuple[int, ...]
     einsum: str
@@ -134,9 +131,7 @@ REMAT = {  # what a block keeps for its backward pass
 
 
 class Llama(nn.Module):
-    """tokens_BT -> (x_BTD after the final norm, head_DV); `lm/model/loss.py` multiplies them, in
-    chunks if asked.
-    """
+    """tokens_BT -> (x_BTD after the final norm, head_DV), which `lm/model/loss.py` multiplies."""
 
     hidden: int
     layers: int

@@ -25,9 +25,11 @@ def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 
     nothing.
 
     Args:
-      chunks: pieces along T whose logits are made one after the other and made again in the
-      backward pass;
-        temporary memory falls by that factor. Must divide T.
+      x_BTD: outputs of the final norm, in the compute dtype.
+      head_DV: output matrix, in the compute dtype.
+      tokens_BT: int32.
+      chunks: pieces along T whose logits are made one after the other, and made again in the
+        backward pass; temporary memory falls by that factor. Must divide T.
     """
     T = x_BTD.shape[1]
     target_BT = jnp.roll(tokens_BT, -1, axis=1)

@@ -195,33 +195,30 @@ def _update(config: Mapping, program: Solo, text: str) -> tuple[float, float | N
 
 def report(flight: Flight, remat: str) -> str:
     """The answer in lines: fits or not, where memory and time go, what to change."""
-    gib = 2**30
-    mesh = " x ".join(f"{k}={v}" for k, v in flight.mesh.items())
-    verdict = "fits" if flight.fits else "DOES NOT FIT"
+    gib, usual = 2**30, sum(flight.collectives.values())
+    axes = flight.mesh.items()
     moved = ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in flight.collectives.items()) or "nothing"
-    refresh = ""
-    if flight.refresh_bytes > sum(flight.collectives.values()):
-        refresh = f"; {flight.refresh_bytes / 1e6:,.0f} MB where preconditioners are refreshed"
-    share = flight.update_flops / (flight.update_flops + flight.model_flops)
-    times = ""
+    if flight.refresh_bytes > usual:
+        moved += f"; {flight.refresh_bytes / 1e6:,.0f} MB where preconditioners are refreshed"
+    share = f"{flight.update_flops / (flight.update_flops + flight.model_flops):.2%} of the step"
     if flight.replication:
-        times = f"; over all chips its products are made {flight.replication:.2f} times"
+        share += f"; over all chips its products are made {flight.replication:.2f} times"
     lines = [
-        f"{flight.run} on {flight.topology} ({flight.chips} chips, {mesh}): {verdict}, "
+        f"{flight.run} on {flight.topology} ({flight.chips} chips, "
+        f"{' x '.join(f'{k}={v}' for k, v in axes)}): {'fits' if flight.fits else 'DOES NOT FIT'}, "
         f"{flight.total_bytes / gib:.2f} of {flight.hbm_bytes / gib:.1f} GiB a chip",
         f"  memory a chip: parameters {flight.params_bytes / gib:.3f} GiB, optimizer "
         f"{flight.state_bytes / gib:.3f} ({flight.state_copies:.2f} copies over all chips), "
-        f"temporary (activations, gradients) "
-        f"{flight.temporary_bytes / gib:.3f}",
+        f"temporary (activations, gradients) {flight.temporary_bytes / gib:.3f}",
         f"  FLOPs a chip and step: model {flight.model_flops:.3g}, update "
-        f"{flight.update_flops:.3g} ({share:.2%} of the step{times})",
-        f"  collectives a chip and step: {moved}{refresh}",
+        f"{flight.update_flops:.3g} ({share})",
+        f"  collectives a chip and step: {moved}",
         f"  roofline: compute {1e3 * flight.compute_seconds:.1f} ms (peak bf16, with what "
         f"remat={remat} makes again), memory {1e3 * flight.memory_seconds:.1f} ms (all that "
         f"is held read and written once), network {1e3 * flight.network_seconds:.1f} ms (all "
         f"links, nothing hidden): MFU at most {flight.mfu_bound:.0%}",
         f"  compiled in {flight.compile_seconds:.0f} s; to train so: "
-        + " ".join(f"--config.mesh.{axis}={size}" for axis, size in flight.mesh.items()),
+        + " ".join(f"--config.mesh.{axis}={size}" for axis, size in axes),
     ]
     if not flight.fits:
         lines.append(TO_FIT)

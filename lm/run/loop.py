@@ -20,7 +20,7 @@ from lm.run.evaluation import Evaluation
 from lm.run.program import Program
 from lm.run.progress import Progress
 from lm.run.stopping import Stopped, Termination
-from lm.run.trackers import trackers
+from lm.run.trackers import Trackers
 
 
 class Loop:
@@ -70,7 +70,7 @@ class Loop:
             for folder, config in zip(folders, configs, strict=True)
         ]
         self.seconds = np.array([recorder.seconds for recorder in self.recorders])
-        self.trackers = trackers(first, folders[0], program.host)
+        self.trackers = Trackers(first, folders[0], first_host=program.host[0] == 0)
         self.optimizer_bytes = program.optimizer_bytes(self.state)
         self.progress = Progress(program, self.step, log)
         self.active = np.ones(len(configs), bool)

@@ -22,12 +22,12 @@ from jax.sharding import PartitionSpec as P
 
 from lm.config import canonical, program_key
 from lm.run import step as step_lib
-from lm.run.program import CPU_STEPS_PER_CALL
+from lm.run.program import CPU_STEPS_PER_CALL, Program
 
 CPU_CAPACITY = 16  # places of a pack on CPU
 
 
-class Packed:
+class Packed(Program):
     """Runs of one `program_key`, advanced together. Member i of the pack is `configs[i]`."""
 
     def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
@@ -56,7 +56,6 @@ class Packed:
         self.seeds = self._place([c["train"]["seed"] for c in configs])
 
     def init(self) -> step_lib.State:
-        """Fresh states, every leaf with a leading member axis."""
         return self.functions.init(self.functions.params(self.seeds), self.hparams)
 
     def advance(
@@ -83,7 +82,6 @@ class Packed:
         return self.functions.evaluate(state.params, tokens_EBT, batches)
 
     def optimizer_bytes(self, state) -> int:
-        """Bytes of one member's optimizer state."""
         return sum(x.nbytes for x in jax.tree.leaves(state.optimizer)) // self.capacity
 
     def fetch(self, tree):
@@ -91,18 +89,15 @@ class Packed:
         return jax.tree.map(lambda x: np.asarray(x)[self.slots], tree)
 
     def members(self, state) -> list:
-        """The state of each run, as a checkpoint stores it."""
         host = self.fetch(state)
         return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(self.size)]
 
     def abstract_members(self) -> list:
-        """Shapes and dtypes that a checkpoint of each run is restored to."""
         shapes = jax.eval_shape(self.init)
         one = jax.tree.map(lambda x: np.empty(x.shape[1:], x.dtype), shapes)
         return [one] * self.size
 
     def join(self, members: list) -> step_lib.State:
-        """The program's state from restored members."""
         return jax.tree.map(lambda *xs: self._place(np.stack(xs)), *members)
 
     def _place(self, values) -> Array:

@@ -1,6 +1,4 @@
-"""What a run leaves on disk: config.json, curve.jsonl, and last of all result.json, written
-atomically.
-"""
+"""What a run leaves on disk: config.json, curve.jsonl, and last of all result.json."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ def begin(folder: Path, config: Mapping) -> None:
 
 
 class Recorder:
-    """One run's curve and result, in a folder that has begun. Lines reach a disk as they are
-    written.
-    """
+    """One run's curve and result, in a folder that has begun. A disk has each line at once."""
 
     def __init__(self, folder: Path, config: Mapping, *, resume_at: int = 0, silent: bool = False):
         """Starts the curve anew, or after step `resume_at` of an interrupted one.

@@ -14,10 +14,10 @@ from jax.sharding import PartitionSpec as P
 
 from lm.run import mesh as mesh_lib
 from lm.run import step as step_lib
-from lm.run.program import CPU_STEPS_PER_CALL
+from lm.run.program import CPU_STEPS_PER_CALL, Program
 
 
-class Solo:
+class Solo(Program):
     """One run; its state is spread over all devices of the mesh, its batch over the `data` axis."""
 
     def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
@@ -64,7 +64,6 @@ class Solo:
         return {k: jax.device_put(v, self.whole) for k, v in self.numbers.items()}
 
     def init(self) -> step_lib.State:
-        """A fresh state, born sharded."""
         with jax.set_mesh(self.mesh):
             return self._init(jax.device_put(self.seed, self.whole), self.hparams)
 
@@ -107,19 +106,15 @@ class Solo:
             return self._evaluate(state.params, tokens)
 
     def optimizer_bytes(self, state) -> int:
-        """Bytes of the optimizer state, over all devices, copies not counted."""
         return sum(x.nbytes for x in jax.tree.leaves(state.optimizer))
 
     def fetch(self, tree):
-        """Device numbers as numpy with a leading member axis of one."""
         return jax.tree.map(lambda x: np.asarray(x)[None], tree)
 
     def members(self, state) -> list:
-        """The state of each run, as a checkpoint stores it."""
         return [state]
 
     def abstract_members(self) -> list:
-        """Shapes, dtypes and placements that a checkpoint of each run is restored to."""
         return [
             jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -129,5 +124,4 @@ class Solo:
         ]
 
     def join(self, members: list) -> step_lib.State:
-        """The program's state from restored members."""
         return members[0]

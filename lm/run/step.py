@@ -1,5 +1,4 @@
-"""One run as pure functions: fresh state, some training steps, one evaluation. Both programs are
-built of these.
+"""One run as pure functions, of which both programs are built: start, train some steps, evaluate.
 
 The step never asks an optimizer's name: `OptimizerSpec.build` takes the numbers, traced or not.
 """
@@ -36,9 +35,7 @@ class State(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What some steps say of a run, fp32 scalars; in a pack each gains a member axis. Read one call
-    late.
-    """
+    """What some steps say of a run, fp32 scalars, each with a member axis in a pack."""
 
     train_loss: Array  # nats per token, mean over the steps, each before its update
     diverged_at: Array  # () int32

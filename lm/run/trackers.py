@@ -6,32 +6,58 @@ error before anything trains.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
+import jax
 
 from lm.config import ConfigError
 from lm.storage import in_bucket
 
 
 class Trackers:
-    """What the `log` section of a config switched on, behind three calls."""
+    """What the `log` section of a config switched on; nothing but the profiler on other hosts."""
 
-    def __init__(self, writers: list, window: tuple[int, int] | None, folder: Path):
-        self.writers, self.window, self.folder, self.tracing = writers, window, folder, False
+    def __init__(self, config: Mapping, folder: Path, *, first_host: bool):
+        """Opens the trackers of a finalised config.
+
+        Raises:
+          ConfigError: for a package that is not installed, a window that is not first:last, or
+            files that cannot be written to a bucket.
+        """
+        log, self.folder, self.tracing = config["log"], folder, False
+        for field in ("profile", "tensorboard"):
+            if log[field] and in_bucket(folder):
+                raise ConfigError(f"log.{field}={log[field]!r} writes to folders, not to {folder}")
+        self.window = None
+        if log["profile"]:
+            match = re.fullmatch(r"(\d+):(\d+)", log["profile"])
+            if not match or int(match[1]) >= int(match[2]):
+                raise ConfigError(f"log.profile={log['profile']!r} is not first:last, as in 20:30")
+            self.window = int(match[1]), int(match[2])
+        self.events = self.run = None
+        if first_host and log["tensorboard"]:
+            writer = _module("tensorboardX", "log.tensorboard").SummaryWriter
+            self.events = writer(str(folder / "events"))
+        if first_host and log["wandb"]:
+            options = {"name": folder.name, "config": dict(config), "resume": "allow"}
+            self.run = _module("wandb", "log.wandb").init(project=log["wandb"], **options)
 
     def line(self, values: Mapping) -> None:
         """A line of the curve."""
-        numbers = {k: v for k, v in values.items() if isinstance(v, float)}
-        for write, _ in self.writers:
-            write(numbers, values["step"])
+        numbers, step = {k: v for k, v in values.items() if isinstance(v, float)}, values["step"]
+        if self.events is not None:
+            for name, value in numbers.items():
+                self.events.add_scalar(name, value, step)
+        if self.run is not None:
+            self.run.log(numbers, step=step)
 
     def profile(self, step: int) -> None:
         """Starts and stops the profiler at the steps of its window."""
         if self.window is None:
             return
-        import jax
-
         first, last = self.window
         if not self.tracing and first <= step < last:
             jax.profiler.start_trace(str(self.folder / "profile"))
@@ -42,49 +68,15 @@ class Trackers:
 
     def close(self) -> None:
         if self.tracing:
-            import jax
-
             jax.profiler.stop_trace()
-        for _, close in self.writers:
-            close()
-
-
-def trackers(config: Mapping, folder: Path, host: tuple[int, int]) -> Trackers:
-    """The trackers of a finalised config; none on hosts other than the first.
-
-    Raises:
-      ConfigError: for a package that is not installed, a window that is not first:last, or files
-      that cannot be written to a bucket.
-    """
-    log, writers = config["log"], []
-    for field in ("profile", "tensorboard"):
-        if log[field] and in_bucket(folder):
-            raise ConfigError(f"log.{field}={log[field]!r} writes to folders, not to {folder}")
-    window = None
-    if log["profile"]:
-        match = re.fullmatch(r"(\d+):(\d+)", log["profile"])
-        if not match or int(match[1]) >= int(match[2]):
-            raise ConfigError(f"log.profile={log['profile']!r} is not first:last, as in 20:30")
-        window = (int(match[1]), int(match[2]))
-    if host[0] == 0 and log["tensorboard"]:
-        writer = _module("tensorboardX", "log.tensorboard").SummaryWriter(str(folder / "events"))
-
-        def write(numbers, step):
-            for name, value in numbers.items():
-                writer.add_scalar(name, value, step)
-
-        writers.append((write, writer.close))
-    if host[0] == 0 and log["wandb"]:
-        wandb = _module("wandb", "log.wandb")
-        run = wandb.init(
-            project=log["wandb"], name=folder.name, config=dict(config), resume="allow"
-        )
-        writers.append((lambda numbers, step: run.log(numbers, step=step), run.finish))
-    return Trackers(writers, window, folder)
+        if self.events is not None:
+            self.events.close()
+        if self.run is not None:
+            self.run.finish()
 
 
 def _module(name: str, field: str):
     try:
-        return __import__(name)
+        return importlib.import_module(name)
     except ImportError:
         raise ConfigError(f"{field} needs the package {name}: install the extra 'log'") from None
