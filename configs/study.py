@@ -19,8 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from configs import grids, ladder
 from lm.config import unknown
+from sweeps.plan.config import complete
 
 CORE = ("learning_rate", "weight_decay", "warmup", "decay", "beta2", "momentum")
 
@@ -30,15 +33,16 @@ PUBLISHED_RULE = {"mode": "published", "max_moves": 4}
 TESTED_RULE = {"mode": "tested", "max_moves": 4, "extend": ["I", "II"]}
 
 
-def get_config(name: str = "nano") -> dict[str, Any]:
-    """A race by name, as plain numbers.
+def get_config(name: str = "nano") -> ConfigDict:
+    """A race by name, complete and locked.
 
     Raises:
       ValueError: no such race; names the nearest.
     """
     if name not in RACES:
         raise ValueError(unknown("study", name, RACES))
-    return {"name": name, **RACES[name]()}
+    full = complete({"name": name, **RACES[name]()})
+    return ConfigDict(full, allow_dotted_keys=True).lock()  # starts are named nano-s,0.5x
 
 
 def cells(sizes: Sequence[str], ratios: Sequence[float]) -> list[list]:
@@ -68,12 +72,10 @@ def cpu(
         },
         "rule": dict(rule or PUBLISHED_RULE),
         "seeds": list(seeds),
-        "budget": {},
         "data": {"corpus": "stdlib"},
         "train": {"compute_dtype": "float32"},
         "eval": {"sequences": sequences, "points": 4},
         "program": {"unroll": True},
-        "pack": {"width": 16},
     }
 
 
@@ -130,7 +132,6 @@ def published() -> dict[str, Any]:
         "optimizers": {name: grids.published(name) for name in grids.GRIDS},
         "rule": {**PUBLISHED_RULE, "extend": []},
         "seeds": [0],
-        "budget": {},
         "data": {"corpus": "study"},
         "train": {"compute_dtype": "bfloat16"},
         "eval": {"sequences": 1024, "points": 20},

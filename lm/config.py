@@ -113,12 +113,12 @@ def fill(config: Mapping) -> dict:
       ConfigError: one line naming the field, its value and what is allowed.
     """
     config = config.to_dict() if hasattr(config, "to_dict") else config
-    for section, given in config.items():
+    for name, given in config.items():
         if not isinstance(given, Mapping):
-            raise ConfigError(f"config section {section}={given!r} is not a mapping")
-        if section not in WHAT + HOW:
-            raise ConfigError(unknown("config section", section, WHAT + HOW))
-    out = {section: _section(section, config.get(section, {})) for section in FIELDS}
+            raise ConfigError(f"config section {name}={given!r} is not a mapping")
+        if name not in WHAT + HOW:
+            raise ConfigError(unknown("config section", name, WHAT + HOW))
+    out = {name: section(name, config.get(name, {}), FIELDS[name]) for name in FIELDS}
     out["optimizer"] = _optimizer(config.get("optimizer", {}))
     return out
 
@@ -158,18 +158,19 @@ def finalise(config: Mapping) -> dict:
     return out
 
 
-def _section(section: str, given: Mapping) -> dict:
-    fields = FIELDS[section]
+def section(path: str, given: Mapping, fields: Mapping[str, Field]) -> dict:
+    """A section of a config with all its fields, each checked; what is missing gets its default."""
     for name in given:
         if name not in fields:
-            raise ConfigError(unknown(f"config key {section}.", name, fields).replace(". '", ".'"))
+            raise ConfigError(unknown(f"config key {path}.", name, fields).replace(". '", ".'"))
     return {
-        name: _value(f"{section}.{name}", field, given.get(name, field.default))
+        name: checked(f"{path}.{name}", field, given.get(name, field.default))
         for name, field in fields.items()
     }
 
 
-def _value(path: str, field: Field, value: Any):
+def checked(path: str, field: Field, value: Any) -> Any:
+    """A field's value, as its type. Raises ConfigError: path, value, what is allowed."""
     if value is REQUIRED:
         raise ConfigError(f"{path} is missing ({field.kind.__name__})")
     if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -52,18 +52,6 @@ def load_run(spec: str, overrides: Sequence[str] = ()) -> dict:
     return finalise(json.loads(canonical(config.to_dict())))
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> dict:
-    """`get_config(argument)` of any config file as a nested dict, with overrides of its fields.
-
-    Raises:
-      ConfigError: as `load_run`.
-    """
-    config = read(spec)
-    for override in overrides:
-        assign(config, *parse(override))
-    return config
-
-
 def read(spec: str) -> dict:
     """`get_config(argument)` of a config file as a nested dict."""
     path, _, argument = spec.partition(":")

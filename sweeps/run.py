@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lm import command, storage
-from lm.config import ConfigError
+from lm.config import FIELDS, ConfigError
 from lm.storage import write_json
 from sweeps.dispatch import ledger, resources
 from sweeps.dispatch.driver import Driver, Refused, lock, read_study
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
             log=log,
             workers=executor.capacity(),
             timeout=arguments.timeout or float("inf"),
-            **named.get("pack", {}),
+            **named["pack"],
         )
         state = driver.run()
     report(study, state, driver, log)
@@ -132,7 +132,8 @@ def resolve_data(named: dict, log: Callable) -> dict:
         raise ConfigError(
             f"sizes of one study must share a sequence_length; these have {sorted(lengths)}"
         )
-    prepared = corpus.load(named["data"], sequence_length=lengths.pop(), log=log)
+    given = {k: v for k, v in named["data"].items() if v != FIELDS["data"][k].default}
+    prepared = corpus.load(given, sequence_length=lengths.pop(), log=log)
     return {**named["data"], "fingerprint": prepared.fingerprint}
 
 
@@ -192,9 +193,8 @@ def dry_run(
 
 
 def over_budget(study: Study, outcomes: Mapping[Trial, Outcome], device: str) -> str | None:
-    budget = study.config.get("budget", {})
-    rate = cost.rate(device, outcomes.values())
-    return cost.over_budget(cost.bound(study), budget, rate) if budget else None
+    budget, rate = study.config["budget"], cost.rate(device, outcomes.values())
+    return cost.over_budget(cost.bound(study), budget, rate) if any(budget.values()) else None
 
 
 def report(study: Study, state: Plan, driver: Driver, log: Callable) -> None:

@@ -82,7 +82,7 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             driver = Driver(study, workdir, Inline(), found, log=say)  # trains nothing, certifies
             run_lib.report(study, driver.run(), driver, say)
             return OVER
-        width = named.get("pack", {}).get("width", 16)
+        width = named["pack"]["width"]
         round_ = packs(state.pending, study.program, study.flops, width=Widths(width))
         value = [[study.run(trial) for trial in pack.trials] for pack in round_]
         name = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -108,7 +108,7 @@ def over_budget(cost: Cost, budget: Mapping[str, float], rate: float) -> str | N
     """The first declared limit that a cost exceeds, in words; hours at `rate` FLOP/s."""
     for name, limit in budget.items():
         needed = cost.flops / rate / 3600 if name == "hours" else getattr(cost, name)
-        if needed > limit:
+        if limit and needed > limit:
             return (
                 f"budget.{name}={limit:g} is less than the {needed:.4g} this plan may need; "
                 f"raise the budget, or lower rule.max_moves, the grids, the sizes or the ratios"

@@ -10,12 +10,21 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from analysis.stats import near_best
 from analysis.stats.noise import UNKNOWN, Noise
+from lm.config import Field
 from sweeps.plan.trial import Point, Trial, finite, gain, loss_of, losses_of
+
+PHASES = ("I", "II", "III")
+
+
+def knob(default: Any, low: float = -math.inf, high: float = math.inf, **others: Any) -> Any:
+    """A field that a study may set; of a tuple, limits and choices hold for each value."""
+    kind = type(default[0] if isinstance(default, tuple) else default)
+    return field(default=default, metadata={"field": Field(kind, default, low, high, **others)})
 
 
 @dataclass(frozen=True)
@@ -23,13 +32,11 @@ class Rule(ABC):
     """What both rules share: how far a search goes, whatever "better" means."""
 
     mode: ClassVar[str]
-    order: str = "star"  # or "coordinate": one hyper-parameter after the other
-    max_moves: int = 8
-    extend: tuple[str, ...] = (
-        "I",
-    )  # phases whose grids grow at edges; elsewhere these are flagged
-    equal_effort: float = 0.0  # runs of all optimizers in a cell equal within this share; 0: off
-    verify: bool = False  # Phase III runs the star of its prediction too
+    order: str = knob("star", choices=("star", "coordinate"))  # all changes at once, or by turns
+    max_moves: int = knob(8, 0, 100)
+    extend: tuple[str, ...] = knob(("I",), choices=PHASES)  # where grids grow at their edges
+    equal_effort: float = knob(0.0, 0.0, 0.9)  # all optimizers' runs within this share; 0: off
+    verify: bool = knob(False)  # Phase III runs the star of its prediction too
 
     @abstractmethod
     def judge(self, search: Any, candidates: Sequence[Point]) -> Any:
@@ -70,9 +77,9 @@ class Published(Rule):
     """The study's: moves when the best run beats the centre by more than `threshold`."""
 
     mode = "published"
-    threshold: float = 3e-3  # PROTOCOL's Delta 1
-    near_best: float = 6.4e-3  # Delta 2, the paper's
-    fewer_missing: int = 10  # so many fewer unseen neighbours make a near-best point the centre
+    threshold: float = knob(3e-3, 0.0, 1.0)  # PROTOCOL's Delta 1
+    near_best: float = knob(6.4e-3, 0.0, 1.0)  # Delta 2, the paper's
+    fewer_missing: int = knob(10, 1, 1000)  # fewer unseen neighbours that a near-best centre needs
 
     def judge(self, search: Any, candidates: Sequence[Point]) -> Point | None:
         losses = search.losses
@@ -104,13 +111,13 @@ class Tested(Rule):
     """
 
     mode = "tested"
-    error_rate: float = 0.05
-    tolerance: float = 1e-3
-    contenders: int = 3
-    looks: tuple[int, ...] = (1, 3, 5)  # runs per contender at each look
-    calibration: int = 3  # runs of Phase I's starts and their best neighbours: a first estimate
-    prior_sd: float = 0.0  # noise declared before any run, worth prior_df degrees of freedom
-    prior_df: float = 0.0
+    error_rate: float = knob(0.05, 1e-6, 0.5)
+    tolerance: float = knob(1e-3, 0.0, 1.0)
+    contenders: int = knob(3, 1, 100)
+    looks: tuple[int, ...] = knob((1, 3, 5), 1, 100)  # runs per contender at each look
+    calibration: int = knob(3, 1, 100)  # runs of Phase I's starts and their best neighbours
+    prior_sd: float = knob(0.0, 0.0, 10.0)  # noise declared before any run, worth so many
+    prior_df: float = knob(0.0, 0.0, 1e6)  # degrees of freedom
 
     def judge(self, search: Any, candidates: Sequence[Point]) -> Point | list[Trial] | None:
         centre, runs = search.centre, search.runs
@@ -166,18 +173,15 @@ class Tested(Rule):
 
 
 RULES: dict[str, type[Rule]] = {rule.mode: rule for rule in (Published, Tested)}
+SHARED = [f.name for f in fields(Rule)]
 
 
 def make(values: Mapping[str, Any]) -> Rule:
     """The rule that a study's section `rule` describes: its mode and any of the mode's knobs."""
-    knobs = {name: value for name, value in values.items() if name != "mode"}
+    knobs = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n != "mode"}
     return RULES[values.get("mode", "published")](**knobs)
 
 
-def values(rule: Rule) -> dict[str, Any]:
-    """A rule as a study's section, every knob in it."""
-    return {"mode": rule.mode, **asdict(rule)}
-
-
-def knobs(mode: str) -> list[str]:
-    return [field.name for field in fields(RULES[mode])]
+def knobs(mode: str) -> dict[str, Field]:
+    """What a study may set of a rule: types, defaults, limits."""
+    return {f.name: f.metadata["field"] for f in fields(RULES[mode])}

@@ -67,7 +67,7 @@ def test_recentred_keeps_proportions():
 
 @pytest.mark.parametrize("name", sorted(study.RACES))
 def test_every_race_builds(name):
-    race = Study(studies.check(study.get_config(name)))
+    race = Study(studies.complete(study.get_config(name)))
     race.config["data"]["fingerprint"] = "any"
     race.check()
     assert race.cells

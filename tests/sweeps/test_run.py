@@ -10,7 +10,7 @@ import pytest
 from study_rig import STUDY, kill, process, run, table, trained
 
 from sweeps.dispatch.driver import Refused, lock
-from sweeps.plan import config
+from sweeps.plan import config, rules
 from sweeps.plan.cost import bound
 from sweeps.plan.phases import plan
 from sweeps.plan.study import Study
@@ -128,13 +128,44 @@ def test_too_long_a_warmup_at_the_start_is_refused_before_anything_trains(tmp_pa
         ("--config.phases.I=[['nano-x',1]]", "did you mean 'nano-xs'"),
         ("--config.optimizers.adamw.grids={'beta':[1]}", "did you mean 'beta2'"),
         ("--confug.name=x", "unknown flag"),
+        ("--config.pack.width=abc", "pack.width='abc' is not of type int"),
+        ("--config.pack.width=0", "pack.width=0 is outside [1, 4096]"),
+        ("--config.rule.threshold=abc", "rule.threshold='abc' is not of type float"),
+        ("--config.rule.tresh=1", "did you mean 'threshold'"),
+        ("--config.rule.extend=['IV']", "rule.extend[0]='IV' is not one of I, II, III"),
+        ("--config.seeds=[0,0]", "seeds=[0, 0] must be one or more different numbers"),
+        ("--config.ratios=[1]", "phases.II: ratio 2 is not one of [1.0]"),
+        ("--config.train.z_loss=nan", "train.z_loss='nan' is not of type float"),
+        ("--config.checkpoint.keep=none", "checkpoint.keep='none' is not of type int"),
+        ("--config.optimizers.adamw.bounds.learning_rate=[1,1]", "is not [lowest, highest]"),
+        ("--config.optimizers.adamw.grids.warmup=10", "is not a list"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, override, expected):
     assert run(tmp_path, override) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
-    assert not (tmp_path / "trials").exists()
+    assert not {path.name for path in tmp_path.iterdir()} - {"lock"}
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (["--config.rule.looks=[3,1]"], "rule.looks belongs to rule.mode='tested'"),
+        (["--config.rule.mode=tested", "--config.rule.threshold=1"], "rule.mode='published'"),
+        (["--config.rule.mode=tested", "--config.rule.looks=[3,1]"], "must grow"),
+    ],
+)
+def test_knobs_belong_to_their_rule(overrides, expected):
+    with pytest.raises(config.ConfigError) as error:
+        config.load(STUDY, overrides)
+    assert expected in str(error.value)
+
+
+def test_every_knob_of_a_rule_can_be_set():
+    rule = config.load(STUDY, ["--config.rule.looks=[1,4]", "--config.rule.mode=tested"])["rule"]
+    assert rule["looks"] == [1, 4] and rule["max_moves"] == 4  # the study's own, shared by rules
+    assert set(rule) == {"mode", *rules.knobs("tested")}
 
 
 def test_unknown_study_or_file_exits_2(tmp_path, capsys):
@@ -256,9 +287,9 @@ def test_dry_run_prints_costs_and_trains_nothing(tmp_path, capsys):
 
 
 def test_a_plan_over_budget_is_refused(tmp_path, capsys):
-    assert run(tmp_path, "--config.budget={'trials':5}") == 2
+    assert run(tmp_path, "--config.budget.trials=5") == 2
     assert "budget.trials=5 is less than" in capsys.readouterr().err
-    assert run(tmp_path, "--config.budget={'hours':1e-9}", "--device=h100") == 2
+    assert run(tmp_path, "--config.budget.hours=1e-9", "--device=h100") == 2
     assert "budget.hours=1e-09 is less than" in capsys.readouterr().err
     assert not (tmp_path / "trials").exists()
 

@@ -20,7 +20,7 @@ from sweeps.status import Status
 
 @pytest.fixture(scope="module")
 def race():
-    return Study(study_config.check(tiny_race.get_config()))
+    return Study(study_config.complete(tiny_race.get_config()))
 
 
 def some_trial(race, **changes):

@@ -54,7 +54,7 @@ def test_winners_are_run_with_fresh_seeds_only():
 
 def test_phase_two_cuts_as_published():
     """AdamW at 300m and 520m: lr and half, batch and double, wd and warm-up from Phase I."""
-    race = Study(study_config.check(studies.get_config("published")))
+    race = Study(study_config.complete(studies.get_config("published")))
 
     class Answer:
         """Phase I ends at the study's own optima of AdamW."""
@@ -100,7 +100,7 @@ def test_recorded_cells_end_within_noise_of_the_recorded_best(record):
 
 def test_the_recorded_study_replayed_through_both_phases(record):
     """1,800 trials asked for, 120 cells settled: at the recorded best, or 6e-4 nats above it."""
-    race = recorded.race(record, study_config.check(studies.get_config("published")))
+    race = recorded.race(record, study_config.complete(studies.get_config("published")))
     state, results, _ = replay.play(race, record)
     assert state.finished and len(state.settled) == 120 and len(results) > 1500
     above = [s.losses[s.best] - record.cells[cell].best for cell, s in state.settled.items()]
