@@ -12,7 +12,5 @@ from optim.catalogue import OptimizerSpec as OptimizerSpec
 from optim.catalogue import build as build
 from optim.catalogue import spec as spec
 from optim.description import describe as describe
-from optim.linalg import lapack
 from optim.roles import Role as Role
-
-lapack.use_one_thread_per_call()
+from optim.stacks.placement import state_shardings as state_shardings

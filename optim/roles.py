@@ -11,13 +11,14 @@ Roles are found by `find_roles`, from a tree of roles, from a function of (path,
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 Kind = Literal["matrix", "embedding", "head", "gain"]
+Part = Literal["query", "key", "bias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -32,6 +33,7 @@ class Role:
     outputs  axes the layer produces.
     heads    the axis that counts attention heads, where the layer's outputs are split by head; else
              None.
+    part     "query", "key" or "bias" of a layer, where a rule treats these apart; else None.
 
     Every axis of the leaf is in exactly one of batch, inputs, outputs; a gain has no inputs.
     """
@@ -41,10 +43,13 @@ class Role:
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     heads: int | None = None
+    part: Part | None = None
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"role kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.part not in (None, *get_args(Part)):
+            raise ValueError(f"role part {self.part!r} is not one of {', '.join(get_args(Part))}")
 
 
 RoleFn = Callable[[str, Any], Role]
@@ -111,6 +116,8 @@ EMBEDDING = re.compile(r"embed|(^|/)w[tp]e(/|$)")
 HEAD = re.compile(r"(^|/)(lm_|output_)?head(/|$)|unembed")
 SPLIT_OUTPUTS = re.compile(r"(^|/)(query|key|value|[qkv]_proj|w[qkv])(/|$)")
 SPLIT_INPUTS = re.compile(r"(^|/)(out|o_proj|wo)(/|$)")
+QUERY = re.compile(r"(^|/)(query|q_proj|wq)(/|$)")
+KEY = re.compile(r"(^|/)(key|k_proj|wk)(/|$)")
 VECTOR = re.compile(r"norm|(^|/)(scale|gain|bias|gamma|beta)(/value)?$")
 
 
@@ -129,14 +136,15 @@ def default_role(path: str, leaf) -> Role:
     batch = (0,) if STACKED.search(name) and leaf.ndim else ()
     axes = tuple(range(len(batch), leaf.ndim))
     if VECTOR.search(name) or (len(axes) <= 1 and not batch):
-        return Role("gain", batch, (), axes)
+        return Role("gain", batch, (), axes, part="bias" if "bias" in name else None)
     head, embedding = HEAD.search(name), EMBEDDING.search(name)
     if len(axes) == 2 and (head or embedding):
         return Role("head" if head else "embedding", batch, axes[:1], axes[1:])
+    part = "query" if QUERY.search(name) else "key" if KEY.search(name) else None
     if len(axes) == 2:
-        return Role("matrix", batch, axes[:1], axes[1:])
+        return Role("matrix", batch, axes[:1], axes[1:], part=part)
     if len(axes) == 3 and SPLIT_OUTPUTS.search(name):
-        return Role("matrix", batch, axes[:1], axes[1:], heads=axes[1])
+        return Role("matrix", batch, axes[:1], axes[1:], heads=axes[1], part=part)
     if len(axes) == 3 and SPLIT_INPUTS.search(name):
         return Role("matrix", batch, axes[:2], axes[2:])
     layer = " besides the layer axis" if batch else ""
@@ -171,7 +179,7 @@ def _checked(role: Role, path: str, leaf) -> Role:
         raise ValueError(
             f"parameter {path!r} {leaf.shape}: heads={role.heads} is not one of its outputs"
         )
-    return Role(role.kind, parts["batch"], parts["inputs"], parts["outputs"], heads)
+    return replace(role, **parts, heads=heads)
 
 
 def _size(leaf, axes: tuple[int, ...]) -> int:

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # as lm.train.prepare_cpu does
+# As lm.train.prepare_cpu does; .ci/run has given an instruction set.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as lm.run.threads has it
 os.environ.setdefault("BESTIARY_CACHE", str(Path(__file__).parents[1] / ".pytest_cache/bestiary"))
 
 import jax

@@ -223,8 +223,8 @@ def init(model: Llama, key: Array) -> dict:
 
 ROLES = {
     "embed/embedding": Role("embedding", (), (0,), (1,)),
-    "blocks/attention/query/kernel": Role("matrix", (0,), (1,), (2, 3), heads=2),
-    "blocks/attention/key/kernel": Role("matrix", (0,), (1,), (2, 3), heads=2),
+    "blocks/attention/query/kernel": Role("matrix", (0,), (1,), (2, 3), heads=2, part="query"),
+    "blocks/attention/key/kernel": Role("matrix", (0,), (1,), (2, 3), heads=2, part="key"),
     "blocks/attention/value/kernel": Role("matrix", (0,), (1,), (2, 3), heads=2),
     "blocks/attention/out/kernel": Role("matrix", (0,), (1, 2), (3,)),
     "blocks/mlp/gate/kernel": Role("matrix", (0,), (1,), (2,)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from lm.config import ConfigError
 from lm.model.llama import LOGICAL_AXES
 from optim.roles import path_name
-from optim.stacks.sharding import stack_spec
+from optim.stacks.placement import state_shardings
 
 # Logical axis -> mesh axis. Embedding features are spread over `data` (fully sharded data
 # parallel), the features a device can work on alone over `model`. What is not named is whole on
@@ -62,6 +62,8 @@ def make(config: Mapping, devices: Sequence | None = None) -> Mesh:
                 f"mesh.{axis}={sizes[axis]} does not divide {what}={size}; "
                 f"try mesh.{axis}={math.gcd(size, sizes[axis])}"
             )
+    # In the devices' order, not that of `jax.make_mesh`: on a TPU slice it may lay a row of `model`
+    # over two hosts, and each host reads its own share of every batch.
     grid = np.asarray(devices).reshape(sizes["data"], sizes["model"])
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
@@ -77,26 +79,27 @@ def spec(mesh: Mesh, axes: Sequence[str], shape: Sequence[int]) -> P:
     )
 
 
-def placements(mesh: Mesh, state):
-    """A tree of `NamedSharding` for a training state: optimizer state lies with its parameter.
+def placements(mesh: Mesh, state, init: Callable):
+    """A tree of `NamedSharding` for a training state of shapes.
 
-    An array belongs to the parameter whose path is in its own. With the parameter's axes, some of
-    them perhaps of length 1, it takes the parameter's placement. Stacks of factors and the like lie
-    as `optim.stacks.sharding.stack_spec` says; what belongs to no parameter is whole.
+    Parameters lie as RULES say, optimizer state as `optim.state_shardings` does, which raises
+    ValueError for a large array that it cannot place; what is left is whole on every device.
+
+    Args:
+      state: has `params` and `optimizer`.
+      init: parameters -> optimizer state.
     """
-    shapes = {path_name(k): x.shape for k, x in jax.tree.leaves_with_path(state.params)}
 
     def place(key_path, leaf):
-        path = f"/{path_name(key_path)}/"
-        owner = next((p for p in LOGICAL_AXES if f"/{p}/" in path), None)
-        if owner is None:
-            return NamedSharding(mesh, P())
-        pairs = list(zip(leaf.shape, shapes[owner], strict=False))
-        if len(leaf.shape) == len(shapes[owner]) and all(a in (1, b) for a, b in pairs):
-            return NamedSharding(mesh, spec(mesh, LOGICAL_AXES[owner], leaf.shape))
-        return NamedSharding(mesh, stack_spec(mesh, leaf.shape))
+        where = NamedSharding(mesh, spec(mesh, LOGICAL_AXES[path_name(key_path)], leaf.shape))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-    return jax.tree.map_with_path(place, state)
+    params = jax.tree.map_with_path(place, state.params)
+    whole = jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
+    return whole._replace(
+        params=jax.tree.map(lambda x: x.sharding, params),
+        optimizer=state_shardings(init, params),
+    )
 
 
 def start(log=print, *, timeout: int = 300) -> None:

@@ -37,7 +37,9 @@ class Solo(Program):
         self.batch_sharding = NamedSharding(self.mesh, P(None, "data"))
         with jax.set_mesh(self.mesh):
             self.shapes = jax.eval_shape(self._start, self.seed, self.numbers)
-            self.shardings = mesh_lib.placements(self.mesh, self.shapes)
+            self.shardings = mesh_lib.placements(
+                self.mesh, self.shapes, lambda p: self.run.init(p, self.numbers).optimizer
+            )
             self._init = jax.jit(self._start, out_shardings=self.shardings)
             self._advance = jax.jit(
                 self._call, donate_argnums=0, out_shardings=(self.shardings, whole)

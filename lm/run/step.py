@@ -18,7 +18,7 @@ from jax import Array
 import optim
 from lm.model import llama as model_lib
 from lm.model import loss as loss_lib
-from lm.run import divergence
+from lm.run import divergence, threads
 from optim.roles import path_name
 from optim.schedules import learning_rate
 
@@ -63,7 +63,12 @@ def hyperparameters(config: Mapping) -> dict[str, np.generic]:
 
 
 def build(config: Mapping) -> Run:
-    """The run of a finalised config; only what `program_key` keeps is read from it."""
+    """The run of a finalised config; only what `program_key` keeps is read from it.
+
+    Every program, however it was started, is built here: so the process's LAPACK threads are set
+    here too.
+    """
+    threads.use_one_per_lapack_call()
     spec, train_config = optim.spec(**config["optimizer"]), config["train"]
     model = model_lib.build(config)
     # Attention kernels have no second derivative, which Sophia takes.

@@ -1,1 +1,1 @@
-"""Matrix functions of the rules: Newton-Schulz, eigenbases, triangular factors, LAPACK's needs."""
+"""Matrix functions of the rules: Newton-Schulz, SOAP's eigenbases, Kron's factors, LAPACK calls."""

@@ -1,15 +1,14 @@
-"""Batches of eigenbases of symmetric factors: found, followed, applied.
+"""SOAP's eigenbases of symmetric factors, in batches: found, followed, applied.
 
 Blocks are (N, rows, columns); factors and bases are {side: (N, side, side)}, side "inputs" for the
-rows and "outputs" for the columns. A side that is missing is not rotated.
+rows and "outputs" for the columns. A side that is missing is not rotated. A matrix whose new basis
+would not be finite keeps its old one; `kept` (N,) says which did.
 """
 
 import jax
 import jax.numpy as jnp
 
 from optim.linalg import lapack
-
-SIDES = ("inputs", "outputs")
 
 
 def rotate(x, bases):
@@ -27,14 +26,10 @@ def rotate_back(x, bases):
 
 
 def decompose(factors, last, shift):
-    """Eigenvectors of `factors + shift I`, largest eigenvalue first, of each matrix of the batch.
+    """Eigenvectors of `factors + shift I`, by falling eigenvalue, and which are kept from `last`.
 
-    The eigenvectors in the null space of a singular factor are arbitrary, and LAPACK takes them
-    from rounding errors. Here they are made definite, so that the same run gives the same numbers
-    under `vmap`, on any mesh and with any LAPACK; see `definite_eigenvectors`.
-
-    Where LAPACK fails, as it may on nearly singular matrices in float32, the matrix is tried once
-    more with 1e-6 of its mean eigenvalue added; where that fails too, the result is `last`.
+    Where LAPACK fails, as it may on nearly singular matrices in float32, all are tried once more
+    with 1e-6 of their mean eigenvalue added. Null spaces: see `definite_eigenvectors`.
     """
     size = factors.shape[-1]
     mean = jnp.trace(factors, axis1=1, axis2=2)[:, None, None] / size
@@ -52,15 +47,19 @@ def decompose(factors, last, shift):
 
     nothing = jnp.full_like(factors, jnp.nan)
     _, bases = jax.lax.while_loop(unfinished, attempt, (0, nothing))
-    return jnp.where(is_finite(bases), bases, last)
+    finite = is_finite(bases)
+    return jnp.where(finite, bases, last), ~finite[:, 0, 0]
 
 
 def definite_eigenvectors(matrices):
-    """Eigenvectors, by falling eigenvalue; those of the null space diagonalise diag(1..n).
+    """Eigenvectors (N, d, d), by falling eigenvalue; those of the null space diagonalise
+    diag(1..d).
 
-    Eigenvalues count as zero where they are below rounding errors of the largest. Both
-    decompositions, of the matrices and inside their null spaces, are one call in a loop: above
-    side 256 the TPU's compiler needs minutes for each that is written out.
+    LAPACK takes the eigenvectors of a null space from rounding errors. These are the same under
+    `vmap`, on any mesh and with any LAPACK. Eigenvalues count as zero below rounding errors of the
+    largest. `tests/optim/linalg/test_eigenbasis.py` says the same in six lines of NumPy; here both
+    decompositions, of the matrices and inside their null spaces, are one call in a loop, because
+    above d = 256 the TPU's compiler needs minutes for each that is written out.
     """
     size = matrices.shape[-1]
     ramp = jnp.arange(1, size + 1, dtype=matrices.dtype)
@@ -93,11 +92,11 @@ def is_null(values):
 
 
 def power_step(factors, bases):
-    """One step of orthogonal iteration: QR of factors @ bases, largest estimated eigenvalue first.
+    """One step of orthogonal iteration, QR of factors @ bases: (bases, order, kept).
 
-    Returns the new bases and the order of the old ones' columns that they follow, (N, side).
-    Columns in the null space of their factor stay, but for what makes them orthogonal to the
-    others. A matrix whose new basis is not finite keeps its old one.
+    New columns are sorted by falling estimated eigenvalue; `order` (N, side) says which old column
+    each follows. Columns in the null space of their factor stay, but for what makes them orthogonal
+    to the others.
     """
     product = factors @ bases
     values = jnp.sum(bases * product, axis=1)
@@ -106,8 +105,8 @@ def power_step(factors, bases):
     )
     order = jnp.argsort(-values, axis=1, stable=True)
     new = lapack.qr(jnp.take_along_axis(product, order[:, None, :], axis=2))
-    finite = is_finite(new)
-    return jnp.where(finite, new, bases), jnp.where(finite[:, :, 0], order, unchanged(bases))
+    finite, same = is_finite(new), unchanged(bases)
+    return jnp.where(finite, new, bases), jnp.where(finite[:, :, 0], order, same), ~finite[:, 0, 0]
 
 
 def power_step_of_some(factors, bases, tick, every: int):
@@ -125,8 +124,8 @@ def power_step_of_some(factors, bases, tick, every: int):
         x = jax.lax.dynamic_update_index_in_dim(fold(x), new, tick % every, axis=1)
         return x.reshape(-1, *x.shape[2:])[:size]
 
-    new, order = power_step(pick(factors), pick(bases))
-    return put(bases, new), put(unchanged(bases), order)
+    olds = (bases, unchanged(bases), jnp.zeros(size, bool))
+    return tuple(map(put, olds, power_step(pick(factors), pick(bases))))
 
 
 def unchanged(bases):

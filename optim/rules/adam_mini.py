@@ -1,6 +1,5 @@
 """Adam-mini (Zhang et al. 2024, arXiv 2406.16793)."""
 
-import re
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,12 +8,9 @@ import optax
 
 from optim.assemble import finish, takes_common
 from optim.entry import Entry, Number
-from optim.roles import Kind, Role, Roles, find_roles, path_name
+from optim.roles import Kind, Role, Roles, find_roles
 
 GainBlocks = Literal["entry", "vector"]
-
-# Projections whose learning rates are shared by a whole attention head: query and key, not value.
-QUERY_OR_KEY = re.compile(r"(^|/)(query|key|[qk]_proj|w[qk])(/|$)")
 
 
 class ScaleByAdamMiniState(NamedTuple):
@@ -23,17 +19,17 @@ class ScaleByAdamMiniState(NamedTuple):
     nu: Any  # second moment, an entry per block: the parameter's axes, those of a block of size 1
 
 
-def block_axes(path: str, role: Role, gain_blocks: GainBlocks = "vector") -> tuple[int, ...]:
+def block_axes(role: Role, gain_blocks: GainBlocks = "vector") -> tuple[int, ...]:
     """The axes of a leaf that one second moment is shared over.
 
     Embedding and head: per token. Query and key: per head, if the role has a head axis. Other
     matrices: per output. Gains: per "entry" or per "vector"; biases always per entry.
     """
     if role.kind == "gain":
-        return () if gain_blocks == "entry" or "bias" in path.lower() else role.outputs
+        return () if gain_blocks == "entry" or role.part == "bias" else role.outputs
     if role.kind == "embedding":
         return role.outputs
-    if role.kind == "matrix" and role.heads is not None and QUERY_OR_KEY.search(path.lower()):
+    if role.part in ("query", "key") and role.heads is not None:
         return tuple(axis for axis in role.inputs + role.outputs if axis != role.heads)
     return role.inputs
 
@@ -59,10 +55,7 @@ def scale_by_adam_mini(
     """
 
     def axes_tree(tree):
-        def find(key_path, role):
-            return block_axes(path_name(key_path), role, gain_blocks)
-
-        return jax.tree.map_with_path(find, find_roles(tree, roles))
+        return jax.tree.map(lambda role: block_axes(role, gain_blocks), find_roles(tree, roles))
 
     def init(params):
         def blocks(p, axes):
@@ -106,8 +99,8 @@ def adam_mini(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with about half its memory: one second moment per block instead of per entry.
 
-    It wants AdamW's hyper-parameters. The head axis in the role of query and key matters: without
-    one they are treated like other matrices, in finer blocks.
+    It wants AdamW's hyper-parameters. The roles of query and key matter: without `part` and
+    `heads` they are treated like other matrices, in finer blocks.
 
     Args:
       learning_rate: number, array or schedule.

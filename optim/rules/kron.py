@@ -1,25 +1,79 @@
 """Kron: PSGD with Kronecker-factored triangular preconditioners (Li 2018, arXiv 1809.10232)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optim.assemble import finish, takes_common
 from optim.entry import FLOAT32_MAX, Entry, Number, Precision
-from optim.linalg import triangular
-from optim.linalg.probes import gaussian_like, probe_key
-from optim.linalg.turns import due_parts, in_parts, update_probability
+from optim.linalg import kron_factors
 from optim.roles import Kind, Role, Roles, find_roles
 from optim.stacks.batching import map_grouped
-from optim.stacks.blocks import plan, plan_tree, share_out
+from optim.stacks.blocks import Plan, plan, plan_tree
+from optim.stacks.placement import share_out
+from optim.stacks.probes import gaussian_like, probe_key
 
 Statistics = Literal["leaf", "matrix"]
-DAMPING = float(np.sqrt(np.finfo(np.float32).eps))  # for every dtype, as both codes have it
+DAMPING = float(jnp.finfo(jnp.float32).eps ** 0.5)  # for every dtype, as both codes have it
 BALANCE_EVERY = 100  # updates of the factors
+
+
+@dataclass(frozen=True)
+class KronOptions:
+    """The static options of `scale_by_kron`; the defaults are the authors'.
+
+    normalize_grads            divide gradients by their norm first.
+    statistics                 norm of `normalize_grads` and mean |M| are of each "matrix" (layer),
+                               or of the whole "leaf".
+    damped_direction           in calls that fit, u is made from G instead of M.
+    schedule_start             n of the first call.
+    preconditioner_init_scale  the first Q is a multiple of I whose product over the sides is this.
+    max_size_triangular        longer sides, sides of length 1 and gains have diagonal factors.
+    block_size, merge_toward   see `optim.stacks.blocks.plan`.
+    turns                      the blocks of each shape are fitted in so many parts, each as often
+                               as else but at different times, to spread the work over the steps.
+    update_precision           of the matrix products in the fit.
+    precision                  of those in u.
+    """
+
+    normalize_grads: bool = False
+    statistics: Statistics = "matrix"
+    damped_direction: bool = True
+    schedule_start: Literal[0, 1] = 0
+    preconditioner_init_scale: float = 1.0
+    max_size_triangular: int = 8192
+    block_size: int | None = None
+    merge_toward: int | None = None
+    turns: int = 1
+    update_precision: str | None = "highest"
+    precision: str | None = "highest"
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """How leaves are cut into blocks: arguments of `optim.stacks.blocks.plan`."""
+        return dict(
+            largest=self.max_size_triangular,
+            vectors=False,
+            block_size=self.block_size,
+            merge_toward=self.merge_toward,
+        )
+
+
+AUTHORS = KronOptions()  # kron_torch 0.3.3
+STUDY = KronOptions(  # levanter's kron.py, as the study ran it
+    normalize_grads=True,
+    statistics="leaf",
+    damped_direction=False,
+    schedule_start=1,
+    max_size_triangular=25_000,
+    block_size=256,
+    update_precision="tensorfloat32",
+    precision=None,
+)
 
 
 class ScaleByKronState(NamedTuple):
@@ -28,7 +82,8 @@ class ScaleByKronState(NamedTuple):
     diagonal factor."""
 
     count: jax.Array  # () int32, calls made
-    key: jax.Array  # (2,) uint32, see optim.linalg.probes
+    kept: jax.Array  # () int32, how often a factor was kept because the new one was not finite
+    key: jax.Array  # (2,) uint32, see optim.stacks.probes
     since_update: jax.Array  # () int32, calls since the factors were updated
     since_balance: jax.Array  # () int32, updates since they were balanced
     mu: Any  # first moment
@@ -40,19 +95,9 @@ def scale_by_kron(
     preconditioner_lr=0.1,
     preconditioner_update_probability=0.03,
     update_prob_flat_start=500,
+    options: KronOptions = AUTHORS,
     *,
     roles: Roles = None,
-    normalize_grads: bool = False,
-    statistics: Statistics = "matrix",
-    damped_direction: bool = True,
-    schedule_start: Literal[0, 1] = 0,
-    preconditioner_init_scale: float = 1.0,
-    max_size_triangular: int = 8192,
-    block_size: int | None = None,
-    merge_toward: int | None = None,
-    turns: int = 1,
-    update_precision: str | None = "highest",
-    precision: str | None = "highest",
     seed=0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum whitened by P = Q'Q on both sides, Q fitted to it with random probes.
@@ -76,56 +121,29 @@ def scale_by_kron(
       preconditioner_lr: mu.
       preconditioner_update_probability: the least p_n.
       update_prob_flat_start: call until which p_n is 1.
+      options: see `KronOptions` (static).
       roles: see `optim.roles.find_roles` (static).
-      normalize_grads: divide gradients by their norm first (static).
-      statistics: norm of `normalize_grads` and mean |M| are of each "matrix" (layer), or of the
-        whole "leaf" (static).
-      damped_direction: in calls that fit, u is made from G instead of M (static).
-      schedule_start: n of the first call (static).
-      preconditioner_init_scale: the first Q is a multiple of I whose product over the sides is this
-        (static).
-      max_size_triangular: longer sides, sides of length 1 and gains have diagonal factors (static).
-      block_size, merge_toward: see `optim.stacks.blocks.plan` (static).
-      turns: the blocks of each shape are fitted in so many parts, each as often as above but at
-        different times, so that the work of a fit is spread over the steps between (static).
-      update_precision, precision: of the matrix products in the fit and in u (static).
       seed: of the probes' key.
 
     Extra arguments of `update`:
       probes: a tree of V for this step, instead of the random one.
 
     Every 100 fits the factors of a matrix are scaled to equal largest entries, which leaves P as it
-    is. Factors that a fit would make infinite or NaN stay as they were.
+    is. Factors that a fit would make infinite or NaN stay as they were, and the state counts them.
     """
-    options = dict(largest=max_size_triangular, vectors=False)
-    options |= dict(block_size=block_size, merge_toward=merge_toward)
+    schedule = (preconditioner_update_probability, update_prob_flat_start)
 
     def init(params):
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-
-        def new_factors(p, shape):
-            number, *lengths = shape
-            full = dict(zip(triangular.SIDES, (p.inputs, p.outputs), strict=True))
-            sides = triangular.SIDES[1:] if p.vector else triangular.SIDES
-            scale = preconditioner_init_scale ** (1 / len(sides))
-
-            def new(side, length):
-                q = jnp.eye(length, dtype=dtype) if full[side] else jnp.ones(length, dtype)
-                return jnp.tile(scale * q, (number,) + (1,) * q.ndim)
-
-            return {
-                side: new(side, n)
-                for side, n in zip(triangular.SIDES, lengths, strict=True)
-                if side in sides
-            }
-
-        zero = jnp.zeros((), jnp.int32)
+        blocks, zero = plan_tree(params, roles, **options.cut), jnp.zeros((), jnp.int32)
+        factors = blocks.make(
+            lambda cut, shape: _identities(cut, shape, options.preconditioner_init_scale, dtype)
+        )
         mu = jax.tree.map(jnp.zeros_like, params)
-        factors = share_out(plan_tree(params, roles, **options).make(new_factors))
-        return ScaleByKronState(zero, probe_key(seed), zero, zero, mu, factors)
+        return ScaleByKronState(zero, zero, probe_key(seed), zero, zero, mu, share_out(factors))
 
     def over(role: Role):
-        return None if statistics == "leaf" else role.inputs + role.outputs
+        return None if options.statistics == "leaf" else role.inputs + role.outputs
 
     def normalize(g, role: Role):
         norm = jnp.sqrt(jnp.sum(g * g, axis=over(role), keepdims=True))
@@ -138,65 +156,88 @@ def scale_by_kron(
         del params
         count = optax.safe_increment(state.count)
         role_tree = find_roles(gradients, roles)
-        if normalize_grads:
+        if options.normalize_grads:
             gradients = jax.tree.map(normalize, gradients, role_tree)
         mu = optax.tree.update_moment(gradients, state.mu, beta1, 1)
         momentum = optax.tree.bias_correction(mu, beta1, count)
 
-        n = count - 1 + schedule_start
-        schedule = (preconditioner_update_probability, update_prob_flat_start)
-        if turns == 1:
-            due = (state.since_update + 1 >= 1 / update_probability(n, *schedule))[None]
+        n = count - 1 + options.schedule_start
+        if options.turns == 1:
+            wait = 1 / kron_factors.update_probability(n, *schedule)
+            due = (state.since_update + 1 >= wait)[None]
         else:
-            due = due_parts(n, turns, *schedule)
+            due = kron_factors.due_parts(n, options.turns, *schedule)
         fits = jnp.any(due)
         balances = fits & (state.since_balance + 1 >= BALANCE_EVERY)
-        blocks = plan_tree(gradients, roles, **options)
+        blocks = plan_tree(gradients, roles, **options.cut)
 
         def fit(momentum, factors):
             v = gaussian_like(momentum, state.key, count) if probes is None else probes
             v = jax.tree.map(lambda v, m: v.astype(m.dtype), v, momentum)
             damped = jax.tree.map(damp, momentum, v, role_tree)
-
-            def fit_block(block):
-                g, v, q = block
-                q = jax.lax.cond(balances, triangular.balance, lambda q: q, q)
-                return in_parts(
-                    lambda block: triangular.fit(*block, preconditioner_lr),
-                    lambda block: block[2],
-                    (g, v, q),
-                    due,
+            items = list(zip(blocks.split(damped), blocks.split(v), factors, strict=True))
+            with jax.default_matmul_precision(options.update_precision):
+                rows = map_grouped(
+                    lambda block: _fit(*block, preconditioner_lr, balances, due),
+                    items,
+                    products=True,
                 )
-
-            with jax.default_matmul_precision(update_precision):
-                items = zip(blocks.split(damped), blocks.split(v), factors, strict=True)
-                factors = map_grouped(fit_block, list(items), products=True)
-            return damped if damped_direction else momentum, factors
+            kept = sum((jnp.sum(refused) for _, refused in rows), jnp.zeros((), jnp.int32))
+            seen = damped if options.damped_direction else momentum
+            return seen, [q for q, _ in rows], kept.astype(jnp.int32)
 
         def keep(momentum, factors):
-            return momentum, factors
+            return momentum, factors, jnp.zeros((), jnp.int32)
 
         factors = blocks.ungroup(state.factors)
-        seen, factors = jax.lax.cond(fits, fit, keep, momentum, factors)
-        with jax.default_matmul_precision(precision):
+        seen, factors, kept = jax.lax.cond(fits, fit, keep, momentum, factors)
+        with jax.default_matmul_precision(options.precision):
             items = list(zip(blocks.split(seen), factors, strict=True))
-            whitened = map_grouped(lambda item: triangular.whiten(*item), items, products=True)
-            directions = blocks.join(whitened)
+            whitened = map_grouped(lambda item: kron_factors.whiten(*item), items, products=True)
+        directions = blocks.join(whitened)
         directions = jax.tree.map(lambda u, g: u.astype(g.dtype), directions, gradients)
-
-        since_update = jnp.where(fits, 0, state.since_update + 1)
-        since_balance = jnp.where(balances, 0, state.since_balance + fits)
-        new = state._replace(count=count, since_update=since_update, since_balance=since_balance)
-        return directions, new._replace(mu=mu, factors=share_out(blocks.group(factors)))
+        return directions, ScaleByKronState(
+            count=count,
+            kept=state.kept + kept,
+            key=state.key,
+            since_update=jnp.where(fits, 0, state.since_update + 1),
+            since_balance=jnp.where(balances, 0, state.since_balance + fits),
+            mu=mu,
+            factors=share_out(blocks.group(factors)),
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _identities(cut: Plan, shape, init_scale: float, dtype) -> dict[str, jax.Array]:
+    """The first factors of blocks of one shape: a vector has one, for its outputs."""
+    number, height, width = shape
+    sides = {} if cut.vector else {"inputs": (height, cut.inputs)}
+    sides |= {"outputs": (width, cut.outputs)}
+    scale = init_scale ** (1 / len(sides))
+
+    def new(length, full):
+        q = jnp.eye(length, dtype=dtype) if full else jnp.ones(length, dtype)
+        return jnp.tile(scale * q, (number,) + (1,) * q.ndim)
+
+    return {side: new(*what) for side, what in sides.items()}
+
+
+def _fit(g, v, factors, learning_rate, balances, due):
+    """(factors, kept) after a call that fits blocks (N, rows, columns): those of the parts due."""
+    factors = jax.lax.cond(balances, kron_factors.balance, lambda q: q, factors)
+    return kron_factors.in_parts(
+        lambda block: kron_factors.fit(*block, learning_rate),
+        lambda block: (block[2], jnp.zeros(block[0].shape[0], jnp.int32)),
+        (g, v, factors),
+        due,
+    )
+
+
 def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
     """FLOPs of a step's matrix products, with fits as rare as they get."""
-    options = {name: values[name] for name in ("block_size", "merge_toward")}
-    cut = plan(leaf, role, largest=values["max_size_triangular"], vectors=False, **options)
-    total = 0.0
+    options = KronOptions(**{name: values[name] for name in vars(AUTHORS)})
+    cut, total = plan(leaf, role, **options.cut), 0.0
     for number, height, width in cut.block_shapes():
         for side, full in ((height, cut.inputs), (width, cut.outputs)):
             fit = 7 * height * width * side + 2 * side**3  # a, b, two outer products; times Q
@@ -206,14 +247,15 @@ def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
 
 
 def clip_update_rms(
-    max_rms, *, roles: Roles = None, statistics: Statistics = "matrix"
+    max_update_rms, *, roles: Roles = None, statistics: Statistics = "matrix"
 ) -> optax.GradientTransformation:
-    """Scale updates down to root mean square `max_rms` (0 is off), of each "matrix" or "leaf"."""
+    """Scale updates down to this root mean square (0 is off), of each "matrix" or "leaf"."""
 
     def clip(u, role: Role):
         axes = None if statistics == "leaf" else role.inputs + role.outputs
         rms = jnp.sqrt(jnp.mean(u * u, axis=axes, keepdims=True))
-        return jnp.where((rms > max_rms) & (max_rms > 0), u / rms * max_rms, u).astype(u.dtype)
+        too_large = (rms > max_update_rms) & (max_update_rms > 0)
+        return jnp.where(too_large, u / rms * max_update_rms, u).astype(u.dtype)
 
     def update(updates, state, params=None):
         del params
@@ -273,12 +315,7 @@ def kron(
     blocks of 256 up to sides of 25,000. At the study's four sizes its merging of small dimensions
     toward 8192 leaves matrices as they are; `merge_toward=8192` does the same to smaller ones.
     """
-    rule = scale_by_kron(
-        beta1,
-        preconditioner_lr,
-        preconditioner_update_probability,
-        update_prob_flat_start,
-        roles=roles,
+    options = KronOptions(
         normalize_grads=normalize_grads,
         statistics=statistics,
         damped_direction=damped_direction,
@@ -290,6 +327,14 @@ def kron(
         update_precision=update_precision,
         precision=precision,
         turns=turns,
+    )
+    rule = scale_by_kron(
+        beta1,
+        preconditioner_lr,
+        preconditioner_update_probability,
+        update_prob_flat_start,
+        options,
+        roles=roles,
         seed=seed,
     )
     rule = optax.chain(rule, clip_update_rms(max_update_rms, roles=roles, statistics=statistics))
@@ -319,14 +364,7 @@ ENTRY = Entry(
         update_prob_flat_start=500,
         weight_decay=0.9,
         max_grad_norm=1.0,
-        normalize_grads=True,
-        statistics="leaf",
-        damped_direction=False,
-        schedule_start=1,
-        max_size_triangular=25_000,
-        block_size=256,
-        update_precision="tensorfloat32",
-        precision=None,
         decayed=("matrix", "head"),
+        **vars(STUDY),
     ),
 )

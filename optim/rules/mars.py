@@ -13,7 +13,7 @@ from optim.roles import KINDS, Kind, Role, Roles, find_roles
 ClipScope = Literal["tree", "matrix"]
 
 
-class CorrectState(NamedTuple):
+class CorrectGradientState(NamedTuple):
     previous_gradient: Any  # as it came, before any clipping
 
 
@@ -31,7 +31,7 @@ def correct_gradient(
     """
 
     def init(params):
-        return CorrectState(jax.tree.map(jnp.zeros_like, params))
+        return CorrectGradientState(jax.tree.map(jnp.zeros_like, params))
 
     def clip(c, role: Role):
         norm = jnp.sqrt(jnp.sum(c * c, axis=role.inputs + role.outputs, keepdims=True))
@@ -47,7 +47,7 @@ def correct_gradient(
             scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(corrected) + 1e-6))
             scale = jnp.where(max_norm > 0, scale, 1.0)
             corrected = jax.tree.map(lambda c: (c * scale).astype(c.dtype), corrected)
-        return corrected, CorrectState(gradients)
+        return corrected, CorrectGradientState(gradients)
 
     return optax.GradientTransformation(init, update)
 

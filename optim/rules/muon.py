@@ -17,30 +17,40 @@ Scale = Literal["spectral", "ratio", "rms", "none"]
 FALLBACK: tuple[Kind, ...] = ("embedding", "head", "gain")
 
 
-class MuonState(NamedTuple):
-    momentum: optax.Updates  # like the parameters
+class ScaleByMuonState(NamedTuple):
+    mu: optax.Updates  # momentum, like the parameters
 
 
 def scale_by_muon(
     momentum=0.95,
-    epsilon=1e-7,
+    muon_epsilon=1e-7,
     *,
     roles: Roles = None,
     nesterov: bool = True,
     averaged: bool = True,
-    steps: int = 5,
-    polynomial: Polynomial = "quintic",
-    dtype: str | None = "bfloat16",
-    precision: str | None = None,
+    ns_steps: int = 5,
+    ns_polynomial: Polynomial = "quintic",
+    ns_dtype: str | None = "bfloat16",
+    ns_precision: str | None = None,
     scale: Scale = "spectral",
 ) -> optax.GradientTransformationExtraArgs:
     """Muon's rule for matrices, heads and embeddings; a gain raises ValueError.
 
-    Arguments as in `muon`, without its prefix `ns_`.
+    Arguments as in `muon`.
     """
 
     def init(params):
-        return MuonState(jax.tree.map(jnp.zeros_like, params))
+        return ScaleByMuonState(jax.tree.map(jnp.zeros_like, params))
+
+    def orthogonalised(x):
+        return newton_schulz(
+            x,
+            muon_epsilon,
+            steps=ns_steps,
+            polynomial=ns_polynomial,
+            dtype=ns_dtype,
+            precision=ns_precision,
+        )
 
     def update(updates, state, params=None, **_):
         del params
@@ -49,21 +59,15 @@ def scale_by_muon(
         def accumulate(m, g):
             return momentum * m + new * g
 
-        buffer = jax.tree.map(accumulate, state.momentum, updates)
-        ahead = jax.tree.map(accumulate, buffer, updates) if nesterov else buffer
-        directions = map_matrices(
-            lambda x: newton_schulz(
-                x, epsilon, steps=steps, polynomial=polynomial, dtype=dtype, precision=precision
-            ),
-            ahead,
-            roles,
-            products=True,
-        )
+        mu = jax.tree.map(accumulate, state.mu, updates)
+        ahead = jax.tree.map(accumulate, mu, updates) if nesterov else mu
+        directions = map_matrices(orthogonalised, ahead, roles, products=True)
 
         def scaled(x, role):
             return scale_factor(x, role, scale) * x
 
-        return jax.tree.map(scaled, directions, find_roles(directions, roles)), MuonState(buffer)
+        directions = jax.tree.map(scaled, directions, find_roles(directions, roles))
+        return directions, ScaleByMuonState(mu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -166,10 +170,10 @@ def muon(
         roles=roles,
         nesterov=nesterov,
         averaged=averaged,
-        steps=ns_steps,
-        polynomial=ns_polynomial,
-        dtype=ns_dtype,
-        precision=ns_precision,
+        ns_steps=ns_steps,
+        ns_polynomial=ns_polynomial,
+        ns_dtype=ns_dtype,
+        ns_precision=ns_precision,
         scale=scale,
     )
     return finish(

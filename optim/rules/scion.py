@@ -15,52 +15,55 @@ from optim.rules.muon import FALLBACK, Scale, by_kind, matrix_flops, scale_by_mu
 OuterNorm = Literal["sign", "sign_per_feature"]
 
 
-class SignumState(NamedTuple):
-    momentum: optax.Updates  # like the parameters
+class ScaleBySignumState(NamedTuple):
+    mu: optax.Updates  # mean gradient, like the parameters
 
 
-def scale_by_scion(momentum=0.9, epsilon=1e-7, radius=1.0, *, scale: Scale = "ratio", **ns):
+def scale_by_scion(
+    momentum=0.9, scion_epsilon=1e-7, spectral_radius=1.0, *, scale: Scale = "ratio", **ns
+):
     """Scion's rule for hidden matrices: Muon's with mean momentum and without Nesterov, times
-    `radius`.
+    `spectral_radius`.
 
-    **ns: static options of `optim.rules.muon.scale_by_muon`.
+    **ns: `roles` and the static options `ns_*` of `optim.rules.muon.scale_by_muon`.
     """
-    rule = scale_by_muon(momentum, epsilon, nesterov=False, averaged=True, scale=scale, **ns)
-    return optax.chain(rule, optax.scale(radius))
+    rule = scale_by_muon(momentum, scion_epsilon, nesterov=False, averaged=True, scale=scale, **ns)
+    return optax.chain(rule, optax.scale(spectral_radius))
 
 
 def scale_by_signum(
     beta1=0.9,
-    radius=1.0,
-    gain_radius=1.0,
+    sign_radius=1.0,
+    spectral_radius=1.0,
     *,
     roles: Roles = None,
-    norm: OuterNorm = "sign",
+    outer_norm: OuterNorm = "sign",
 ) -> optax.GradientTransformationExtraArgs:
-    """The sign of a mean gradient, times `radius` or `gain_radius`; for embedding, head and gains.
+    """The sign of a mean gradient, times `sign_radius`, for gains `spectral_radius`; for embedding,
+    head and gains.
 
-    norm (static): "sign" for every leaf; "sign_per_feature" divides embedding and head by their
-    number of features, and takes m / rms(m) for gains, as the authors' Sign(normalized) and BiasRMS
-    do.
+    outer_norm (static): "sign" for every leaf; "sign_per_feature" divides embedding and head by
+    their number of features, and takes m / rms(m) for gains, as the authors' Sign(normalized) and
+    BiasRMS do.
     """
 
     def direction(m, role: Role):
-        if norm == "sign":
-            return (gain_radius if role.kind == "gain" else radius) * jnp.sign(m)
+        if outer_norm == "sign":
+            return (spectral_radius if role.kind == "gain" else sign_radius) * jnp.sign(m)
         if role.kind == "gain":
             mean_square = jnp.mean(m * m, axis=role.outputs or None, keepdims=True)
-            return gain_radius * m / (jnp.sqrt(mean_square) + 1e-8)
+            return spectral_radius * m / (jnp.sqrt(mean_square) + 1e-8)
         _, fan_in, fan_out = stack_shape(m, role)
         features = fan_out if role.kind == "embedding" else fan_in
-        return radius / max(features, 1) * jnp.sign(m)
+        return sign_radius / max(features, 1) * jnp.sign(m)
 
     def init(params):
-        return SignumState(jax.tree.map(jnp.zeros_like, params))
+        return ScaleBySignumState(jax.tree.map(jnp.zeros_like, params))
 
     def update(updates, state, params=None, **_):
         del params
-        ema = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.momentum, updates)
-        return jax.tree.map(direction, ema, find_roles(ema, roles)), SignumState(ema)
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
+        return jax.tree.map(direction, mu, find_roles(mu, roles)), ScaleBySignumState(mu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -119,13 +122,15 @@ def scion(
         scion_epsilon,
         spectral_radius,
         roles=roles,
-        steps=ns_steps,
-        polynomial=ns_polynomial,
-        dtype=ns_dtype,
-        precision=ns_precision,
+        ns_steps=ns_steps,
+        ns_polynomial=ns_polynomial,
+        ns_dtype=ns_dtype,
+        ns_precision=ns_precision,
         scale=scale,
     )
-    outer_rule = scale_by_signum(beta1, sign_radius, spectral_radius, roles=roles, norm=outer_norm)
+    outer_rule = scale_by_signum(
+        beta1, sign_radius, spectral_radius, roles=roles, outer_norm=outer_norm
+    )
     return finish(
         by_kind(matrix_rule, outer_rule, roles),
         learning_rate,

@@ -1,6 +1,8 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv 2409.11321)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,8 +14,62 @@ from optim.entry import Entry, Number, Precision
 from optim.linalg import eigenbasis
 from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
 from optim.stacks.batching import map_grouped
-from optim.stacks.blocks import plan, plan_tree, replicate, share_out
+from optim.stacks.blocks import Plan, plan, plan_tree
 from optim.stacks.lockstep import same_for_all
+from optim.stacks.placement import replicate, share_out
+
+
+@dataclass(frozen=True)
+class SoapOptions:
+    """The static options of `scale_by_soap`; the defaults are the authors'.
+
+    precondition_frequency    calls between refreshes; the fewer the better and dearer.
+    refresh_from              factors before ("old") or after ("new") this call's gradient.
+    count_first_call          s and the refreshes count calls with the first one, else without.
+    eigh_epsilon              added to the diagonals of L and R for the eigendecomposition: the
+                              rule's "epsilon", or "tiny", 1e-30.
+    max_precond_dim           longer sides are not rotated.
+    precondition_1d           gains are rotated, with a full factor; else they take Adam.
+    block_size, merge_toward  see `optim.stacks.blocks.plan`.
+    staggered                 refresh a `precondition_frequency`-th of the blocks of each shape in
+                              every call instead of all at once, so that all steps cost the same.
+    lockstep                  promise that all members of a `vmap` have made equally many calls;
+                              without it `vmap` pays for a refresh in every call.
+    precision                 of the matrix products.
+    """
+
+    precondition_frequency: int = 10
+    refresh_from: Literal["new", "old"] = "new"
+    count_first_call: bool = False
+    eigh_epsilon: Literal["tiny", "epsilon"] = "tiny"
+    max_precond_dim: int = 10_000
+    precondition_1d: bool = False
+    block_size: int | None = None
+    merge_toward: int | None = None
+    staggered: bool = False
+    lockstep: bool = False
+    precision: str = "highest"
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """How leaves are cut into blocks: arguments of `optim.stacks.blocks.plan`."""
+        return dict(
+            largest=self.max_precond_dim,
+            vectors=self.precondition_1d,
+            block_size=self.block_size,
+            merge_toward=self.merge_toward,
+        )
+
+
+AUTHORS = SoapOptions()  # nikhilvyas/SOAP soap.py
+STUDY = SoapOptions(  # levanter's soap.py, as the study ran it
+    refresh_from="old",
+    count_first_call=True,
+    eigh_epsilon="epsilon",
+    max_precond_dim=9_999,
+    precondition_1d=True,
+    block_size=256,
+)
 
 
 class ScaleBySoapState(NamedTuple):
@@ -21,6 +77,7 @@ class ScaleBySoapState(NamedTuple):
     side is "inputs" or "outputs", the array (layers * blocks, side, side)."""
 
     count: jax.Array  # () int32, calls made, the first included
+    kept: jax.Array  # () int32, how often a basis was kept because the new one was not finite
     mu: Any  # first moment, like the parameters
     nu: Any  # second moment in the rotated basis, like the parameters
     factors: Any  # means of G G' and of G' G
@@ -32,19 +89,9 @@ def scale_by_soap(
     beta2=0.95,
     shampoo_beta=None,
     epsilon=1e-8,
+    options: SoapOptions = AUTHORS,
     *,
     roles: Roles = None,
-    precondition_frequency: int = 10,
-    refresh_from: Literal["new", "old"] = "new",
-    count_first_call: bool = False,
-    eigh_epsilon: Literal["tiny", "epsilon"] = "tiny",
-    max_precond_dim: int = 10_000,
-    precondition_1d: bool = False,
-    block_size: int | None = None,
-    merge_toward: int | None = None,
-    staggered: bool = False,
-    lockstep: bool = False,
-    precision: str = "highest",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam on gradients rotated into the eigenbases of their mean outer products.
 
@@ -65,56 +112,33 @@ def scale_by_soap(
     Args:
       beta1, beta2, epsilon: as in Adam, but epsilon is beside the uncorrected root.
       shampoo_beta: decay rate of L and R; None is beta2.
+      options: see `SoapOptions` (static).
       roles: see `optim.roles.find_roles` (static).
-      precondition_frequency: calls between refreshes; the fewer the better and dearer (static).
-      refresh_from: factors before ("old") or after ("new") this call's gradient (static).
-      count_first_call: s and the refreshes count calls with the first one, else without (static).
-      eigh_epsilon: added to the diagonals of L and R for the eigendecomposition: "tiny" is 1e-30
-        (static).
-      max_precond_dim: longer sides are not rotated (static).
-      precondition_1d: gains are rotated, with a full factor; else they take Adam (static).
-      block_size, merge_toward: see `optim.stacks.blocks.plan` (static).
-      staggered: refresh a `precondition_frequency`-th of the blocks of each shape in every call
-        instead of all of them at once, so that all steps cost the same (static).
-      lockstep: promise that all members of a `vmap` have made equally many calls; without it `vmap`
-        pays for a refresh in every call (static).
-      precision: of the matrix products (static).
 
-    Where a decomposition is not finite, a block keeps its last basis; see
-    `optim.linalg.eigenbasis`.
+    Where a new basis would not be finite a block keeps its last one, and the state counts it.
     """
     shampoo_beta = beta2 if shampoo_beta is None else shampoo_beta
-
-    options = dict(largest=max_precond_dim, vectors=precondition_1d)
-    options |= dict(block_size=block_size, merge_toward=merge_toward)
+    shift = epsilon if options.eigh_epsilon == "epsilon" else 1e-30
 
     def init(params):
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-
-        def square(make):
-            def sides(p, shape):
-                number, *lengths = shape
-                present = [p.inputs, p.outputs]
-                rows = zip(eigenbasis.SIDES, lengths, present, strict=True)
-                return {side: make(number, length) for side, length, here in rows if here}
-
-            return plan_tree(params, roles, **options).make(sides)
-
+        blocks = plan_tree(params, roles, **options.cut)
+        factors = blocks.make(lambda *block: _squares(*block, lambda d: jnp.zeros((d, d), dtype)))
+        bases = blocks.make(lambda *block: _squares(*block, lambda d: jnp.eye(d, dtype=dtype)))
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-        factors = square(lambda n, d: jnp.zeros((n, d, d), dtype))
-        bases = square(lambda n, d: jnp.tile(jnp.eye(d, dtype=dtype), (n, 1, 1)))
-        return ScaleBySoapState(jnp.zeros((), jnp.int32), mu, nu, *share_out((factors, bases)))
+        zero = jnp.zeros((), jnp.int32)
+        return ScaleBySoapState(zero, zero, mu, nu, *share_out((factors, bases)))
 
     def update(gradients, state, params=None, **_):
         del params
         count = optax.safe_increment(state.count)
-        step = count if count_first_call else state.count
+        step = count if options.count_first_call else state.count
         first = count == 1
         correction = jnp.sqrt(1 - beta2**step) / (1 - beta1 ** jnp.maximum(step, 1))
         mu = optax.tree.update_moment(gradients, state.mu, beta1, 1)
         mu = jax.tree.map(lambda new, old: jnp.where(first, old, new), mu, state.mu)
 
-        def move(block):
+        def adam(block):
             g, m, v, factors, bases = block
             new_v = beta2 * v + (1 - beta2) * jnp.square(eigenbasis.rotate(g, bases))
             rotated = eigenbasis.rotate(m, bases) / (jnp.sqrt(new_v) + epsilon) * correction
@@ -123,16 +147,16 @@ def scale_by_soap(
             new = {side: f + (1 - shampoo_beta) * (outer[side] - f) for side, f in factors.items()}
             return jnp.where(first, 0, u), new_v, new
 
-        blocks = plan_tree(gradients, roles, **options)
+        blocks = plan_tree(gradients, roles, **options.cut)
         columns = [blocks.split(tree) for tree in (gradients, mu, state.nu)]
         columns += [blocks.ungroup(tree) for tree in (state.factors, state.bases)]
-        with jax.default_matmul_precision(precision):
-            rows = map_grouped(move, list(zip(*columns, strict=True)), products=True)
+        with jax.default_matmul_precision(options.precision):
+            rows = map_grouped(adam, list(zip(*columns, strict=True)), products=True)
             u, v, factors = map(list, zip(*rows, strict=True)) if rows else ([], [], [])
-            source = columns[3] if refresh_from == "old" else factors
-            call = same_for_all(count) if lockstep else count
+            call = same_for_all(count) if options.lockstep else count
+            source = columns[3] if options.refresh_from == "old" else factors
             source = jax.tree.map(lambda new, old: jnp.where(call == 1, new, old), factors, source)
-            bases, v = new_bases(source, columns[4], v, call)
+            bases, v, kept = _new_bases(source, columns[4], v, call, options, shift)
         directions = jax.tree.map(lambda u, g: u.astype(g.dtype), blocks.join(u), gradients)
 
         def settle(new, old, role: Role):
@@ -142,55 +166,72 @@ def scale_by_soap(
 
         nu = jax.tree.map(settle, blocks.join(v), state.nu, find_roles(gradients, roles))
         factors, bases = share_out((blocks.group(factors), blocks.group(bases)))
-        return directions, ScaleBySoapState(count, mu, nu, factors, bases)
-
-    def new_bases(factors, bases, v, call):
-        """Bases and v after this call: found in the first, refreshed when it is time, else kept.
-
-        All factors of the same side length go through one decomposition, of whatever leaf.
-        """
-        tick = call if count_first_call else call - 1
-        treedef = jax.tree.structure(bases)
-
-        def each(fn, factors, bases):
-            pairs = zip(jax.tree.leaves(factors), jax.tree.leaves(bases), strict=True)
-            return map_grouped(fn, list(pairs))
-
-        def keep(factors, bases, v):
-            return bases, v
-
-        def refresh(factors, bases, v):
-            def step(pair):
-                if staggered:
-                    return eigenbasis.power_step_of_some(*pair, tick, precondition_frequency)
-                return eigenbasis.power_step(*pair)
-
-            rows = each(step, factors, bases)
-            bases, orders = (treedef.unflatten([row[i] for row in rows]) for i in range(2))
-            return bases, [eigenbasis.sort(x, o) for x, o in zip(v, orders, strict=True)]
-
-        def find(factors, bases, v):
-            shift = epsilon if eigh_epsilon == "epsilon" else 1e-30
-            rows = each(lambda pair: eigenbasis.decompose(*pair, shift), factors, bases)
-            return treedef.unflatten(rows), v
-
-        due = True if staggered else tick % precondition_frequency == 0
-        branch = jnp.where(call == 1, 2, jnp.where(due, 1, 0))
-        return jax.lax.switch(branch, [keep, refresh, find], factors, bases, v)
+        return directions, ScaleBySoapState(count, state.kept + kept, mu, nu, factors, bases)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _squares(cut: Plan, shape, make) -> dict[str, jax.Array]:
+    """{side: make(length) of each block}, for the rotated sides of blocks of one shape."""
+    number, height, width = shape
+    lengths = {"inputs": height} if cut.inputs else {}
+    lengths |= {"outputs": width} if cut.outputs else {}
+    return {side: jnp.tile(make(d), (number, 1, 1)) for side, d in lengths.items()}
+
+
+def _new_bases(factors, bases, v, call, options: SoapOptions, shift):
+    """(bases, v, kept) after a call: found in the first, refreshed when it is time, else as before.
+
+    Args:
+      factors, bases: a {side: array} for each piece of the tree.
+      v: second moments of the pieces, which follow the columns of their bases.
+      call: () int32, 1 in the first call.
+      shift: added to the diagonals of the factors in the first call.
+
+    All factors of the same side length go through one decomposition, of whatever leaf.
+    """
+    every = options.precondition_frequency
+    tick = call if options.count_first_call else call - 1
+
+    def each(decomposition, factors, bases):
+        """The results of a decomposition, each like `bases`."""
+        olds, treedef = jax.tree.flatten(bases)
+        pairs = list(zip(jax.tree.leaves(factors), olds, strict=True))
+        columns = zip(*map_grouped(lambda pair: decomposition(*pair), pairs), strict=True)
+        return [treedef.unflatten(column) for column in columns] if olds else [bases] * 3
+
+    def keep(factors, bases, v):
+        return bases, v, jnp.zeros((), jnp.int32)
+
+    def refresh(factors, bases, v):
+        step = eigenbasis.power_step
+        if options.staggered:
+            step = partial(eigenbasis.power_step_of_some, tick=tick, every=every)
+        bases, orders, kept = each(step, factors, bases)
+        return bases, list(map(eigenbasis.sort, v, orders)), _count(kept)
+
+    def find(factors, bases, v):
+        bases, kept, *_ = each(partial(eigenbasis.decompose, shift=shift), factors, bases)
+        return bases, v, _count(kept)
+
+    due = True if options.staggered else tick % every == 0
+    branch = jnp.where(call == 1, 2, jnp.where(due, 1, 0))
+    return jax.lax.switch(branch, [keep, refresh, find], factors, bases, v)
+
+
+def _count(flags) -> jax.Array:
+    return sum(map(jnp.sum, jax.tree.leaves(flags)), jnp.zeros((), jnp.int32)).astype(jnp.int32)
+
+
 def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
     """FLOPs of a step's matrix products and, spread over the steps between, of a refresh."""
-    options = {name: values[name] for name in ("block_size", "merge_toward")}
-    options |= dict(largest=values["max_precond_dim"], vectors=values["precondition_1d"])
-    cut, total = plan(leaf, role, **options), 0.0
+    options = SoapOptions(**{name: values[name] for name in vars(AUTHORS)})
+    cut, total = plan(leaf, role, **options.cut), 0.0
     for number, height, width in cut.block_shapes():
         for side, full in ((height, cut.inputs), (width, cut.outputs)):
             products = 8 * height * width * side  # g and m forth, u back, the factor
             refresh = (2 + 8 / 3) * side**3  # one product, QR
-            total += number * (products + refresh / values["precondition_frequency"]) * full
+            total += number * (products + refresh / options.precondition_frequency) * full
     return total
 
 
@@ -272,12 +313,7 @@ def soap(
     only makes matrices of projections with a head axis, as roles do: at the study's four sizes
     `merge_toward=2048` changes nothing, but below 256 or so it would flatten whole matrices.
     """
-    rule = scale_by_soap(
-        beta1,
-        beta2,
-        shampoo_beta,
-        epsilon,
-        roles=roles,
+    options = SoapOptions(
         precondition_frequency=precondition_frequency,
         refresh_from=refresh_from,
         count_first_call=count_first_call,
@@ -290,6 +326,7 @@ def soap(
         lockstep=lockstep,
         precision=precision,
     )
+    rule = scale_by_soap(beta1, beta2, shampoo_beta, epsilon, options, roles=roles)
     if decay_on == "new":
         if common.get("weight_decay_kind", "decoupled") != "decoupled":
             raise ValueError(
@@ -314,15 +351,9 @@ ENTRY = Entry(
         epsilon=1e-15,
         weight_decay=0.1,
         max_grad_norm=1.0,
-        precondition_frequency=10,
-        refresh_from="old",
-        count_first_call=True,
-        eigh_epsilon="epsilon",
-        max_precond_dim=9_999,
-        precondition_1d=True,
-        block_size=256,
         decay_on="old",
         decayed=("matrix", "head"),
+        **vars(STUDY),
     ),
 )
 

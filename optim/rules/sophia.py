@@ -8,16 +8,16 @@ import optax
 
 from optim.assemble import finish, takes_common
 from optim.entry import Entry, Number
-from optim.linalg.probes import gaussian_like, probe_key
 from optim.roles import Roles
 from optim.stacks.lockstep import same_for_all
+from optim.stacks.probes import gaussian_like, probe_key
 
 
 class ScaleBySophiaState(NamedTuple):
     count: jax.Array  # () int32, updates made
-    key: jax.Array  # (2,) uint32, see optim.linalg.probes
+    key: jax.Array  # (2,) uint32, see optim.stacks.probes
     mu: Any  # first moment
-    hessian: Any  # moving average of the estimates of the Hessian's diagonal
+    nu: Any  # moving average of the estimates of the Hessian's diagonal
 
 
 def scale_by_sophia(
@@ -63,8 +63,8 @@ def scale_by_sophia(
     """
 
     def init(params):
-        mu, hessian = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-        return ScaleBySophiaState(jnp.zeros((), jnp.int32), probe_key(seed), mu, hessian)
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return ScaleBySophiaState(jnp.zeros((), jnp.int32), probe_key(seed), mu, nu)
 
     def update(gradients, state, params=None, *, grad_fn=None, probes=None, **_):
         if grad_fn is None or params is None:
@@ -72,36 +72,33 @@ def scale_by_sophia(
         count = optax.safe_increment(state.count)
         done = same_for_all(state.count) if lockstep else state.count
 
-        def estimate(hessian):
+        def estimate(nu):
             z = gaussian_like(params, state.key, count) if probes is None else probes
             z = jax.tree.map(lambda z, p: z.astype(p.dtype), z, params)
             _, h_z = jax.jvp(grad_fn, (params,), (z,))
-            diagonal = jax.tree.map(lambda z, hz, h: (z * hz).astype(h.dtype), z, h_z, hessian)
-            return optax.tree.update_moment(diagonal, hessian, beta2, 1)
+            diagonal = jax.tree.map(lambda z, hz, h: (z * hz).astype(h.dtype), z, h_z, nu)
+            return optax.tree.update_moment(diagonal, nu, beta2, 1)
 
-        hessian = state.hessian
+        nu = state.nu
         if refresh == "before":
             due = (done % refresh_every == 0) & (done > 0)
-            hessian = jax.lax.cond(due, estimate, lambda h: h, hessian)
+            nu = jax.lax.cond(due, estimate, lambda h: h, nu)
 
         mu = optax.tree.update_moment(gradients, state.mu, beta1, 1)
         bias = 1 - beta1**count
 
         def direction(m, h):
-            d = (
-                jnp.maximum(gamma * h, epsilon)
-                if floor == "max"
-                else gamma * jax.nn.relu(h) + epsilon
-            )
+            above = jnp.maximum(gamma * h, epsilon)
+            d = above if floor == "max" else gamma * jax.nn.relu(h) + epsilon
             if correction == "inside":
                 return jnp.clip(m / bias / d, -1, 1).astype(m.dtype)
             return (jnp.clip(m / d, -1, 1) / bias).astype(m.dtype)
 
-        directions = jax.tree.map(direction, mu, hessian)
+        directions = jax.tree.map(direction, mu, nu)
         if refresh == "after":
             due = (done + 1) % refresh_every == 0
-            hessian = jax.lax.cond(due, estimate, lambda h: h, hessian)
-        return directions, ScaleBySophiaState(count, state.key, mu, hessian)
+            nu = jax.lax.cond(due, estimate, lambda h: h, nu)
+        return directions, ScaleBySophiaState(count, state.key, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

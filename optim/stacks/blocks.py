@@ -12,10 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
 
 from optim.roles import Role, Roles, find_roles, from_stack, stack_shape, to_stack
-from optim.stacks.sharding import stack_spec
 
 Parts = tuple[tuple[int, int], ...]  # (block length, number of such blocks), in order
 
@@ -169,30 +167,6 @@ def plan(
         rows, columns = (), ()
     vector = bool(role.kind == "gain" or merged)
     return Plan(role, tuple(leaf.shape), vector, inputs, outputs, rows, columns)
-
-
-def share_out(tree):
-    """Arrays with a leading stack axis, spread over the mesh by `optim.stacks.sharding.stack_spec`.
-
-    So factors take no more memory on each device than their share, and stay where they are.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-
-    def place(x):
-        return jax.lax.with_sharding_constraint(x, stack_spec(mesh, x.shape))
-
-    return jax.tree.map(place, tree) if _placeable(mesh) else tree
-
-
-def replicate(x):
-    """The whole array on every device of the mesh."""
-    if not _placeable(jax.sharding.get_abstract_mesh()):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
-
-
-def _placeable(mesh) -> bool:
-    return AxisType.Explicit not in mesh.axis_types and any(n > 1 for n in mesh.shape.values())
 
 
 def merges(fan_in: int, fan_out: int, target: int) -> bool:

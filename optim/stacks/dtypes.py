@@ -6,18 +6,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.stacks.sharding import beside, with_auto_axes
+from optim.stacks.placement import with_auto_axes
 
-# Field names of optimizer states, by what they hold. `state_dtypes` and `describe` speak of these
-# kinds.
-STATE_KINDS = {
-    "momentum": ("mu", "momentum"),
-    "second_moment": ("nu", "second_moment", "hessian"),
-    "previous_gradient": ("previous_gradient",),
-    "factor": ("factor", "factors"),
-    "basis": ("basis", "bases"),
+# What the fields of optimizer states hold; `state_dtypes` and `describe` speak of these kinds.
+KIND_OF_FIELD = {
+    "mu": "momentum",
+    "nu": "second_moment",
+    "previous_gradient": "previous_gradient",
+    "factors": "factor",
+    "bases": "basis",
 }
-KIND_OF_FIELD = {name: kind for kind, names in STATE_KINDS.items() for name in names}
+STATE_KINDS = tuple(KIND_OF_FIELD.values())
 
 
 def in_float32(
@@ -26,7 +25,7 @@ def in_float32(
     """Run `inner` on float32 copies of narrower gradients and parameters; updates get the
     gradients' dtype.
 
-    `state_dtypes` maps a kind of state (a key of `STATE_KINDS`) to the dtype it is stored in
+    `state_dtypes` maps a kind of state (one of STATE_KINDS) to the dtype it is stored in
     between steps, for example {"momentum": "bfloat16"}; other state keeps the dtype it is computed
     in.
     """
@@ -36,8 +35,7 @@ def in_float32(
         raise ValueError(f"state_dtypes: {sorted(unknown)} not among {', '.join(STATE_KINDS)}")
 
     def init(params):
-        state = inner.init(jax.tree.map(_widen, params))
-        return beside(_store(state, dtypes), params)
+        return _store(inner.init(jax.tree.map(_widen, params)), dtypes)
 
     def update(updates, state, params=None, **extra_args):
         def run(updates, state, params):

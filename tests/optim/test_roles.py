@@ -8,7 +8,7 @@ import pytest
 from optim.roles import Role, default_role, find_roles, from_stack, stack_shape, to_stack
 from optim.stacks.batching import map_grouped, map_matrices
 
-QUERY = Role("matrix", (0,), (1,), (2, 3), heads=2)
+QUERY = Role("matrix", (0,), (1,), (2, 3), heads=2, part="query")
 OUT = Role("matrix", (0,), (1, 2), (3,))
 
 
@@ -24,7 +24,12 @@ OUT = Role("matrix", (0,), (1, 2), (3,))
         ("blocks/attention_norm/scale", (2, 8), Role("gain", (0,), (), (1,))),
         ("final_norm/scale", (8,), Role("gain", (), (), (0,))),
         ("layers_1/mlp/up/kernel", (8, 32), Role("matrix", (), (0,), (1,))),
-        ("layers/1/attention/query/kernel", (8, 4, 2), Role("matrix", (), (0,), (1, 2), heads=1)),
+        (
+            "layers/1/attention/query/kernel",
+            (8, 4, 2),
+            Role("matrix", (), (0,), (1, 2), heads=1, part="query"),
+        ),
+        ("layers_0/mlp/up/bias", (8,), Role("gain", (), (), (0,), part="bias")),
         ("temperature", (), Role("gain")),
     ],
 )
@@ -65,6 +70,8 @@ def test_a_missing_role_is_refused_by_name():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'bias' is not one of matrix, embedding, head, gain"):
         Role("bias")
+    with pytest.raises(ValueError, match="part 'value' is not one of query, key, bias"):
+        Role("matrix", part="value")
 
 
 def test_a_tree_of_roles_serves_part_of_the_tree():

@@ -17,6 +17,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import optim
+
 V, D, F, LAYERS, TIME = 16, 8, 16, 2, 8
 SHAPES = {
     "embed": {"embedding": (V, D)},
@@ -314,7 +316,7 @@ def mesh_equals_one_device(b):
 
     with jax.set_mesh(mesh):
         params, grads = jax.tree.map(place, (b.params, b.grads))
-        state = jax.jit(b.tx.init)(params)
+        state = jax.jit(b.tx.init, out_shardings=optim.state_shardings(b.tx, params))(params)
         step = jax.jit(lambda *args: update(b.tx, *args, jax.grad(quadratic)))
         carry = step(params, state, grads)
         moved = jax.tree.map(

@@ -1,4 +1,4 @@
-"""SOAP in float64 NumPy, from its authors' and from the study's code.
+"""SOAP in float64 NumPy, from its authors' and from the study's code, null spaces apart.
 
 Both yield (parameters, eigenbases) after every call; bases are {(name, index of the
 block): [for each dimension an array or None]}.
@@ -24,7 +24,14 @@ def outer(g, dim):
 
 
 def eigenbasis(gram, shift):
-    return np.flip(np.linalg.eigh(gram + shift * np.eye(len(gram)))[1], 1)
+    """Eigenvectors by falling eigenvalue. In a null space LAPACK returns any basis, as its rounding
+    has it; here, as in ours, the one that diagonalises diag(1..d)."""
+    values, q = (np.flip(x, -1) for x in np.linalg.eigh(gram + shift * np.eye(len(gram))))
+    null = values <= len(gram) * np.finfo(gram.dtype).eps * values[0]
+    ramp = q[:, null].T @ (np.arange(1, len(gram) + 1)[:, None] * q[:, null])
+    q = q.copy()
+    q[:, null] = q[:, null] @ np.flip(np.linalg.eigh(ramp)[1], 1)
+    return q
 
 
 def power_qr(grams, bases, v):

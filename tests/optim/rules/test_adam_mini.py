@@ -1,5 +1,7 @@
 """Adam-mini against its transcriptions, and the size of its state."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,15 +54,23 @@ def test_one_second_moment_per_block():
     assert {k: v.size for k, v in state.nu.items()} == blocks
 
 
-def test_blocks_by_path_and_role():
+def test_blocks_by_role():
     kernel = jax.ShapeDtypeStruct((4, 2, 3), jnp.float32)
     for name, axes in {"query": (0, 2), "k_proj": (0, 2), "value": (0,)}.items():
-        path = f"attention/{name}/kernel"
-        assert block_axes(path, default_role(path, kernel)) == axes
-    bias, gain = (optim.Role("gain", (), (), (0,)) for _ in range(2))
-    assert block_axes("mlp/up/bias", bias) == ()
-    assert block_axes("norm/scale", gain) == (0,)
-    assert block_axes("norm/scale", gain, "entry") == ()
+        assert block_axes(default_role(f"attention/{name}/kernel", kernel)) == axes
+    vector = jax.ShapeDtypeStruct((4,), jnp.float32)
+    gain = default_role("norm/scale", vector)
+    assert block_axes(default_role("mlp/up/bias", vector)) == ()
+    assert block_axes(gain) == (0,)
+    assert block_axes(gain, "entry") == ()
+
+
+def test_a_declared_role_counts_and_the_path_does_not():
+    role = optim.Role("matrix", (), (0,), (1, 2), heads=1)
+    for path in ("to_q/kernel", "attention/query/kernel"):
+        for part, blocks in ((None, 6), ("query", 2)):
+            tx = scale_by_adam_mini(roles=lambda *_, part=part: replace(role, part=part))
+            assert tx.init({path: jnp.ones((4, 2, 3))}).nu[path].size == blocks
 
 
 def test_direction_is_invariant_to_the_scale_of_a_block():

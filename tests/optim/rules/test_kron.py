@@ -8,9 +8,9 @@ import reference_kron
 import replay
 
 import optim
-from optim.linalg import triangular
-from optim.linalg.turns import due_parts, in_parts, update_probability
-from optim.rules.kron import scale_by_kron
+from optim.linalg import kron_factors
+from optim.linalg.kron_factors import due_parts, in_parts, update_probability
+from optim.rules.kron import KronOptions, scale_by_kron
 
 DTYPES = ["float64", pytest.param("float32", marks=pytest.mark.slow)]
 PARAMS, GRADS = replay.random_tree(0), replay.gradients(34)
@@ -66,7 +66,7 @@ def directions(tx, gradients, probes=None):
 
 
 def test_fits_always_at_first_and_then_ever_more_rarely():
-    tx = scale_by_kron(0.9, 0.1, 0.3, 5, roles=ROLE, schedule_start=1)
+    tx = scale_by_kron(0.9, 0.1, 0.3, 5, KronOptions(schedule_start=1), roles=ROLE)
     update = jax.jit(tx.update)
     g = {"w": normal(0, 1, 3, 3)}
     state, calls = tx.init(g)._replace(count=jnp.asarray(0)), []
@@ -117,7 +117,7 @@ def test_equivariant_under_reflections_of_coordinates():
 @pytest.mark.slow
 def test_normalised_gradients_have_no_scale():
     g, v = ([normal(k + t, 2, 4, 3) for t in range(6)] for k in (0, 50))
-    tx = scale_by_kron(roles=ROLE, normalize_grads=True, statistics="leaf")
+    tx = scale_by_kron(options=KronOptions(normalize_grads=True, statistics="leaf"), roles=ROLE)
     one, _ = directions(tx, g, v)
     other, _ = directions(tx, [1e3 * x for x in g], v)
     for a, b in zip(one, other, strict=True):
@@ -129,7 +129,8 @@ def test_scanned_equals_unrolled_where_statistics_are_per_matrix():
     g, v = ([normal(k + t, 2, 4, 3) for t in range(6)] for k in (0, 50))
     errors = {}
     for statistics in ("matrix", "leaf"):
-        tx = scale_by_kron(roles=ROLE, normalize_grads=True, statistics=statistics)
+        options = KronOptions(normalize_grads=True, statistics=statistics)
+        tx = scale_by_kron(options=options, roles=ROLE)
         scanned, _ = directions(tx, g, v)
         alone, _ = directions(tx, [x[1:] for x in g], [x[1:] for x in v])
         errors[statistics] = max(
@@ -142,11 +143,11 @@ def test_scanned_equals_unrolled_where_statistics_are_per_matrix():
 def test_balancing_leaves_the_preconditioner():
     q = {"inputs": jnp.triu(normal(0, 2, 3, 3)), "outputs": 9 * jnp.abs(normal(1, 2, 4))}
     g = normal(2, 2, 3, 4)
-    balanced = triangular.balance(q)
+    balanced = kron_factors.balance(q)
     largest = [jnp.max(jnp.abs(x.reshape(2, -1)), axis=1) for x in balanced.values()]
     np.testing.assert_allclose(largest[0], largest[1], rtol=1e-6)
     np.testing.assert_allclose(
-        triangular.whiten(g, balanced), triangular.whiten(g, q), rtol=1e-4, atol=1e-4
+        kron_factors.whiten(g, balanced), kron_factors.whiten(g, q), rtol=1e-4, atol=1e-4
     )
 
 
@@ -154,15 +155,16 @@ def test_norm_lower_bound():
     for t in range(5):
         a = normal(t, 6, 6)
         a = a @ a.T
-        norm, bound = jnp.linalg.norm(a, 2), triangular.norm_lower_bound(a)
+        norm, bound = jnp.linalg.norm(a, 2), kron_factors.norm_lower_bound(a)
         assert norm / 2**0.5 <= bound <= norm * (1 + 1e-6)
-    assert triangular.norm_lower_bound(jnp.zeros((3, 3))) == 0
+    assert kron_factors.norm_lower_bound(jnp.zeros((3, 3))) == 0
 
 
 @pytest.mark.slow
 def test_overflow_leaves_the_factors():
     tx = scale_by_kron(roles=ROLE)
     _, state = directions(tx, [normal(0, 2, 4, 4).at[1].multiply(1e30)])
+    assert state.kept == 2  # the inputs' and the outputs' factor of the second matrix
     factors = state.factors["w"][0]["inputs"]
     np.testing.assert_array_equal(factors[1], np.eye(4))
     assert np.isfinite(factors).all() and not np.array_equal(factors[0], np.eye(4))
@@ -188,6 +190,9 @@ def test_in_parts_does_only_what_is_due():
 @pytest.mark.slow
 def test_fitting_in_turns_is_the_same_while_all_are_due():
     g, v = ([normal(k + t, 5, 4, 3) for t in range(4)] for k in (0, 50))
-    runs = [directions(scale_by_kron(roles=ROLE, turns=turns), g, v)[0] for turns in (1, 3)]
+    runs = [
+        directions(scale_by_kron(options=KronOptions(turns=turns), roles=ROLE), g, v)[0]
+        for turns in (1, 3)
+    ]
     for a, b in zip(*runs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

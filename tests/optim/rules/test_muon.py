@@ -76,8 +76,8 @@ def test_polynomials_are_named():
 def test_updates_do_not_depend_on_the_gradients_scale(scale):
     """Muon, Scion, Lion and Signum: no epsilon, so down to float32's range."""
     rules = [
-        scale_by_muon(0.9, 0.0, dtype=None),
-        scale_by_scion(0.9, 0.0, dtype=None),
+        scale_by_muon(0.9, 0.0, ns_dtype=None),
+        scale_by_scion(0.9, 0.0, ns_dtype=None),
         scale_by_lion(0.9, 0.99),
         scale_by_signum(0.9),
     ]
@@ -100,7 +100,7 @@ def test_updates_do_not_depend_on_the_gradients_scale(scale):
 )
 def test_scale_factors_of_flax_kernels(scale, tall, wide):
     """(in, out): a wide kernel has out / in = 4, a tall one 1 / 4."""
-    tx = scale_by_muon(polynomial="polar_express", steps=8, dtype=None, scale=scale)
+    tx = scale_by_muon(ns_polynomial="polar_express", ns_steps=8, ns_dtype=None, scale=scale)
     updates = first_update(tx, MATRICES)
     np.testing.assert_allclose(singular_values(updates["tall"]), tall, rtol=0.02)
     np.testing.assert_allclose(singular_values(updates["wide"]), wide, rtol=0.02)

@@ -8,8 +8,8 @@ import reference_sophia
 import replay
 
 import optim
-from optim.linalg.probes import gaussian_like, probe_key
 from optim.rules.sophia import scale_by_sophia
+from optim.stacks.probes import gaussian_like, probe_key
 
 DTYPES = ["float64", pytest.param("float32", marks=pytest.mark.slow)]
 PARAMS, GRADS = replay.random_tree(0), replay.gradients(32)
@@ -99,7 +99,7 @@ def test_probes_depend_on_seed_step_and_path_only():
 
 def test_probes_of_every_size(monkeypatch):
     """Small leaves in chunks, large ones by themselves, empty ones; all of unit variance."""
-    monkeypatch.setattr("optim.linalg.probes.SMALL", 5000)
+    monkeypatch.setattr("optim.stacks.probes.SMALL", 5000)
     shapes = {"large": (60, 100), "chunks": (3000,), "scalar": (), "empty": (0, 4)}
     z = gaussian_like({k: jnp.zeros(s) for k, s in shapes.items()}, probe_key(0), 3)
     assert {k: x.shape for k, x in z.items()} == shapes

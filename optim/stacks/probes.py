@@ -3,12 +3,12 @@
 So they are the same for any mesh, any order of the leaves, and whatever other leaves there are.
 """
 
+import itertools
 import math
 import zlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optim.roles import path_name
 
@@ -33,7 +33,7 @@ def gaussian_like(tree, key_data: jax.Array, step):
         return tree
     paths = [zlib.crc32(path_name(p).encode()) for p, _ in jax.tree.leaves_with_path(tree)]
     key = jax.random.fold_in(jax.random.wrap_key_data(key_data, impl=IMPLEMENTATION), step)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.array(paths, np.uint32))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(paths, jnp.uint32))
     drawn = [None] * len(leaves)
     together: dict = {}
     for i, x in enumerate(leaves):
@@ -45,10 +45,11 @@ def gaussian_like(tree, key_data: jax.Array, step):
             together.setdefault(x.dtype, []).append(i)
     for dtype, members in together.items():
         chunks = [math.ceil(leaves[i].size / CHUNK) for i in members]
-        numbers = np.concatenate([np.arange(n, dtype=np.uint32) for n in chunks])
-        chunk_keys = jax.vmap(jax.random.fold_in)(keys[np.repeat(members, chunks)], numbers)
+        owners = jnp.array([i for i, n in zip(members, chunks, strict=True) for _ in range(n)])
+        numbers = jnp.array([number for n in chunks for number in range(n)], jnp.uint32)
+        chunk_keys = jax.vmap(jax.random.fold_in)(keys[owners], numbers)
         rows = jax.vmap(lambda k, d=dtype: jax.random.normal(k, (CHUNK,), d))(chunk_keys)
-        for i, end, n in zip(members, np.cumsum(chunks), chunks, strict=True):
+        for i, end, n in zip(members, itertools.accumulate(chunks), chunks, strict=True):
             mine = rows[end - n : end].reshape(-1)[: leaves[i].size]
             drawn[i] = mine.reshape(leaves[i].shape)
     return treedef.unflatten(drawn)

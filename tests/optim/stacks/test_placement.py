@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 import optim
 from lm.pods.hlo import collectives
-from optim.stacks.batching import map_grouped
-from optim.stacks.sharding import stack_spec
+from optim.stacks.batching import joined, map_grouped, together
+from optim.stacks.placement import stack_spec
 
 # Six layers on eight devices: 24 square matrices divide evenly, 18 rectangular ones do not.
 L, D, H, K, F, V = 6, 16, 4, 4, 64, 32
@@ -67,13 +67,13 @@ def test_muon_on_a_mesh(axes):
     with jax.set_mesh(mesh):
         specs = {k: NamedSharding(mesh, spec) for k, (_, spec) in LEAVES.items()}
         params, grads = (jax.device_put(tree, specs) for tree in (PARAMS, GRADS))
-        state = jax.jit(tx.init)(params)
+        state = jax.jit(tx.init, out_shardings=optim.state_shardings(tx, params))(params)
         shared = jax.jit(step).lower(params, state, grads).compile()
         carry = shared(params, state, grads)
         stays = jax.tree.map(
             lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), carry, (params, state)
         )
-        momentum = state[1].inner_states["matrix"].inner_state.momentum
+        momentum = state[1].inner_states["matrix"].inner_state.mu
         result = shared(*carry, grads)[0]
 
     for key, x in expected.items():
@@ -112,7 +112,7 @@ def test_preconditioners_are_shared_out(name):
     with jax.set_mesh(mesh):
         specs = {k: NamedSharding(mesh, spec) for k, (_, spec) in LEAVES.items()}
         params, grads = (jax.device_put(tree, specs) for tree in (PARAMS, GRADS))
-        state = jax.jit(tx.init)(params)
+        state = jax.jit(tx.init, out_shardings=optim.state_shardings(tx, params))(params)
         shared = jax.jit(step).lower(params, state, grads).compile()
     assert flops(shared) < 0.4 * flops(alone)
 
@@ -128,7 +128,7 @@ def test_a_short_stack_is_split_within_its_matrices():
     with jax.set_mesh(mesh):
         spec = NamedSharding(mesh, LEAVES[name][1])
         params, grads = (jax.device_put(tree, spec) for tree in (params, grads))
-        state = jax.jit(tx.init)(params)
+        state = jax.jit(tx.init, out_shardings=optim.state_shardings(tx, params))(params)
         shared = jax.jit(step).lower(params, state, grads).compile()
         result = shared(params, state, grads)[0]
     np.testing.assert_allclose(result[name], expected[name], atol=2e-5)
@@ -157,3 +157,53 @@ def test_odd_stacks_are_padded_together():
     # 8 + 16 places for 24 matrices: a device works on 3. Padded one by one they would be 6.
     assert flops(shared) < 1.2 * 3 * 2 * side**3
     assert sum(collectives(shared.as_text(), chips=8).most.values()) < sum(sizes) * side**2 * 4
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("sizes", [(8, 16), (3, 8, 5, 3), (1, 1), (2,)])
+def test_together_is_joined(sizes, products):
+    """Trees of pieces with two leaves each; a function that mixes no two matrices."""
+    items = [{"a": jnp.ones((n, 4, 6)) + n, "b": jnp.arange(n * 6.0).reshape(n, 6)} for n in sizes]
+
+    def fn(x):
+        return x["a"] @ x["b"][:, :, None], x["b"] + 1
+
+    plain = joined(fn, items)
+    with jax.set_mesh(jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)):
+        shared = jax.jit(lambda items: together(fn, items, products=products))(items)
+    jax.tree.map(np.testing.assert_array_equal, shared, plain)
+
+
+def placed(shapes):
+    """Parameters of these shapes, the first axis over `data` and the last over `model`."""
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    spec = {2: P("data", "model"), 1: P()}
+    return {
+        name: jax.ShapeDtypeStruct(s, jnp.float32, sharding=NamedSharding(mesh, spec[len(s)]))
+        for name, s in shapes.items()
+    }
+
+
+def test_state_lies_with_its_parameter():
+    """Of any transformation: whole copies, one entry for many, masked parts, factored moments."""
+    params = placed({"w": (16, 32), "scale": (4,)})
+    like = P("data", "model")
+    muon = optim.state_shardings(optim.build("muon", {"learning_rate": 0.1}), params)
+    inner = muon[1].inner_states
+    assert inner["matrix"].inner_state.mu["w"].spec == like
+    assert inner["fallback"].inner_state.nu["scale"].spec == P(None)
+    mini = optim.state_shardings(optim.build("adam_mini", {"learning_rate": 0.1}), params)
+    assert mini[1].nu["w"].spec == P(None, "model")
+    adafactor = optim.state_shardings(optax.adafactor(0.1, min_dim_size_to_factor=8), params)
+    assert adafactor[0].v_col["w"].spec == P(("data", "model"))  # 32 columns over eight devices
+    soap = optim.state_shardings(optim.build("soap", {"learning_rate": 0.1}, block_size=4), params)
+    assert soap[1].factors["w"][0]["inputs"].spec == P(("data", "model"), None, None)
+    assert soap[1].count.spec == P()
+
+
+def test_a_large_array_that_belongs_to_no_parameter_is_refused_by_name():
+    def init(params):
+        return {"table": jnp.zeros((1024, 1024)), "mu": jax.tree.map(jnp.zeros_like, params)}
+
+    with pytest.raises(ValueError, match=r"'table' \(1024, 1024\).*4,194,304 bytes"):
+        optim.state_shardings(init, placed({"w": (16, 32)}))

@@ -1,0 +1,134 @@
+"""Where arrays lie on a mesh: optimizer state with its parameter, stacks along their first axis.
+
+Placement acts under `jax.set_mesh` only; without a mesh the program is unchanged.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from optim.roles import path_name
+
+# Mesh axes over which stacks of matrices are shared out. Other axes (trials) hold other runs.
+SHARED_AXES = ("data", "model")
+LARGEST_COPY = 2**20  # bytes of a state array that may be whole on every device
+
+
+def state_shardings(tx, params):
+    """Where each array of the optimizer state `tx.init(params)` lies, a tree of `NamedSharding`.
+
+        state = jax.jit(tx.init, out_shardings=optim.state_shardings(tx, params))(params)
+
+    Args:
+      tx: an optax transformation, or its `init`.
+      params: arrays, or `jax.ShapeDtypeStruct`s, with a `NamedSharding` each, all on one mesh.
+
+    What `tx.init` makes of a parameter's leaf lies like the parameter where its axes are the
+    parameter's, axes of length 1 (one entry for many) apart, and as `stack_spec` says where they
+    are not. Counters and keys are whole on every device.
+
+    Raises:
+      ValueError: naming a state array of more than LARGEST_COPY bytes that belongs to no parameter:
+        every device would hold a copy.
+    """
+    init = getattr(tx, "init", tx)
+    leaves, treedef = jax.tree.flatten(params)
+    mesh = leaves[0].sharding.mesh
+    state = jax.eval_shape(init, params)
+
+    def beside(param, leaf):
+        shape = leaf.shape
+        if len(shape) != param.ndim:
+            return NamedSharding(mesh, stack_spec(mesh, shape))
+        names = (*param.sharding.spec, *[None] * (param.ndim - len(param.sharding.spec)))
+        rows = list(zip(names, shape, param.shape, strict=True))
+        if any(mine not in (1, its) for _, mine, its in rows):
+            return NamedSharding(mesh, stack_spec(mesh, shape))
+        kept = (name if mine == its else None for name, mine, its in rows)
+        return NamedSharding(mesh, PartitionSpec(*kept))
+
+    def like_params(tree):
+        """A copy of the parameters' tree; in a leaf's place may be one array, several or none."""
+        mine = zip(leaves, treedef.flatten_up_to(tree), strict=True)
+        return treedef.unflatten([jax.tree.map(partial(beside, p), x) for p, x in mine])
+
+    def whole(leaf):
+        size = leaf.size * leaf.dtype.itemsize
+        if size > LARGEST_COPY and mesh.size > 1:
+            path = next(path for path, x in jax.tree.leaves_with_path(state) if x is leaf)
+            raise ValueError(
+                f"optimizer state {path_name(path)!r} {leaf.shape} belongs to no parameter: "
+                f"{mesh.size} devices would each hold its {size:,} bytes; at most {LARGEST_COPY:,}"
+            )
+        return NamedSharding(mesh, PartitionSpec())
+
+    return optax.tree.map_params(
+        init, like_params, state, transform_non_params=whole, is_leaf=lambda _: True
+    )
+
+
+def stack_spec(mesh, shape: Sequence[int]) -> PartitionSpec:
+    """How a stack of matrices lies on a mesh: all devices along the first of its axes that they
+    divide, the stack if possible; if there is none, each mesh axis along the first that it divides.
+    """
+    axes = shared_axes(mesh)
+    devices = math.prod(mesh.shape[a] for a in axes)
+    names: list[tuple[str, ...]] = [() for _ in shape]
+    whole = [i for i, size in enumerate(shape) if size % devices == 0]
+    if whole:
+        # Inside the matrices in reverse: from there each mesh axis is one all-to-all off the stack.
+        names[whole[0]] = axes[::-1] if whole[0] else axes
+        axes = ()
+    for axis in axes:
+        for i, size in enumerate(shape):
+            if size % math.prod(mesh.shape[a] for a in (*names[i], axis)) == 0:
+                names[i] += (axis,)
+                break
+    return PartitionSpec(*(n or None for n in names))
+
+
+def shared_axes(mesh) -> tuple[str, ...]:
+    """The axes of a mesh over which stacks are shared out."""
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return tuple(a for a in SHARED_AXES if kinds.get(a) == AxisType.Auto and mesh.shape[a] > 1)
+
+
+def share_out(tree):
+    """Arrays with a leading stack axis, such as factors, placed as `stack_spec` says."""
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def place(x):
+        return jax.lax.with_sharding_constraint(x, stack_spec(mesh, x.shape))
+
+    return jax.tree.map(place, tree) if _placeable(mesh) else tree
+
+
+def replicate(x):
+    """The whole array on every device of the mesh."""
+    if not _placeable(jax.sharding.get_abstract_mesh()):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def _placeable(mesh) -> bool:
+    return AxisType.Explicit not in mesh.axis_types and any(n > 1 for n in mesh.shape.values())
+
+
+def with_auto_axes(fn: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` for meshes with explicit axes too: inside, the compiler places arrays.
+
+    `like(*args)` has the structure of the result and lends it its shardings.
+    """
+
+    def run(*args):
+        if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+            return fn(*args)
+        shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, like(*args))
+        return jax.sharding.auto_axes(fn, out_sharding=shardings)(*args)
+
+    return run
