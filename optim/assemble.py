@@ -1,5 +1,7 @@
 """What every optimizer shares around its rule: clip, weight decay, learning rate."""
 
+import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -11,7 +13,7 @@ import optax
 from optim.roles import KINDS, Kind, Role, Roles, find_roles
 from optim.stacks.dtypes import STATE_KINDS, in_float32
 
-StateKind = Literal[tuple(STATE_KINDS)]
+StateKind = Literal[STATE_KINDS]
 Dtype = Literal["bfloat16", "float16", "float32", "float64"]
 WeightDecay = Literal["decoupled", "independent", "corrected", "cautious"]
 
@@ -65,15 +67,29 @@ def finish(
 def takes_common(alias: Callable) -> Callable:
     """Decorates an optimizer that hands its `**common` to `finish`: the signature lists them.
 
+    So it does the fields of `options`, if it has a dataclass of that name, which may be given one
+    by one: `soap(1e-3, block_size=256)` or `soap(1e-3, options=STUDY)`.
+
     For `help`, for `optim.entry.Entry`, and for `optax.inject_hyperparams`, which passes only what
     a signature lists.
     """
     own = inspect.signature(alias).parameters
+    start = own["options"].default if "options" in own else None
+    fields = inspect.signature(type(start)).parameters if start else {}
+
+    @functools.wraps(alias)
+    def whole(*args, **kwargs):
+        if start:
+            given = {name: kwargs.pop(name) for name in fields if name in kwargs}
+            kwargs["options"] = dataclasses.replace(kwargs.get("options", start), **given)
+        return alias(*args, **kwargs)
+
     common = inspect.signature(finish).parameters.values()
-    more = [p for p in common if p.kind == p.KEYWORD_ONLY and p.name not in own]
-    named = [p for p in own.values() if p.kind != p.VAR_KEYWORD]
-    alias.__signature__ = inspect.Signature([*named, *more])
-    return alias
+    listed = [p for p in own.values() if p.kind != p.VAR_KEYWORD and p.name != "options"]
+    listed += [p.replace(kind=p.KEYWORD_ONLY) for p in fields.values()]
+    listed += [p for p in common if p.kind == p.KEYWORD_ONLY and p.name not in own]
+    whole.__signature__ = inspect.Signature(listed)
+    return whole
 
 
 def clip_by_norm(

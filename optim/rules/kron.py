@@ -49,8 +49,8 @@ class KronOptions:
     block_size: int | None = None
     merge_toward: int | None = None
     turns: int = 1
-    update_precision: str | None = "highest"
-    precision: str | None = "highest"
+    update_precision: Precision = "highest"
+    precision: Precision = "highest"
 
     @property
     def cut(self) -> dict[str, Any]:
@@ -276,17 +276,7 @@ def kron(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    normalize_grads: bool = False,
-    statistics: Statistics = "matrix",
-    damped_direction: bool = True,
-    schedule_start: Literal[0, 1] = 0,
-    preconditioner_init_scale: float = 1.0,
-    max_size_triangular: int = 8192,
-    block_size: int | None = None,
-    merge_toward: int | None = None,
-    turns: int = 1,
-    update_precision: Precision = "highest",
-    precision: Precision = "highest",
+    options: KronOptions = AUTHORS,
     seed: int = 0,
     decayed: tuple[Kind, ...] = ("matrix", "embedding", "head"),
     **common,
@@ -304,9 +294,9 @@ def kron(
       weight_decay: decoupled.
       max_grad_norm: global norm to clip to; 0 is off.
       roles: see `optim.roles.find_roles` (static).
-      statistics: of normalisation, damping and the clip; see `scale_by_kron` (static).
       decayed: kinds of leaves that decay (static).
-      others: see `scale_by_kron` (static).
+      options: see `KronOptions`; its fields may also be given one by one (static). `statistics`
+        are of the clip, too.
       **common: static options of `optim.assemble.finish`.
 
     authors: kron_torch 0.3.3 (Evan Walters), a matrix a layer; it balances at random instead of
@@ -315,19 +305,6 @@ def kron(
     blocks of 256 up to sides of 25,000. At the study's four sizes its merging of small dimensions
     toward 8192 leaves matrices as they are; `merge_toward=8192` does the same to smaller ones.
     """
-    options = KronOptions(
-        normalize_grads=normalize_grads,
-        statistics=statistics,
-        damped_direction=damped_direction,
-        schedule_start=schedule_start,
-        preconditioner_init_scale=preconditioner_init_scale,
-        max_size_triangular=max_size_triangular,
-        block_size=block_size,
-        merge_toward=merge_toward,
-        update_precision=update_precision,
-        precision=precision,
-        turns=turns,
-    )
     rule = scale_by_kron(
         beta1,
         preconditioner_lr,
@@ -337,12 +314,12 @@ def kron(
         roles=roles,
         seed=seed,
     )
-    rule = optax.chain(rule, clip_update_rms(max_update_rms, roles=roles, statistics=statistics))
+    clip = clip_update_rms(max_update_rms, roles=roles, statistics=options.statistics)
     return finish(
-        rule,
+        optax.chain(rule, clip),
         learning_rate,
         weight_decay,
-        0.0 if normalize_grads else max_grad_norm,
+        0.0 if options.normalize_grads else max_grad_norm,
         roles=roles,
         decayed=decayed,
         **common,

@@ -48,7 +48,7 @@ class SoapOptions:
     merge_toward: int | None = None
     staggered: bool = False
     lockstep: bool = False
-    precision: str = "highest"
+    precision: Precision = "highest"
 
     @property
     def cut(self) -> dict[str, Any]:
@@ -275,18 +275,8 @@ def soap(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    precondition_frequency: int = 10,
-    refresh_from: Literal["new", "old"] = "new",
-    count_first_call: bool = False,
-    eigh_epsilon: Literal["tiny", "epsilon"] = "tiny",
-    max_precond_dim: int = 10_000,
-    precondition_1d: bool = False,
-    block_size: int | None = None,
-    merge_toward: int | None = None,
+    options: SoapOptions = AUTHORS,
     decay_on: Literal["new", "old"] = "new",
-    staggered: bool = False,
-    lockstep: bool = False,
-    precision: Precision = "highest",
     decayed: tuple[Kind, ...] = KINDS,
     **common,
 ) -> optax.GradientTransformationExtraArgs:
@@ -305,7 +295,7 @@ def soap(
       decay_on: the parameters before ("old") or after ("new") the step decay; with "new" there is
         no decay in the first call either (static).
       decayed: kinds of leaves that decay (static).
-      others: see `scale_by_soap` (static).
+      options: see `SoapOptions`; its fields may also be given one by one (static).
       **common: static options of `optim.assemble.finish`.
 
     authors: nikhilvyas/SOAP `soap.py`, a matrix a layer. study: levanter's, with every leaf's sides
@@ -313,19 +303,6 @@ def soap(
     only makes matrices of projections with a head axis, as roles do: at the study's four sizes
     `merge_toward=2048` changes nothing, but below 256 or so it would flatten whole matrices.
     """
-    options = SoapOptions(
-        precondition_frequency=precondition_frequency,
-        refresh_from=refresh_from,
-        count_first_call=count_first_call,
-        eigh_epsilon=eigh_epsilon,
-        max_precond_dim=max_precond_dim,
-        precondition_1d=precondition_1d,
-        block_size=block_size,
-        merge_toward=merge_toward,
-        staggered=staggered,
-        lockstep=lockstep,
-        precision=precision,
-    )
     rule = scale_by_soap(beta1, beta2, shampoo_beta, epsilon, options, roles=roles)
     if decay_on == "new":
         if common.get("weight_decay_kind", "decoupled") != "decoupled":
