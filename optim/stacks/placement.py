@@ -5,7 +5,6 @@ Placement acts under `jax.set_mesh` only; without a mesh the program is unchange
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -28,9 +27,9 @@ def state_shardings(tx, params):
       tx: an optax transformation, or its `init`.
       params: arrays, or `jax.ShapeDtypeStruct`s, with a `NamedSharding` each, all on one mesh.
 
-    What `tx.init` makes of a parameter's leaf lies like the parameter where its axes are the
-    parameter's, axes of length 1 (one entry for many) apart, and as `stack_spec` says where they
-    are not. Counters and keys are whole on every device.
+    An array in a parameter's place lies like the parameter where it has its axes, or length 1 (one
+    entry for many) instead; other arrays there, such as factors, as `stack_spec` says. Counters and
+    keys are whole on every device.
 
     Raises:
       ValueError: naming a state array of more than LARGEST_COPY bytes that belongs to no parameter:
@@ -41,21 +40,22 @@ def state_shardings(tx, params):
     mesh = leaves[0].sharding.mesh
     state = jax.eval_shape(init, params)
 
-    def beside(param, leaf):
-        shape = leaf.shape
-        if len(shape) != param.ndim:
-            return NamedSharding(mesh, stack_spec(mesh, shape))
+    def stack(leaf):
+        return NamedSharding(mesh, stack_spec(mesh, leaf.shape))
+
+    def beside(param, mine):
+        """Of what is in the parameter's place: an array, several such as factors, or nothing."""
+        if not isinstance(mine, jax.ShapeDtypeStruct) or mine.ndim != param.ndim:
+            return jax.tree.map(stack, mine)
         names = (*param.sharding.spec, *[None] * (param.ndim - len(param.sharding.spec)))
-        rows = list(zip(names, shape, param.shape, strict=True))
-        if any(mine not in (1, its) for _, mine, its in rows):
-            return NamedSharding(mesh, stack_spec(mesh, shape))
-        kept = (name if mine == its else None for name, mine, its in rows)
+        rows = list(zip(names, mine.shape, param.shape, strict=True))
+        if any(length not in (1, its) for _, length, its in rows):
+            return stack(mine)
+        kept = (name if length == its else None for name, length, its in rows)
         return NamedSharding(mesh, PartitionSpec(*kept))
 
     def like_params(tree):
-        """A copy of the parameters' tree; in a leaf's place may be one array, several or none."""
-        mine = zip(leaves, treedef.flatten_up_to(tree), strict=True)
-        return treedef.unflatten([jax.tree.map(partial(beside, p), x) for p, x in mine])
+        return treedef.unflatten(map(beside, leaves, treedef.flatten_up_to(tree)))
 
     def whole(leaf):
         size = leaf.size * leaf.dtype.itemsize
