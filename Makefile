@@ -7,7 +7,7 @@ BIN     := .venv/bin
 RUN      ?= 130m,1x,muon
 TOPOLOGY ?= v5e:16x16
 
-.PHONY: study test fast lint lock clean help coverage preflight stress
+.PHONY: study test fast numerics lint lock clean help coverage preflight stress
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -29,6 +29,11 @@ test: .venv/ready  ## every test
 
 fast: .venv/ready  ## the tests to run while working (under 3 minutes)
 	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow and not stress"
+
+# Other kernels round differently: trajectories and decompositions must not depend on the processor.
+numerics: .venv/ready  ## the numeric tests as on a processor without AVX
+	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(BIN)/python -m pytest -n 2 \
+	  tests/optim/rules tests/optim/linalg -k "trajectory or authors or study or linalg"
 
 coverage: .venv/ready  ## do nominal 95 % intervals cover? a thousand synthetic studies, an hour
 	$(BIN)/python -m analysis.coverage --studies=1000 --out=docs/coverage.csv
