@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import published
-from analysis.estimates import sensitivity, simulate
-from analysis.estimates.joint import BASELINE, fit_joint
-from analysis.estimates.speedup import robust_cell
+from analysis.fits import simulate
+from analysis.fits.joint import fit_joint
+from analysis.fits.speedup import robust_cell, widened
+from analysis.runs.names import BASELINE
+from analysis.stats import intervals
 
 BINS = ((5e-4, 1e-3), (1e-3, 1.8e-3), (1.8e-3, 3e-3))
 SIGMA = (5e-4, 3e-3)
@@ -49,15 +51,16 @@ def one_study(seed, *, tuning=5e-4, some=24, bootstrap=False) -> list[dict]:
             }
         )
 
-    check("noise", sigma, noise.low, noise.high)
+    check("noise", sigma, *noise.total.interval())
     others = cells[cells.optimizer != BASELINE]
     keep = others.sample(some, random_state=int(rng.integers(2**31)))
-    for answer in robust_cell(cells, noise, only=keep.index).itertuples():
+    wide, level, _ = widened(cells, noise.paired)
+    for answer in robust_cell(wide, level, only=keep.index).itertuples():
         params = published.PARAMS[answer.model_size]
         true = truth.speedup(answer.optimizer, params, answer.chinchilla_ratio)
         kind = "speedup, robust_cell" + (" (lower bounds)" if answer.bound else "")
         check(kind, true, answer.low, answer.high)
-    fit = fit_joint(cells, noise.sigma)
+    fit = fit_joint(cells, noise.paired.sd)
     check("joint fit converged", True, fit.converged, True)
     for cell in keep.iloc[: some // 2].itertuples():
         params = published.PARAMS[cell.model_size]
@@ -76,10 +79,47 @@ def one_study(seed, *, tuning=5e-4, some=24, bootstrap=False) -> list[dict]:
     if bootstrap:
         params = published.PARAMS["520m"]
         true = truth.speedup("muon", params, fit.ratio0)
-        three = sensitivity.bootstrap_check(fit, "muon", params, fit.ratio0, replicates=200)
+        three = bootstrap_check(fit, "muon", params, fit.ratio0, replicates=200)
         for row in three[three.interval != "profile"].itertuples():
             check(f"speedup at a size, {row.interval}", true, row.low, row.high)
     return records
+
+
+def bootstrap_check(joint, optimizer, params, ratio, *, replicates=1000, seed=0) -> pd.DataFrame:
+    """The same interval three ways: profile likelihood, noise bootstrap, bootstrap by cell.
+
+    The bootstrap by cell draws (optimizer, size, ratio) cells with exponential weights, so that no
+    size loses the few baseline points its curve stands on, and stretches what it finds by
+    sqrt(n / (n - p)): a fit with p parameters leaves its residuals that much too small.
+    """
+    rng = np.random.default_rng(seed)
+    contrast = joint.contrast(optimizer, params, ratio)
+    value, profile = joint.speedup(optimizer, params, ratio)
+    rows = [{"interval": "profile", "speedup": value, "low": profile.low, "high": profile.high}]
+    fitted = joint.model(joint.theta[None])[0][0]
+    sd = np.sqrt(joint.variance / joint.weight)
+    n = len(fitted)
+    draws = {
+        "noise bootstrap": {
+            "target": fitted + sd * rng.standard_normal((replicates, n)),
+            "weight": joint.weight,
+        },
+        "bootstrap by cell": {
+            "target": joint.target,
+            "weight": joint.weight * rng.exponential(size=(replicates, n)),
+        },
+    }
+    baseline_n = ~joint.model.X_nQ.any(1)
+    starts = joint.model.starts(joint.target, baseline_n, exponents=(0.2, 0.7))
+    for name, arguments in draws.items():
+        theta, dropped = intervals.bootstrap(joint.model, joint.theta, starts=starts, **arguments)
+        stretch = np.sqrt(n / max(joint.df, 1)) if name == "bootstrap by cell" else 1.0
+        found = np.exp(contrast @ joint.theta + stretch * (theta - joint.theta) @ contrast)
+        low, high = intervals.percentile(found)
+        median = float(np.median(found))
+        rows.append({"interval": name, "speedup": median, "low": low, "high": high})
+        rows[-1]["note"] = f"{len(theta)} refits" + (f", {dropped} dropped" if dropped else "")
+    return pd.DataFrame(rows).fillna({"note": ""})
 
 
 def coverage(studies, *, tuning=5e-4, first=0, bootstrap_every=10) -> pd.DataFrame:

@@ -8,9 +8,9 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from analysis.estimates import lint
-from analysis.estimates.loss_laws import fit_law, leave_out
-from analysis.estimates.numbers import Rows
+from analysis.estimates.table import Rows
+from analysis.fits import lint
+from analysis.fits.loss_laws import fit_law, leave_out
 from analysis.stats import intervals
 
 
@@ -36,12 +36,12 @@ def law_numbers(table, columns, *, delta=1e-3, replicates=1000, seed=0) -> pd.Da
     rows, rng = Rows(), np.random.default_rng(seed)
     usable = table[list(columns)].apply(pd.to_numeric, errors="coerce")
     good = (np.isfinite(usable) & (usable > 0)).all(axis=1)
-    for count, note in (
-        ((~good).sum(), "rows left out: not positive and finite"),
-        (usable[good].duplicated().sum(), "repeated rows counted once"),
+    for quantity, count, note in (
+        ("left_out", (~good).sum(), "rows left out: not positive and finite"),
+        ("duplicates", usable[good].duplicated().sum(), "repeated rows counted once"),
     ):
         if count:
-            rows.put("input", "", "rows", count, note=note)
+            rows.put("input", "", quantity, count, note=note)
     usable = usable[good].drop_duplicates()
     x, loss = usable[names].to_numpy(float), usable[loss_name].to_numpy(float)
     form = "chinchilla" if len(names) == 2 else "power_law"
@@ -85,8 +85,8 @@ def law_numbers(table, columns, *, delta=1e-3, replicates=1000, seed=0) -> pd.Da
             i = int(change.abs().idxmax())
             note = f"without the run at {', '.join(f'{v:.3g}' for v in x[i])}"
             rows.put("influence", label, name, change[i], note=note)
-        for sentence in lint.law(fit):
-            rows.put("lint", label, "finding", 1, note=sentence)
+        for number, sentence in enumerate(lint.law(fit), 1):
+            rows.put("lint", label, f"finding {number}", 1, note=sentence)
     return rows.frame()
 
 

@@ -2,15 +2,16 @@
 
     python -m analysis.report runs/nano                        a results folder
     python -m analysis.report runs/nano --against=published    with the recorded study beside it
+    python -m analysis.report runs/nano --baseline=muon        speed-ups over another optimizer
     python -m analysis.report published --out=docs/report      the recorded study itself
 
 Writes DIR/index.html, DIR/numbers.csv (every number, long form), DIR/table.csv (losses and
-speed-ups, no
-times: two studies with the same results have the same file) and DIR/figures/. The same inputs give
-the same bytes.
+speed-ups, no times: two studies with the same results have the same file) and DIR/figures/. The
+same inputs give the same bytes.
 """
 
 import argparse
+import dataclasses
 import functools
 import sys
 from pathlib import Path
@@ -18,14 +19,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.estimates import findings
-from analysis.estimates.editions import published_numbers
-from analysis.estimates.findings import Findings
-from analysis.estimates.numbers import Rows
 from analysis.pages import comparison, page, sections, style, verdicts
 from analysis.pages.figures.panels import short
+from analysis.pages.view import View, view
 from analysis.runs import reader, recorded
-from analysis.runs.reader import CELL
+from analysis.runs.names import BASELINE, CELL, RACE, did_you_mean, label, settings
 
 
 def main(argv=None) -> int:
@@ -34,12 +32,12 @@ def main(argv=None) -> int:
     if arguments.source == "published" and not arguments.out:
         parser.error("published: say where to write, with --out=DIR")
     try:
-        found = _analyse(arguments.source)
-    except reader.NothingToReport as error:
+        found = _look(arguments.source, arguments.baseline)
+    except (reader.NothingToReport, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     out = Path(arguments.out or Path(arguments.source) / "report")
-    against = _analyse("published") if arguments.against else None
+    against = _look("published", found.baseline) if arguments.against else None
     write(found, out, against, small=arguments.small)
     print(terminal(found))
     print(f"\nreport: {out / 'index.html'}")
@@ -58,28 +56,28 @@ def _parser():
     parser.add_argument(
         "--against", choices=["published"], help="add the recorded study as comparison"
     )
+    parser.add_argument("--baseline", metavar="NAME", help="speed-ups are over this optimizer")
     parser.add_argument("--small", action="store_true", help="small bitmaps instead of vectors")
     return parser
 
 
-def _analyse(source: str) -> Findings:
-    return _recorded() if source == "published" else findings.analyse(reader.load(source))
+def _look(source: str, baseline: str | None) -> View:
+    if source == "published":
+        return _recorded(baseline or BASELINE)
+    study = reader.load(source, baseline=baseline)
+    raced = sorted(set(study.runs["optimizer"]))
+    if baseline and baseline not in raced:
+        hint = did_you_mean(baseline, raced)
+        raise ValueError(f"--baseline: {baseline!r} was not raced, only {', '.join(raced)}{hint}")
+    return view(study)
 
 
 @functools.cache
-def _recorded() -> Findings:
-    return findings.analyse(
-        recorded.study(),
-        best=recorded.best(),
-        deviations=recorded.deviations(),
-        numbers=published_numbers(),
-        known_doubts=recorded.DOUBTS,
-    )
+def _recorded(baseline: str) -> View:
+    return view(dataclasses.replace(recorded.study(), baseline=baseline))
 
 
-def write(
-    found: Findings, out: Path, against: Findings | None = None, *, small: bool = False
-) -> None:
+def write(found: View, out: Path, against: View | None = None, *, small: bool = False) -> None:
     """Write the page, the tables and the figures of one study into `out`."""
     gallery, is_recorded = Gallery(out / "figures", small), found.study.name == recorded.NAME
     chosen = sections.RECORDED if is_recorded else sections.STUDY
@@ -90,7 +88,7 @@ def write(
     subtitle = f"study {found.study.name}: {len(found.study.runs)} trials"
     html = page.page("A race of optimizers", subtitle, body)
     (out / "index.html").write_text(html, encoding="utf-8")
-    numbers(found, is_recorded).to_csv(out / "numbers.csv", index=False, lineterminator="\n")
+    numbers(found).to_csv(out / "numbers.csv", index=False, lineterminator="\n")
     table(found).to_csv(out / "table.csv", index=False, lineterminator="\n")
 
 
@@ -115,88 +113,42 @@ class Gallery:
         return page.picture((self.folder / f"{name}.svg").read_bytes(), "svg", caption)
 
 
-def table(found: Findings) -> pd.DataFrame:
+def table(found: View) -> pd.DataFrame:
     """Losses, settings and speed-ups per cell; nothing that depends on the clock."""
     timeless = ["hash", "trials", "diverged", "complete", "edges", "rerun_loss", "reruns"]
-    settings = [name for name in found.best if name.startswith("hp_")]
-    best = found.best[[*CELL, "bits_per_byte", *timeless, *settings]]
+    best = found.best[[*CELL, "bits_per_byte", *timeless, *settings(found.best)]]
     return found.speedups.merge(best, on=CELL, how="left")
 
 
-def numbers(found: Findings, is_recorded: bool = False) -> pd.DataFrame:
-    """Every number of the report in long form (`analysis.estimates.numbers`); times have a table
-    of their own."""
-    rows = Rows()
-    for row in found.best.to_dict("records"):
-        at = {name: row[name] for name in CELL}
-        for name in ("loss", "bits_per_byte", "rerun_loss", "trials", "diverged"):
-            rows.put("best", "sweep", name, row[name], **at)
-        for name in found.study.tuned:
-            value = row[f"hp_{name}"]
-            if not isinstance(value, str):
-                rows.put("best", "hyperparameter", name, value, **at)
-        for name in ("seconds", "compile_seconds"):
-            rows.put("time", "best", name, row[name], **at)
-    for row in found.law_table.to_dict("records"):
-        at = {"optimizer": findings.BASELINE, "model_size": row["model_size"]}
-        for name in ("alpha", "exponent", "floor", "rms"):
-            rows.put("data_law", "published_formula", name, row[name], note=row["note"], **at)
-    for row in found.speedups.to_dict("records"):
-        at = {name: row[name] for name in CELL}
-        if not is_recorded:
-            note = row["published_note"]
-            rows.put("speedup", "published_formula", "ratio", row["published"], note=note, **at)
-        low, high = row["gap"] - row["gap_error"], row["gap"] + row["gap_error"]
-        rows.put("gap", "fair_losses", "nats", row["gap"], low, high, row["verdict"], **at)
-    for row in found.early_stop.to_dict("records"):
-        for name in ("wrong_winner", "costly", "wrong_pairs", "regret"):
-            rows.put("early_stop", f"at {row['fraction']:g}", name, row[name])
-    for row in found.crossings.to_dict("records"):
-        at, note = {name: row[name] for name in CELL}, f"{row['leader']} leads on"
-        rows.put("crossing", "winners", "fraction", row["fraction"], note=note, **at)
-    for row in found.cost.to_dict("records"):
-        for name in ("trials", "finished", "diverged", "failed", "tokens", "flops"):
-            rows.put("tuning", "all trials", name, row[name], optimizer=row["optimizer"])
-        for name in ("seconds", "compile_seconds"):
-            rows.put("time", "tuning", name, row[name], optimizer=row["optimizer"])
-    robust = found.numbers.copy()
-    robust.loc[robust["quantity"].str.endswith("seconds"), "table"] = "time"
-    return pd.concat([part for part in (rows.frame(), robust) if len(part)], ignore_index=True)
+def numbers(found: View) -> pd.DataFrame:
+    """The long table, with all that depends on the clock under `time`."""
+    timed = found.numbers["quantity"].str.endswith("seconds")
+    kept = found.numbers["table"].where(~timed | (found.numbers["table"] == "time"), "time")
+    return found.numbers.assign(table=kept)
 
 
-def terminal(found: Findings) -> str:
+def terminal(found: View) -> str:
     """The headline numbers as text: one line per cell, best first, then the cost and the doubts."""
     lines = [f"study {found.study.name}: {len(found.study.runs)} trials"]
     lines.append(f"noise: {found.noise or 'not measured'}")
     row = "{:<10} {:>5}  {:<10} {:>8}  {:>17}  {:>9}  {:>18}  {}".format
-    heads = [
-        "size",
-        "ratio",
-        "optimizer",
-        "loss",
-        "below AdamW",
-        "published",
-        "joint model",
-        "verdict",
-    ]
-    lines += ["", row(*heads)]
-    for _, race in found.speedups.groupby(["model_size", "chinchilla_ratio"], sort=False):
+    heads = ["size", "ratio", "optimizer", "loss", f"below {found.base_label}"]
+    lines += ["", row(*heads, "published", "joint model", "verdict")]
+    for _, race in found.speedups.groupby(RACE, sort=False):
         for cell in race.sort_values("loss").itertuples():
-            cells = [cell.model_size, f"{cell.chinchilla_ratio:g}x", style.label(cell.optimizer)]
-            gap = _number(cell.gap, "+.4f") + (
-                f" ± {_number(cell.gap_error, '.4f')}" if cell.se > 0 else ""
-            )
-            joint = _number(cell.joint, ".2f")
-            joint += f" ({cell.joint_low:.2f}-{cell.joint_high:.2f})" if joint else ""
-            numbers = [gap, _number(cell.published, ".2f"), joint]
-            if cell.optimizer == findings.BASELINE:
-                numbers = ["", "", ""]
-            lines.append(row(*cells, f"{cell.loss:.4f}", *numbers, cell.verdict).rstrip())
+            cells = [cell.model_size, f"{cell.chinchilla_ratio:g}x", label(cell.optimizer)]
+            half = _number((cell.gap_high - cell.gap_low) / 2, ".4f")
+            gap = _number(cell.gap, "+.4f") + (half and f" ± {half}")
+            limit = {"lower": "≥ "}.get(cell.joint_bound, "")
+            joint = limit + _number(cell.joint, ".2f")
+            joint += f" ({cell.joint_low:.2f}-{cell.joint_high:.2f})" if joint and not limit else ""
+            shown = [gap, _number(cell.published, ".2f"), joint]
+            lines.append(row(*cells, f"{cell.loss:.4f}", *shown, cell.verdict).rstrip())
     row = "{:<10} {:>7} {:>9} {:>8} {:>9}".format
     lines += ["", row("tuning", "trials", "diverged", "tokens", "seconds")]
     for cost in found.cost.itertuples():
         seconds = "" if np.isnan(cost.seconds) else f"{cost.seconds:.0f}"
-        name = style.label(cost.optimizer)
+        name = label(cost.optimizer)
         lines.append(row(name, cost.trials, cost.diverged, short(cost.tokens), seconds))
     lines += ["", *verdicts.verdicts(found)]
     return "\n".join([*lines, *(f"doubt: {doubt}" for doubt in found.doubts)])

@@ -8,45 +8,44 @@ the value that was best most often in the cells nearest to the new one.
 """
 
 import argparse
-import difflib
 
 import numpy as np
 import pandas as pd
 
 from analysis import published
-from analysis.estimates import noise as noise_
-from analysis.estimates import optima
-from analysis.estimates.numbers import STUDY_NOISE
-from analysis.runs import cells as cells_
-from analysis.runs import reader
+from analysis.fits import optima
+from analysis.runs import reader, recorded
+from analysis.runs.names import CELL, canonical, did_you_mean, settings
+from analysis.runs.repeats import NULL_KEYS, null_groups
+from analysis.stats import noise
 
 SEQUENCE = 4096  # tokens, in the recorded study
+RECORDED_SD = 0.0011  # nats, of a run: null changes of the recorded study (a lower bound)
 NEAREST = 4  # cells consulted for a hyper-parameter without a law
 # An epsilon may be anything small, and a block size is chosen for speed.
-NO_LAW = (*(key.removeprefix("hp_") for key in noise_.NULL_KEYS), "block_size")
+NO_LAW = (*(key.removeprefix("hp_") for key in NULL_KEYS), "block_size")
 AT_MOST = {"decay": 1.0}
 HOPELESS = 64  # a prediction interval wider than this factor says less than the nearest cells do
 
 
 def recorded_runs() -> pd.DataFrame:
     """The recorded finished runs with parameter counts; batch size in tokens."""
-    runs = published.runs()
-    runs = runs[runs.status == "finished"].rename(columns={"hp_batch_size": "hp_batch_tokens"})
-    return runs.assign(
-        non_embedding_params=runs.model_size.map(published.PARAMS).astype(float),
-        hp_batch_tokens=runs.hp_batch_tokens * SEQUENCE,
-    )
+    return _in_tokens(recorded.study().finished, SEQUENCE * published.runs().hp_batch_size)
 
 
 def own_runs(workdir) -> pd.DataFrame:
     """Finished runs of a results folder; batch size in tokens, so that sequence lengths may differ.
 
     Raises:
-      records.NothingToReport: the folder holds no finished run.
+      reader.NothingToReport: the folder holds no finished run.
     """
-    runs, _ = cells_.clean(reader.load(workdir).runs)
-    batch = (runs.tokens / runs.steps).round()
-    return runs.drop(columns="hp_batch_size", errors="ignore").assign(hp_batch_tokens=batch)
+    runs = reader.load(workdir).finished
+    return _in_tokens(runs, (runs.tokens / runs.steps).round())
+
+
+def _in_tokens(runs, batch):
+    runs = runs[[*CELL, "seed", "loss", "non_embedding_params", *settings(runs)]]
+    return runs.drop(columns="hp_batch_size").assign(hp_batch_tokens=batch)
 
 
 def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.DataFrame:
@@ -67,29 +66,28 @@ def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.
     for name, value in (("params", params), ("tokens", tokens)):
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name}: must be positive and finite, got {value}")
-    optimizer = cells_.canonical(optimizer)
+    optimizer = canonical(optimizer)
     known = sorted(set(runs.optimizer))
     if optimizer not in known:
-        near = difflib.get_close_matches(optimizer, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(optimizer, known)
         raise ValueError(
             f"optimizer: no runs of {optimizer!r}{hint} (there are {', '.join(known)})"
         )
     if sigma is None:
-        measured = noise_.measure(runs)
-        sigma = measured.sigma if measured else STUDY_NOISE
+        measured = noise.null_spread(null_groups(runs))
+        sigma = measured.sd if measured.df >= noise.ENOUGH else RECORDED_SD
     ratio = tokens / params / published.TOKENS_PER_PARAM
     runs = runs[(runs.optimizer == optimizer) & np.isfinite(runs.loss.astype(float))]
     runs = runs.dropna(axis=1, how="all")
     found = optima.optima(runs, sigma)
     sizes = runs.groupby("model_size").non_embedding_params.first()
-    winners = runs.loc[runs.groupby(optima.CELL).loss.idxmin()]
+    winners = runs.loc[runs.groupby(CELL).loss.idxmin()]
     steps = np.hypot(
         np.log2(winners.non_embedding_params / params), np.log2(winners.chinchilla_ratio / ratio)
     )
     winners = winners.assign(distance=steps).sort_values("distance", kind="stable")
     rows = []
-    for column in (c for c in runs if c.startswith("hp_")):
+    for column in settings(runs):
         name = column.removeprefix("hp_")
         mine = found[found.hyperparameter == name] if len(found) else found
         law = None

@@ -32,19 +32,15 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
     "sweeps.dispatch": {"sweeps.plan"},
     "analysis.stats": set(),
     "analysis.published": set(),
-    "analysis.runs": {
-        "analysis.stats",
-        "analysis.published",
-        "analysis.estimates.tables",
-        "analysis.estimates.noise",
-    },
+    "analysis.runs": {"analysis.stats", "analysis.published"},
+    "analysis.fits": {"analysis.stats", "analysis.runs", "analysis.published"},
     "analysis.estimates": {
         "analysis.stats",
         "analysis.runs",
         "analysis.published",
-        "analysis.pages.style",
+        "analysis.fits",
     },
-    "analysis.pages": {"analysis.stats", "analysis.runs", "analysis.estimates"},
+    "analysis.pages": {"analysis.runs", "analysis.fits", "analysis.estimates"},
 }
 OUTSIDE = {  # packages that only these rooms may import
     "flax": {"lm"},

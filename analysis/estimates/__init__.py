@@ -1,1 +1,1 @@
-"""Laws, speed-ups, the joint model, optima, cards, advice."""
+"""Estimates from runs: laws, speed-ups, optima, cards, advice, in one long table."""

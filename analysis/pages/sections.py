@@ -1,4 +1,4 @@
-"""The sections of a study's report, from question to verdict: each turns findings into HTML.
+"""The sections of a study's report, from question to verdict: each turns a view into HTML.
 
 `show(name, caption, draw)` is the report's: it draws a figure, keeps it for the files and returns
 its HTML.
@@ -6,19 +6,17 @@ its HTML.
 
 import pandas as pd
 
-from analysis.estimates import races
-from analysis.estimates.findings import Findings, transfer_laws
-from analysis.pages import comparison, figures, page, style, verdicts
+from analysis.pages import comparison, figures, page, verdicts
 from analysis.pages.figures.panels import short
+from analysis.pages.view import View
 from analysis.runs import recorded
+from analysis.runs.names import RACE, label, ordered
 
-RACE = ["model_size", "chinchilla_ratio"]
 
-
-def question(f: Findings, show) -> str:
+def question(f: View, show) -> str:
     """What was raced, on what, under which rule."""
     best, runs = f.best, f.study.runs
-    names = [style.label(name) for name in style.ordered(best["optimizer"])]
+    names = [label(name) for name in ordered(best["optimizer"])]
     sizes = [
         f"{row.model_size} ({short(row.non_embedding_params)} non-embedding parameters)"
         for row in best.drop_duplicates("model_size").itertuples()
@@ -34,12 +32,12 @@ def question(f: Findings, show) -> str:
         ("data", corpora),
         ("search", f"{rule.get('mode', 'not recorded')} rule{threshold}"),
         ("trials", _outcomes(runs)),
-        ("noise", f"{f.noise}" if f.noise else "not measured: no repeated runs"),
+        ("noise", f.noise or "not measured: no repeated runs"),
     ]
     return page.paragraph(
         "Which optimizer reaches the lowest validation loss with the same model and the same"
-        " data, when each is tuned by the same rule, and how much data would AdamW need to get"
-        " there?"
+        " data, when each is tuned by the same rule, and how much data would"
+        f" {f.base_label} need to get there?"
     ) + page.table(pd.DataFrame(rows, columns=["what", "value"]), {"what": "", "value": ""})
 
 
@@ -47,13 +45,13 @@ def _outcomes(runs) -> str:
     return ", ".join(f"{count} {status}" for status, count in runs["status"].value_counts().items())
 
 
-def verdict(f: Findings, show) -> str:
+def verdict(f: View, show) -> str:
     """One sentence per size at its largest budget, and the doubts right below."""
     doubts = "<h3>What to doubt</h3>" + page.bullets(f.doubts) if f.doubts else ""
     return f'<div class="verdict">{page.bullets(verdicts.verdicts(f))}</div>{doubts}'
 
 
-def losses(f: Findings, show) -> str:
+def losses(f: View, show) -> str:
     """Best losses with the tuned settings."""
     names = [f"hp_{name}" for name in f.study.tuned]
     columns = {"model_size": "size", "chinchilla_ratio": "ratio", "optimizer": "optimizer"}
@@ -70,19 +68,19 @@ def losses(f: Findings, show) -> str:
     return (
         show(
             "loss_against_ratio",
-            "Best validation loss of each tuned optimizer. The dotted line is AdamW's data law,"
-            " fitted to the black points of its panel.",
-            lambda: figures.loss_against_ratio(f.best, f.laws),
+            "Best validation loss of each tuned optimizer. The dotted line is"
+            f" {f.base_label}'s data law.",
+            lambda: figures.loss_against_ratio(f.best, f.laws, baseline=f.baseline),
         )
         + show(
             "matrix_against_scalar",
             "How far the best matrix method (Muon, Scion, Kron, SOAP) and the best scalar method"
-            " lie below AdamW.",
-            lambda: figures.matrix_against_scalar(f.best),
+            f" lie below {f.base_label}.",
+            lambda: figures.matrix_against_scalar(f.best, baseline=f.baseline),
         )
         + "<h3>Best losses and tuned hyper-parameters</h3>"
         + page.table(
-            f.best.assign(optimizer=f.best["optimizer"].map(style.label)),
+            f.best.assign(optimizer=f.best["optimizer"].map(label)),
             columns,
             formats=dict.fromkeys(["loss", "bits_per_byte", "rerun_loss"], page.digits(4)),
             group="chinchilla_ratio",
@@ -90,7 +88,7 @@ def losses(f: Findings, show) -> str:
     )
 
 
-def tuning(f: Findings, show) -> str:
+def tuning(f: View, show) -> str:
     """What each hyper-parameter does around the centre."""
     parts = []
     for size, ratio in _richest_cells(f.deviations):
@@ -108,10 +106,10 @@ def tuning(f: Findings, show) -> str:
     parts.append(
         show(
             "learning_rate",
-            "AdamW's learning rate alone: final loss, and the share of its data that a wrong"
-            " value still puts to use (0.5: tuning this number is worth a factor of two in"
+            f"{f.base_label}'s learning rate alone: final loss, and the share of its data that"
+            " a wrong value still puts to use (0.5: tuning this number is worth a factor of two in"
             " data).",
-            lambda: figures.learning_rate(f.deviations, f.laws),
+            lambda: figures.learning_rate(f.deviations, f.laws, f.baseline),
         )
     )
     parts.append(
@@ -136,9 +134,7 @@ def tuning(f: Findings, show) -> str:
             "Best learning rate by a local parabola, with its 95 % interval, against the budget;"
             " lines are a law over size and budget. An open interval means that the grid does"
             " not bound the optimum.",
-            lambda: figures.optima_against_scale(
-                f.optima, "learning_rate", transfer_laws(f.optima, "learning_rate")
-            ),
+            lambda: figures.optima_against_scale(f.optima, "learning_rate"),
         )
     )
     return "".join(parts)
@@ -154,11 +150,11 @@ def _richest_cells(deviations, count=4):
     )
 
 
-def training(f: Findings, show) -> str:
+def training(f: View, show) -> str:
     """Curves of the winners, crossings and what an early stop would have decided."""
     crossings = f.crossings.assign(
-        optimizer=f.crossings["optimizer"].map(style.label),
-        leader=f.crossings["leader"].map(style.label),
+        optimizer=f.crossings["optimizer"].map(label),
+        leader=f.crossings["leader"].map(label),
     )
     largest = f.best.iloc[-1][RACE] if len(f.best) else None
     last = f.curves[(f.curves[RACE] == largest).all(axis=1)]
@@ -166,14 +162,14 @@ def training(f: Findings, show) -> str:
         show(
             "training_curves",
             "Validation loss of the tuned winners over training, second half. A ring marks where an"
-            " optimizer and AdamW change places.",
+            f" optimizer and {f.base_label} change places.",
             lambda: figures.training_curves(f.curves, f.crossings),
         )
         + show(
             "lead_over_training",
-            "The same runs as a lead over AdamW at the same point of training: a line through"
-            " zero is a ranking that flips before the end.",
-            lambda: figures.lead_over_training(f.curves),
+            f"The same runs as a lead over {f.base_label} at the same point of training: a line"
+            " through zero is a ranking that flips before the end.",
+            lambda: figures.lead_over_training(f.curves, f.baseline),
         )
         + show(
             "early_stop",
@@ -187,7 +183,7 @@ def training(f: Findings, show) -> str:
             "costly": "by over 0.003 nats", "wrong_pairs": "pairs in the wrong order",
             "regret": "final loss given away (nats)",
         })
-        + _wrapped("Crossings with AdamW", crossings, {
+        + _wrapped(f"Crossings with {f.base_label}", crossings, {
             "model_size": "size", "chinchilla_ratio": "ratio", "optimizer": "optimizer",
             "fraction": "at fraction", "leader": "ahead from there",
         })
@@ -206,16 +202,17 @@ def _wrapped(heading, data, columns) -> str:
     return f"<h3>{page.text(heading)}</h3>" + page.table(data, columns)
 
 
-def noise(f: Findings, show) -> str:
+def noise(f: View, show) -> str:
     """Spread over seeds."""
-    if f.noise is None:
+    if not f.noise:
         return page.paragraph(
             "No setting was run twice, so nothing is known about the noise. Repeating the"
             " winners with two more seeds is enough for a first estimate."
         )
+    least = f.of("noise", quantity="least_gap")["value"].iloc[0]
     words = page.paragraph(
-        f"{f.noise}. A difference of two single runs is real (95 %) from"
-        f" {races.quantile(f.noise) * 2**0.5 * f.noise.sigma:.4f} nats on."
+        f"The loss moves by {f.noise}. A difference of two single runs on one seed is real (95 %)"
+        f" from {least:.4f} nats on."
     )
     if f.repeats.empty:
         return words
@@ -224,9 +221,9 @@ def noise(f: Findings, show) -> str:
     )
 
 
-def cost(f: Findings, show) -> str:
+def cost(f: View, show) -> str:
     """What tuning cost, and loss against time, FLOPs and memory."""
-    table = f.cost.assign(optimizer=f.cost["optimizer"].map(style.label))
+    table = f.cost.assign(optimizer=f.cost["optimizer"].map(label))
     columns = {"optimizer": "optimizer", "trials": "trials", "finished": "finished"}
     columns |= {"diverged": "diverged", "failed": "failed", "tokens": "tokens", "flops": "FLOPs"}
     columns |= {"seconds": "device seconds", "compile_seconds": "compile seconds"}
@@ -252,7 +249,7 @@ def cost(f: Findings, show) -> str:
     )
 
 
-def provenance(f: Findings, show) -> str:
+def provenance(f: View, show) -> str:
     """Where the numbers come from."""
     runs = f.study.runs
     rows = [
@@ -274,17 +271,17 @@ def provenance(f: Findings, show) -> str:
     )
 
 
-def downstream(f: Findings, show) -> str:
+def downstream(f: View, show) -> str:
     """Accuracy on ten tasks against loss, and per cell."""
     scores = recorded.downstream()
     cells = scores.pivot_table(
-        index=["model_size", "chinchilla_ratio"],
+        index=RACE,
         columns="optimizer",
         values="average_pct",
         sort=False,
     ).reset_index()
     columns = {"model_size": "size", "chinchilla_ratio": "ratio"}
-    columns |= {name: style.label(name) for name in style.ordered(scores["optimizer"])}
+    columns |= {name: label(name) for name in ordered(scores["optimizer"])}
     return show(
         "downstream",
         "Average accuracy on ten tasks against the validation loss of the same run: loss decides,"
@@ -297,7 +294,7 @@ STUDY = [
     ("The question", question),
     ("The verdict", verdict),
     ("Losses", losses),
-    ("Speed-up over AdamW", comparison.speed),
+    ("Speed-up", comparison.speed),
     ("Hyper-parameters", tuning),
     ("During training", training),
     ("Noise", noise),

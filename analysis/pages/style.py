@@ -16,19 +16,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-# name: (colour, marker, line, label)
+from analysis.runs.names import label
+
+# name: (colour, marker, line)
 OPTIMIZERS = {
-    "adamw": ("#000000", "o", "-", "AdamW"),
-    "nadamw": ("#56b4e9", "s", "--", "NAdamW"),
-    "cautious": ("#999933", "^", "--", "Cautious"),
-    "mars": ("#009e73", "v", "--", "Mars"),
-    "lion": ("#e69f00", "P", "--", "Lion"),
-    "adam_mini": ("#777777", "X", ":", "Adam-mini"),
-    "muon": ("#d55e00", "D", "-", "Muon"),
-    "scion": ("#cc79a7", "p", "-", "Scion"),
-    "kron": ("#0072b2", "h", "-", "Kron"),
-    "soap": ("#882255", "*", "-", "SOAP"),
-    "sophia": ("#44aa99", "<", "-.", "Sophia"),
+    "adamw": ("#000000", "o", "-"),
+    "nadamw": ("#56b4e9", "s", "--"),
+    "cautious": ("#999933", "^", "--"),
+    "mars": ("#009e73", "v", "--"),
+    "lion": ("#e69f00", "P", "--"),
+    "adam_mini": ("#777777", "X", ":"),
+    "muon": ("#d55e00", "D", "-"),
+    "scion": ("#cc79a7", "p", "-"),
+    "kron": ("#0072b2", "h", "-"),
+    "soap": ("#882255", "*", "-"),
+    "sophia": ("#44aa99", "<", "-."),
 }
 MATRIX = ("muon", "scion", "kron", "soap")
 _STRANGERS = ("#332288", "#117733", "#aa4499", "#661100", "#6699cc")
@@ -61,21 +63,16 @@ def of(optimizer: str) -> dict:
     """Keyword arguments for `Axes.plot`; an optimizer not in the catalogue gets a look of its own,
     always the same for the same name."""
     if optimizer in OPTIMIZERS:
-        colour, marker, line, label = OPTIMIZERS[optimizer]
+        colour, marker, line = OPTIMIZERS[optimizer]
     else:
         number = zlib.crc32(optimizer.encode()) % len(_STRANGERS)
-        colour, marker, line, label = (
-            _STRANGERS[number],
-            _STRANGER_MARKERS[number],
-            "-",
-            optimizer,
-        )
+        colour, marker, line = _STRANGERS[number], _STRANGER_MARKERS[number], "-"
     filled = line == "-"
     return {
         "color": colour,
         "marker": marker,
         "linestyle": line,
-        "label": label,
+        "label": label(optimizer),
         "markerfacecolor": colour if filled else "white",
         "markeredgecolor": colour,
     }
@@ -90,24 +87,6 @@ def line(optimizer: str) -> dict:
         "markevery": (spacing * place / (len(names) + 1), spacing),
         "markersize": 4,
     }
-
-
-def label(optimizer: str) -> str:
-    return of(optimizer)["label"]
-
-
-def ordered(optimizers) -> list[str]:
-    """Catalogue order (AdamW first), strangers last by name."""
-    names = list(OPTIMIZERS)
-    return sorted(set(optimizers), key=lambda n: (names.index(n) if n in names else len(names), n))
-
-
-def size_order(table: pd.DataFrame) -> list[str]:
-    """Model sizes from small to large by parameter count, or as they first appear without one."""
-    sizes = table.drop_duplicates("model_size")
-    if "non_embedding_params" in table:
-        sizes = sizes.sort_values(["non_embedding_params", "model_size"])
-    return list(sizes["model_size"])
 
 
 def table_hash(table: pd.DataFrame) -> str:

@@ -3,71 +3,74 @@
 import numpy as np
 import pandas as pd
 
-from analysis.estimates.findings import BASELINE, Findings
-from analysis.estimates.races import largest_races
-from analysis.pages import style
+from analysis.estimates.comparisons import headline_races
+from analysis.pages.view import View
+from analysis.runs.names import label
 
 
-def verdicts(f: Findings) -> list[str]:
+def verdicts(f: View) -> list[str]:
     """Who wins at the largest budget of each size, who cannot be told from it, and the trend."""
     sentences = []
-    for race in largest_races(f.speedups):
+    for race in headline_races(f.speedups.assign(loss=f.speedups["fair_loss"])):
         first = race.iloc[0]
         name = f"{first['model_size']}, {first['chinchilla_ratio']:g}×: "
-        sentences.append(name + _who_wins(race, f.noise) + _how_much(first))
-    p = f.joint.decline_test() if f.joint and len(f.joint.sizes) > 1 else None
-    if p is not None and len(f.trends):
-        factors = ", ".join(
-            f"{style.label(row.optimizer)} ×{row.factor:.3f} ({row.low:.3f} to {row.high:.3f})"
-            for row in f.trends.itertuples()
+        sentences.append(name + _who_wins(race, bool(f.noise)) + _how_much(f, first))
+    factors = f.of("decline", quantity="per_doubling")
+    p = f.value("decline", "robust_joint", "p_value")
+    if np.isfinite(p) and len(factors):
+        listed = ", ".join(
+            f"{label(row.optimizer)} ×{row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
+            for row in factors.itertuples()
         )
         change = "changes" if p < 0.05 else "cannot be shown to change"
         sentences.append(
-            f"The speed-up over AdamW {change} with model size (joint model, p = {p:.2g}); factor"
-            f" per doubling of the parameters: {factors}."
+            f"The speed-up over {f.base_label} {change} with model size (joint model,"
+            f" p = {p:.2g}); factor per doubling of the parameters: {listed}."
         )
     return sentences
 
 
-def _who_wins(race: pd.DataFrame, level) -> str:
+def _who_wins(race: pd.DataFrame, measured: bool) -> str:
+    """The lowest fair loss, and all that may be as good (simultaneously over races and rivals)."""
     first = race.iloc[0]
-    name = style.label(first["optimizer"])
+    name = label(first["optimizer"])
     if len(race) == 1:
         return f"only {name} was raced, loss {first['loss']:.4f}."
-    behind = race["fair_loss"] - first["fair_loss"]
-    second = style.label(race["optimizer"].iloc[1])
-    sentence = f"{name} has the lowest loss, {first['fair_loss']:.4f}"
-    if level is None:
-        sentence += f", {behind.iloc[1]:.4f} below {second}"
+    second = race.iloc[1]
+    below = second["loss"] - first["loss"]
+    sentence = f"{name} has the lowest loss, {first['loss']:.4f}"
+    if not measured:
+        sentence += f", {below:.4f} below {label(second['optimizer'])}"
         return sentence + "; without repeated runs nobody can say whether that is noise."
-    error = np.hypot(race["error"], first["error"])
-    tied = race["optimizer"][(behind <= error) & (race["optimizer"] != first["optimizer"])]
+    tied = race["optimizer"][(race["behind_low"] <= 0) & (race["optimizer"] != first["optimizer"])]
     if len(tied):
-        names = ", ".join(style.label(optimizer) for optimizer in tied)
-        return f"{sentence}, not resolvable from {names} at this budget (±{error.iloc[1]:.4f})."
-    return f"{sentence}, {behind.iloc[1]:.4f} below {second} (±{error.iloc[1]:.4f})."
+        names = ", ".join(label(optimizer) for optimizer in tied)
+        return f"{sentence}, not resolvable from {names} at this budget."
+    at_least = f"at least {-first['behind_high']:.4f}"
+    return f"{sentence}, {below:.4f} below {label(second['optimizer'])} ({at_least})."
 
 
-def _how_much(row: pd.Series) -> str:
-    if row["optimizer"] == BASELINE or not np.isfinite(row["speedup"]):
+def _how_much(f: View, row: pd.Series) -> str:
+    if row["optimizer"] == f.baseline or not np.isfinite(row["speedup"]):
         return ""
     if row["verdict"] == "not resolvable":
-        sentence = " This cell alone does not resolve a speed-up over AdamW"
+        sentence = f" This cell alone does not resolve a speed-up over {f.base_label}"
         if np.isfinite(row["joint"]):
-            interval = f"{row['joint_low']:.2f} to {row['joint_high']:.2f}"
-            sentence += f"; the joint model gives {row['joint']:.2f} ({interval})"
+            sentence += f"; the joint model gives {_words(row, 'joint')}"
         return sentence + "."
-    ways = []
-    if np.isfinite(row["joint"]):
-        note = f"; {row['joint_note']}" if row["joint_note"] else ""
-        interval = f"{row['joint_low']:.2f} to {row['joint_high']:.2f}"
-        ways.append(f"{row['joint']:.2f} ({interval}{note}) by the joint model")
-    if row["bound"] in ("lower", "upper"):
-        limit = {"lower": "at least", "upper": "at most"}[row["bound"]]
-        ways.append(f"{limit} {row['robust']:.2f} by AdamW's own runs")
-    elif np.isfinite(row["robust"]) and not row["bound"]:
-        interval = f"{row['robust_low']:.2f} to {row['robust_high']:.2f}"
-        ways.append(f"{row['robust']:.2f} ({interval}) by AdamW's own curve")
-    if np.isfinite(row["published"]):
-        ways.append(f"{row['published']:.2f} by the published formula")
-    return f" Tokens AdamW would need for it, in multiples: {', '.join(ways)}." if ways else ""
+    own = f"{f.base_label}'s own curve"
+    named = {"joint": "the joint model", "robust": own, "published": "the published formula"}
+    ways = [f"{_words(row, name)} by {words}" for name, words in named.items()]
+    ways = [way for way in ways if not way.startswith(" by")]
+    words = f" Tokens {f.base_label} would need for it, in multiples: "
+    return f"{words}{', '.join(ways)}." if ways else ""
+
+
+def _words(row, name) -> str:
+    """`1.32 (1.20 to 1.43)`, `at least 1.00`; nothing for a number that is not there."""
+    if not np.isfinite(row[name]) or row[f"{name}_bound"] == "none":
+        return ""
+    limit = {"lower": "at least ", "upper": "at most "}.get(row[f"{name}_bound"])
+    if limit or not np.isfinite(row[f"{name}_low"]):
+        return f"{limit or ''}{row[name]:.2f}"
+    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"

@@ -1,35 +1,27 @@
-"""A results folder as tidy tables: runs, curves, cells and the single-parameter deviations.
+"""Reads a results folder: `config.json`, `curve.jsonl`, `result.json`, certificates, `study.json`.
 
-Only `config.json`, `curve.jsonl`, `result.json`, the certificates and `study.json` are read (the
-layout is in docs/design.md). A file that cannot be read is named in `Study.problems` and its trial
-left out: one truncated file never hides the rest of a study.
-
-Column conventions, here and in every table of this room:
-`optimizer`, `model_size`, `chinchilla_ratio` name a cell; `loss` is the final validation loss in
-nats per token; `tokens`, `steps`, `flops`, `seconds` are totals of a run; hyper-parameters carry
-the prefix `hp_`.
+The layout is in docs/design.md. A file that cannot be read is named in `Study.problems` and its
+trial left out: one truncated file never hides the rest of a study.
 """
 
-import dataclasses
-import functools
 import json
 import math
 from pathlib import Path
 
 import pandas as pd
 
-CELL = ["optimizer", "model_size", "chinchilla_ratio"]
-STATUSES = ("finished", "diverged", "failed")
-_RESULT_COLUMNS = [
-    *("status", "reason", "diverged_step", "loss", "bits_per_byte", "train_loss"),
-    *("steps", "tokens", "non_embedding_params", "total_params", "optimizer_bytes", "flops"),
-    *("seconds", "compile_seconds", "device", "device_count", "commit", "dirty"),
-]
-_NUMBERS = [
-    *("diverged_step", "loss", "bits_per_byte", "train_loss", "steps", "tokens", "flops"),
-    *("non_embedding_params", "total_params", "optimizer_bytes", "seconds", "compile_seconds"),
-]
-RUN_COLUMNS = ["hash", *CELL, "seed", "batch_size", "corpus", "fingerprint", *_RESULT_COLUMNS]
+from analysis.runs.names import BASELINE, CELL
+from analysis.runs.study import (
+    NUMBERS,
+    RESULT_COLUMNS,
+    RUN_COLUMNS,
+    STATUSES,
+    Problem,
+    Study,
+    certificates,
+    lost,
+)
+
 # Suffixes of the norms that a curve logs: over all parameters, and over those of a role.
 ROLES = {
     "": "all",
@@ -50,45 +42,11 @@ class NothingToReport(Exception):
     found."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """All tables of one results folder.
-
-    runs        one row per trial with a readable result, sorted by hash; `status` says how it ended
-    curves      one row per logged line: hash, step, tokens, fraction (of the run), train_loss, ...
-    cells       one row per certificate: CELL, phase, centre_hash, complete, edges, missing, ...
-    problems    sentences about files that could not be used
-    unfinished  trials that have a config and no result yet
-    settings    study.json, or {} where it is missing
-    """
-
-    name: str
-    runs: pd.DataFrame
-    curves: pd.DataFrame
-    cells: pd.DataFrame
-    problems: tuple[str, ...] = ()
-    unfinished: int = 0
-    settings: dict = dataclasses.field(default_factory=dict)
-
-    @property
-    def hyperparameters(self) -> list[str]:
-        """Names (without prefix) of everything an optimizer was told, tuned or not."""
-        return [column.removeprefix("hp_") for column in self.runs if column.startswith("hp_")]
-
-    @functools.cached_property
-    def certificates(self) -> dict[tuple, dict]:
-        """(optimizer, model_size, chinchilla_ratio) -> certificate."""
-        return {tuple(row[name] for name in CELL): row for row in self.cells.to_dict("records")}
-
-    @property
-    def tuned(self) -> list[str]:
-        """The hyper-parameters of which some optimizer tried more than one value in some cell."""
-        values = self.runs.groupby(CELL)
-        return [n for n in self.hyperparameters if (values[f"hp_{n}"].nunique() > 1).any()]
-
-
-def load(workdir) -> Study:
+def load(workdir, *, baseline=None) -> Study:
     """Read a results folder.
+
+    Args:
+      baseline: whom to measure speed-ups against; study.json's, or AdamW, where it is None.
 
     Raises:
       NothingToReport: there is no such folder, it holds no trials, or none of them finished.
@@ -110,7 +68,7 @@ def load(workdir) -> Study:
         try:
             runs.append(_read_run(folder))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(f"trial {folder.name} left out: {_explain(error)}")
+            problems.append(_unreadable(f"trial {folder.name} left out: {_explain(error)}"))
             continue
         curves += _read_curve(folder, problems)
 
@@ -120,18 +78,23 @@ def load(workdir) -> Study:
         raise NothingToReport(
             f"{workdir}: {len(folders)} trials, none finished"
             f" ({ended or 'no readable result'}; {unfinished} without a result)"
-            + "".join(f"\n  {problem}" for problem in problems)
+            + "".join(f"\n  {problem.sentence}" for problem in problems)
         )
     settings = _read_settings(workdir, problems)
     return Study(
         name=str(settings.get("name", workdir.name)),
         runs=_order(runs),
         curves=_with_fraction(pd.DataFrame(curves, columns=_CURVE_COLUMNS), runs),
-        cells=_read_certificates(workdir, problems),
-        problems=tuple(problems),
+        certificates=_read_certificates(workdir, problems),
+        problems=(*problems, *lost(runs)),
         unfinished=unfinished,
         settings=settings,
+        baseline=baseline or settings.get("baseline", BASELINE),
     )
+
+
+def _unreadable(sentence: str) -> Problem:
+    return Problem("unreadable", 1, sentence)
 
 
 def _read_run(folder: Path) -> dict:
@@ -156,7 +119,7 @@ def _read_run(folder: Path) -> dict:
         "corpus": config["data"]["corpus"],
         "fingerprint": config["data"]["fingerprint"],
     }
-    row |= {name: result.get(name) for name in _RESULT_COLUMNS}
+    row |= {name: result.get(name) for name in RESULT_COLUMNS}
     row |= {
         f"hp_{name}": _scalar(value)
         for name, value in optimizer.items()
@@ -178,9 +141,8 @@ def _read_curve(folder: Path, problems: list) -> list[dict]:
         try:
             rows.append({"hash": folder.name, **json.loads(line)})
         except (ValueError, TypeError):
-            problems.append(
-                f"trial {folder.name}: line {number} of curve.jsonl is not JSON, skipped"
-            )
+            sentence = f"trial {folder.name}: line {number} of curve.jsonl is not JSON, skipped"
+            problems.append(_unreadable(sentence))
     return rows
 
 
@@ -191,12 +153,8 @@ def _read_certificates(workdir: Path, problems: list) -> pd.DataFrame:
             certificate = json.loads(path.read_text())
             rows.append({**certificate, "chinchilla_ratio": float(certificate["chinchilla_ratio"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(f"certificate {path.name} left out: {_explain(error)}")
-    columns = [*CELL, "phase", "centre_hash", "best_hash", "best_loss"]
-    columns += ["complete", "edges", "missing", "repeats"]
-    table = pd.DataFrame(rows)
-    table = table.reindex(columns=list(dict.fromkeys([*columns, *table.columns])))
-    return table.assign(complete=table["complete"].eq(True))  # a missing answer is no
+            problems.append(_unreadable(f"certificate {path.name} left out: {_explain(error)}"))
+    return certificates(rows)
 
 
 def _read_settings(workdir: Path, problems: list) -> dict:
@@ -205,7 +163,7 @@ def _read_settings(workdir: Path, problems: list) -> dict:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        problems.append(f"study.json left out: {_explain(error)}")
+        problems.append(_unreadable(f"study.json left out: {_explain(error)}"))
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -221,7 +179,7 @@ def _explain(error: Exception) -> str:
 def _order(runs: pd.DataFrame) -> pd.DataFrame:
     """Fixed column order, and rows by hash: two studies with the same results read the same."""
     hyperparameters = sorted(column for column in runs if column.startswith("hp_"))
-    runs = runs.assign(**{name: pd.to_numeric(runs[name]) for name in _NUMBERS})  # None is NaN
+    runs = runs.assign(**{name: pd.to_numeric(runs[name]) for name in NUMBERS})  # None is NaN
     return runs[[*RUN_COLUMNS, *hyperparameters]].sort_values("hash", ignore_index=True)
 
 

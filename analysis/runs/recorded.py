@@ -1,13 +1,12 @@
-"""The recorded study (arXiv 2509.02046) in the shape of a results folder, so that one report serves
-both."""
+"""The recorded study (arXiv 2509.02046) as a `Study`, so that one report serves both."""
 
 import json
 
 import pandas as pd
 
 from analysis import published
-from analysis.estimates import tables
-from analysis.runs.reader import CELL, RUN_COLUMNS, Study
+from analysis.runs.names import CELL, cell_name, reading_order
+from analysis.runs.study import RUN_COLUMNS, Study, certificates, lost
 
 NAME = "arXiv 2509.02046, as recorded"
 DOUBTS = (
@@ -22,73 +21,56 @@ DOUBTS = (
 
 
 def study() -> Study:
-    """Recorded runs, the validation curves of the winners, and no certificates."""
-    runs = published.runs()
-    runs = runs.assign(
-        hash=[f"{row:04d}" for row in range(len(runs))],
-        batch_size=runs["hp_batch_size"],
-        non_embedding_params=runs["model_size"].map(published.PARAMS),
-        corpus="DCLM baseline, StarCoder, ProofPile 2",
-    )
-    runs["flops"] = 6.0 * runs["non_embedding_params"] * runs["tokens"]
-    settings = sorted(name for name in runs if name.startswith("hp_"))
+    """Recorded runs, the validation curves of the winners, and the published choice of each cell.
+
+    The best losses are those the study plots; 76 of them belong to no recorded run.
+    """
+    runs = _complete(published.runs(), "{:04d}".format)
+    best = _complete(published.best(), None)
+    centres = runs[(runs["role"] == "centre") & (runs["status"] == "finished")]
+    centres = centres.sort_values("loss", kind="stable").drop_duplicates(CELL)
+    table = best.merge(centres[[*CELL, "hash"]], on=CELL, how="left", suffixes=("", "_centre"))
     return Study(
         name=NAME,
-        runs=runs.reindex(columns=[*RUN_COLUMNS, "role", "changed", "value", *settings]),
+        runs=runs,
+        certificates=certificates(
+            {
+                **{name: row[name] for name in CELL},
+                "centre_hash": row["hash_centre"],
+                "best_hash": row["hash"],
+                "best_loss": row["loss"],
+                "edges": [{"hyperparameter": name} for name in edges],
+                "repeats": [],
+                "complete": True,
+            }
+            for row, edges in zip(table.to_dict("records"), _edges(best), strict=True)
+        ),
         curves=_curves(),
-        cells=pd.DataFrame(columns=[*CELL, "centre_hash"]),
+        named=best.assign(status="finished", seed=0),
+        problems=tuple(lost(runs)),
         settings={"rule": {"mode": "published", "threshold": 3e-3}},
+        known_doubts=DOUBTS,
     )
 
 
-def best() -> pd.DataFrame:
-    """The best loss of every cell as published, with the columns of `tables.best`."""
-    table = published.best()
-    runs = published.runs()
-    groups = runs[runs["status"] != "missing"].groupby(CELL)
-    keys = pd.MultiIndex.from_frame(table[CELL])
-    diverged = groups["status"].agg(lambda status: int((status == "diverged").sum()))
-    return tables.reading_order(
-        table.assign(
-            hash=_curve_name(table),
-            status="finished",
-            bits_per_byte=float("nan"),
-            trials=groups.size().reindex(keys, fill_value=1).to_numpy(),
-            diverged=diverged.reindex(keys, fill_value=0).to_numpy(),
-            complete=True,
-            edges=_edges(table),
-            reruns=0,
-            rerun_loss=float("nan"),
-            flops=6.0 * table["non_embedding_params"] * table["tokens"],
-            **dict.fromkeys(["seconds", "compile_seconds", "optimizer_bytes"], float("nan")),
-        )
-    )
-
-
-def deviations() -> pd.DataFrame:
-    """The recorded one-parameter deviations from each centre (columns of `tables.deviations`)."""
-    runs = study().runs
-    centres = runs[(runs["role"] == "centre") & (runs["status"] == "finished")]
-    centres = centres.sort_values("loss", kind="stable").drop_duplicates(CELL).set_index(CELL)
-    rows = []
-    for run in runs[runs["role"] == "ablation"].to_dict("records"):
-        cell, name = tuple(run[key] for key in CELL), run["changed"]
-        if cell in centres.index and f"hp_{name}" in centres:
-            centre = centres.loc[cell]
-            rows.append(tables.deviation(cell, f"hp_{name}", run, centre))
-    swept = dict.fromkeys((tuple(row[key] for key in CELL), row["hyperparameter"]) for row in rows)
-    rows += [
-        tables.deviation(cell, f"hp_{name}", centres.loc[cell], centres.loc[cell])
-        for cell, name in swept
-    ]
-    table = pd.DataFrame(rows).drop_duplicates([*CELL, "hyperparameter", "value", "loss"])
-    return tables.reading_order(table, then=["hyperparameter", "value"])
+def _complete(table, name):
+    """The columns of `Study.runs`; a hash by row number, or of winners by cell."""
+    hashes = [name(row) for row in range(len(table))] if name else _curve_name(table)
+    params = table["model_size"].map(published.PARAMS)
+    hyperparameters = sorted(column for column in table if column.startswith("hp_"))
+    return table.assign(
+        hash=hashes,
+        batch_size=table["hp_batch_size"],
+        non_embedding_params=params,
+        corpus="DCLM baseline, StarCoder, ProofPile 2",
+        flops=6.0 * params * table["tokens"],
+    ).reindex(columns=[*RUN_COLUMNS, "role", "changed", *hyperparameters])
 
 
 def downstream() -> pd.DataFrame:
     """One row of downstream scores per cell: the run with the lower loss where two are recorded."""
     table = published.downstream().sort_values("loss", kind="stable")
-    return tables.reading_order(table.drop_duplicates(CELL))
+    return reading_order(table.drop_duplicates(CELL))
 
 
 def _curves():
@@ -110,28 +92,24 @@ def _curves():
     )
 
 
-def _curve_name(table):
-    ratio = table["chinchilla_ratio"].map("{:g}x".format)
-    return table["optimizer"] + "-" + table["model_size"] + "-" + ratio
+def _curve_name(table) -> list[str]:
+    return [cell_name(row).replace(" ", "-") for row in table[CELL].itertuples()]
 
 
-def _edges(table):
+def _edges(table) -> list[list[str]]:
     """Hyper-parameters whose best value ends a grid of three numbers or more, per cell."""
-    grids = published.grids()
     found = {}
-    for row in grids.itertuples():
+    for row in published.grids().itertuples():
         values = json.loads(row.grid)
         numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
         if len(numbers) > 2:
             cell = (row.optimizer, row.model_size, row.chinchilla_ratio)
             found.setdefault(cell, {})[row.hyperparameter] = (min(numbers), max(numbers))
     return [
-        " ".join(
-            sorted(
-                name
-                for name, ends in found.get(tuple(row[key] for key in CELL), {}).items()
-                if row.get(f"hp_{name}") in ends
-            )
-        )
+        [
+            name
+            for name, ends in found.get(tuple(row[key] for key in CELL), {}).items()
+            if row.get(f"hp_{name}") in ends
+        ]
         for row in table.to_dict("records")
     ]

@@ -1,7 +1,7 @@
 """How a tuned hyper-parameter moves with size N and Chinchilla ratio r.
 
 The study (arXiv 2509.02046) fits h = A N^B r^C + D with five or more free numbers to ten points
-from a start at A = 0, where B and C have no gradient (`analysis.estimates.optima` has that form,
+from a start at A = 0, where B and C have no gradient (`analysis.estimates.editions` has that form,
 exactly as published). Here it is the three-parameter limb h = A N^B r^C, linear in logs and solved
 exactly. The planner runs what it predicts before it trusts it (Phase III).
 """

@@ -11,6 +11,7 @@ moderated variance of Smyth 2004).
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ Point = tuple[tuple[str, Any], ...]  # sorted (hyper-parameter, value) pairs
 NULL_HYPERPARAMETERS = ("epsilon", "muon_epsilon", "scion_epsilon")
 NULL_BELOW = 1e-10
 NULL_EXCEPT = ("sophia",)
+MANY = 20  # degrees of freedom from which null changes are pooled by their median
+EFFICIENCY = 0.37  # of the median absolute deviation, for normal residuals
+ENOUGH = 4  # degrees of freedom below which a spread is not told apart from a wider one
 
 
 class Noise(NamedTuple):
@@ -37,6 +41,64 @@ class Noise(NamedTuple):
         if self.df <= 0:
             return math.inf
         return _t(error_rate, self.df) * self.sd * math.sqrt(2 / seeds)
+
+    def quantile(self, level: float = 0.95) -> float:
+        """Half-width of a two-sided interval in standard errors: wide while the sd is uncertain."""
+        return _t((1 - level) / 2, self.df) if self.df > 0 else math.inf
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval of the standard deviation (chi-square)."""
+        if not 0 < self.df < math.inf:
+            return (self.sd, self.sd) if self.df else (0.0, math.inf)
+        tails = special.chdtri(self.df, (0.5 - level / 2, 0.5 + level / 2))
+        return tuple(self.sd * math.sqrt(self.df / float(tail)) for tail in tails)
+
+
+class Levels(NamedTuple):
+    """How far losses move, by what two runs have in common.
+
+    residual  two settings of one optimizer on one seed
+    paired    two optimizers on one seed: the residual, and what the seed does to one of them only
+    total     two seeds: everything
+    source    "seeds", "null changes" (a lower bound: seed and data order stay) or "assumed"
+    groups    of runs that it was measured on
+    """
+
+    residual: Noise
+    paired: Noise
+    total: Noise
+    source: str
+    groups: int = 0
+
+    @property
+    def carried(self) -> float:
+        """Share of a seed's variance that two optimizers have in common, between 0 and 1."""
+        rest = self.total.sd**2 - self.paired.sd**2
+        return max(rest / self.total.sd**2, 0.0) if self.total.sd else 0.0
+
+    @property
+    def common(self) -> float:
+        """Standard deviation (nats) of what a seed does to all optimizers of a race alike."""
+        return math.sqrt(self.carried) * self.total.sd
+
+    def __str__(self) -> str:
+        low, high = self.total.interval()
+        text = f"sigma {self.total.sd:.2g} nats ({low:.2g}-{high:.2g}; {self.source}"
+        text += f", {self.groups} groups)" if self.groups else ")"
+        if self.carried > 0:
+            text += (
+                f", of which {self.paired.sd:.2g} remain between optimizers on a common seed and"
+                f" {self.residual.sd:.2g} between settings of one optimizer"
+            )
+        return text
+
+
+def assumed(sd: float) -> Levels:
+    """A noise level taken on trust, the same for every comparison."""
+    if not (math.isfinite(sd) and sd > 0):
+        raise ValueError(f"sigma: must be positive and finite, got {sd}")
+    noise = Noise(float(sd), math.inf)
+    return Levels(noise, noise, noise, "assumed")
 
 
 UNKNOWN = Noise(0.0, 0.0)
@@ -109,7 +171,55 @@ def estimate(
         more, degrees = layout_scatter(rows)
         square, df = square + more, df + degrees
     variance = square / df if df else 0.0
-    null_square, null_df = scatter(nulls)
-    if null_df and null_square / null_df > variance:
-        return Noise(math.sqrt(null_square / null_df), max(df, null_df))
-    return Noise(math.sqrt(variance), df)
+    null = null_spread(nulls)
+    return null if null.df and null.sd**2 > variance else Noise(math.sqrt(variance), df)
+
+
+def levels(
+    settings: Iterable[Iterable[Sequence[float]]],
+    optimizers: Iterable[Iterable[Sequence[float]]],
+    nulls: Iterable[Sequence[float]],
+) -> Levels | None:
+    """The three spreads of a study; None where no run was repeated and no change was null.
+
+    Args:
+      settings: per cell its settings' losses by seed, and
+      optimizers: per race its winners' losses by seed, both as `layout_scatter` takes them.
+      nulls: groups of runs that should agree.
+
+    A spread without ENOUGH degrees of freedom is not told apart from the next wider one.
+    """
+    settings = [list(rows) for rows in settings]
+    groups = [row for rows in settings for row in rows if len(row) > 1]
+    square, df = scatter(groups)
+    null = null_spread(nulls := list(nulls))
+    if df < ENOUGH and null.df:
+        return Levels(null, null, null, "null changes", sum(len(set(g)) > 1 for g in nulls))
+    if not df:
+        return None
+    total = Noise(math.sqrt(square / df), df)
+    paired = _narrower(estimate(optimizers), total)
+    return Levels(_narrower(estimate(settings), paired), paired, total, "seeds", len(groups))
+
+
+def _narrower(noise: Noise, wider: Noise) -> Noise:
+    return noise if noise.df >= ENOUGH and noise.sd < wider.sd else wider
+
+
+def null_spread(groups: Iterable[Sequence[float]]) -> Noise:
+    """Noise from groups of runs that should agree; bit-identical losses of a group count once.
+
+    The median absolute deviation where there are MANY degrees of freedom (mixed code versions
+    leave a few groups far apart, see published/README.md), else the root mean square.
+    """
+    groups = [sorted(set(group)) for group in groups]
+    square, df = scatter(groups)
+    if df < MANY:
+        return Noise(math.sqrt(square / df) if df else 0.0, df)
+    away = [
+        abs(loss - math.fsum(group) / len(group)) * math.sqrt(len(group) / (len(group) - 1))
+        for group in groups
+        if len(group) > 1
+        for loss in group
+    ]
+    return Noise(statistics.median(away) / 0.6745, EFFICIENCY * df)

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from analysis import coverage
-from analysis.estimates import noise, simulate, speedup
+from analysis.fits import simulate, speedup
+from analysis.stats import noise
 
 
 def test_one_study_checks_every_kind_of_interval():
@@ -42,7 +43,7 @@ def test_intervals_that_are_too_narrow_are_caught(monkeypatch):
     draw = simulate.draw_noise
 
     def thirded(rng, truth):
-        return noise.assumed(draw(rng, truth).sigma / 3)
+        return noise.assumed(draw(rng, truth).total.sd / 3)
 
     monkeypatch.setattr(simulate, "draw_noise", thirded)
     monkeypatch.setattr(speedup, "own_curve_scatter", lambda cells: None)

@@ -45,7 +45,7 @@ def test_published_study():
     cells = run("published_study")
     text = shown(cells)
     assert pictures(cells) == 2
-    assert "P(muon faster than soap at 1.2b, 8x)" in text
+    assert "P(muon faster than soap at 1.2b)" in text
     assert "1.382" in text and "1.2987" in text  # Muon at 130m, 8x in two editions
 
 
@@ -62,4 +62,4 @@ def test_new_optimizer():
     cells = run("new_optimizer")
     assert pictures(cells) == 1
     assert "'mine' is kept under its own name" in shown(cells)
-    assert "P(mine is faster than muon at 520m, 4x)" in shown(cells)
+    assert "P(mine is faster than muon at 520m)" in shown(cells)

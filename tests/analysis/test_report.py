@@ -13,8 +13,10 @@ import pytest
 import synthetic_study
 
 from analysis import report
-from analysis.estimates import findings, races
+from analysis.estimates.speedups import put_published
+from analysis.estimates.table import KEY, Rows
 from analysis.pages import verdicts
+from analysis.pages.view import View, view
 from analysis.runs import reader
 
 SMALL = {"optimizers": ["adamw", "muon"], "sizes": ["tiny"], "ratios": [1], "seeds": 2}
@@ -29,11 +31,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    return findings.analyse(reader.load(folder))
+    return view(reader.load(folder))
 
 
 def analyse(path, **options):
-    return findings.analyse(reader.load(synthetic_study.write(path, **options)))
+    return view(reader.load(synthetic_study.write(path, **options)), cards=False)
 
 
 def test_speedups_recover_the_truth(found):
@@ -41,9 +43,11 @@ def test_speedups_recover_the_truth(found):
     truth = table["optimizer"].map(synthetic_study.RHO)
     joint = (table["joint_low"] <= truth) & (truth <= table["joint_high"])
     assert joint.mean() >= 0.85  # 95 % intervals, 18 correlated cells
-    assert (np.abs(np.log(table["joint"] / truth)) < 0.05).all()
+    known = table["joint_bound"] == ""
+    assert (np.abs(np.log(table["joint"] / truth))[known] < 0.05).all() and known.mean() > 0.5
+    assert (table["joint"] <= truth)[~known].mean() >= 0.8  # a bound, to within the noise
     robust = (table["robust_low"] <= truth) & (truth <= table["robust_high"])
-    assert robust.mean() >= 0.85
+    assert robust.mean() >= 0.75  # cells of a size share a curve of three points
     assert set(table.loc[table["optimizer"] == "muon", "verdict"]) == {"faster"}
 
 
@@ -57,7 +61,7 @@ def test_verdicts_name_the_winner_and_the_trend(found):
     tiny, small, trend = verdicts.verdicts(found)
     assert tiny.startswith("tiny, 4×: Muon has the lowest loss")
     assert small.startswith("small, 4×: Muon has the lowest loss")
-    assert "extrapolates AdamW beyond 4x" in small
+    assert "at least 1.00 by the joint model" in small
     assert "cannot be shown to change with model size" in trend
 
 
@@ -71,13 +75,14 @@ def test_a_tie_is_not_resolvable(tmp_path, monkeypatch):
 
 def test_without_repeats_no_difference_is_real(tmp_path):
     found = analyse(tmp_path, optimizers=["adamw", "muon"], seeds=1)
-    assert found.noise is None
+    assert found.noise == ""
     verdict = found.speedups.loc[found.speedups["optimizer"] != "adamw", "verdict"]
     assert set(verdict) == {"noise unknown"}
     assert any("noise is unknown" in doubt for doubt in found.doubts)
     assert all("nobody can say" in sentence for sentence in verdicts.verdicts(found))
-    assert found.speedups["published"].notna().all() and found.speedups["joint"].isna().all()
-    assert "speedup" not in set(report.numbers(found)["table"][lambda t: t == "robust_cell"])
+    muon = found.speedups[found.speedups["optimizer"] == "muon"]
+    assert muon["published"].notna().all() and muon["joint"].isna().all()
+    assert "robust_cell" not in set(report.numbers(found)["procedure"])
 
 
 def test_without_adamw_losses_are_compared(tmp_path):
@@ -90,14 +95,14 @@ def test_without_adamw_losses_are_compared(tmp_path):
 
 def test_one_size_has_no_trend(tmp_path):
     found = analyse(tmp_path, optimizers=["adamw", "muon"], sizes=["tiny"])
-    assert found.trends.empty
+    assert found.of("decline").empty
     assert any("One model size only" in doubt for doubt in found.doubts)
     assert len(verdicts.verdicts(found)) == 1
 
 
 def test_two_ratios_give_a_bracket_and_no_law(tmp_path):
     found = analyse(tmp_path, optimizers=["adamw", "muon"], ratios=[1, 2])
-    assert not found.laws and found.joint is None
+    assert not found.laws and found.of("speedup", "robust_joint").empty
     assert any("2 budgets" in doubt for doubt in found.doubts)
     others = found.speedups[found.speedups["optimizer"] != "adamw"]
     assert others["published"].isna().all()
@@ -109,7 +114,7 @@ def test_an_unfinished_study_is_reported_as_such(tmp_path):
     for path in (tmp_path / "certificates").iterdir():
         path.unlink()
     next((tmp_path / "trials").glob("*/result.json")).unlink()
-    found = findings.analyse(reader.load(tmp_path))
+    found = view(reader.load(tmp_path), cards=False)
     assert any("1 trials have no result yet" in doubt for doubt in found.doubts)
     assert any("2 of 2 cells have no certificate" in doubt for doubt in found.doubts)
 
@@ -131,19 +136,22 @@ def test_losses_that_follow_no_law_give_a_note(loss):
     best = pd.DataFrame(
         {"optimizer": "adamw", "model_size": "s", "chinchilla_ratio": ratio, "loss": loss(ratio)}
     )
-    laws, table = races.data_laws(best)
-    if laws:  # never a law that does not decrease
-        assert np.all(np.diff(laws["s"].loss(ratio)) < 0)
+    rows = Rows()
+    put_published(rows, best.assign(best_loss=best["loss"]), "adamw")
+    found = View(None, rows.frame())
+    if found.laws:  # never a law that does not decrease
+        assert np.all(np.diff(found.laws["s"].loss(ratio)) < 0)
     else:
-        assert "do not follow" in table["note"].iloc[0]
+        assert "do not follow" in found.law_table["note"].iloc[0]
 
 
 def test_numbers_are_long_finite_and_complete(found):
     numbers = report.numbers(found)
     assert list(numbers.columns) == [
         *("table", "procedure", "optimizer", "model_size", "chinchilla_ratio"),
-        *("quantity", "value", "low", "high", "note"),
+        *("quantity", "value", "low", "high", "bound", "note"),
     ]
+    assert not numbers.duplicated(KEY).any()
     assert np.isfinite(numbers["value"]).all()
     assert {"best", "speedup", "data_law", "noise", "tuning", "early_stop"} <= set(numbers["table"])
     speedups = numbers[numbers["table"] == "speedup"]
@@ -152,19 +160,31 @@ def test_numbers_are_long_finite_and_complete(found):
     assert timed.any() and set(numbers.loc[timed, "table"]) == {"time"}
 
 
-def test_numbers_and_page_agree(found):
+def test_every_number_on_the_page_is_in_the_table(found, tmp_path):
+    """Numbers of the page's tables and of the verdict, to the digits shown."""
+    report.write(found, tmp_path, small=True)
+    page = read(tmp_path / "index.html")
     numbers = report.numbers(found)
-    robust = numbers[
-        (numbers["table"] == "speedup")
-        & (numbers["procedure"] == "robust_cell")
-        & (numbers["quantity"] == "ratio")
-    ]
-    keys = ["optimizer", "model_size", "chinchilla_ratio"]
-    both = robust.merge(
-        found.speedups[found.speedups["robust"].notna()], on=keys, suffixes=("", "_page")
-    )
-    assert len(both) == 18
-    np.testing.assert_allclose(both["value"], both["robust"])
+    known = np.abs(numbers[["chinchilla_ratio", "value", "low", "high"]].to_numpy(float).ravel())
+    known = np.sort(known[np.isfinite(known)])
+    verdict = " ".join(verdicts.verdicts(found))
+    shown = page.numbers + re.findall(r"(?<![\w.])\d+\.\d+", re.sub(r"\d+×", "", verdict))
+    assert len(shown) > 500
+    strange = [text for text in shown if not _stands_in(known, text)]
+    assert strange == []
+
+
+def _stands_in(known, text):
+    """Is some number of the table shown as this text?"""
+    digits = re.fullmatch(r"[-−+]?(\d*\.?\d*(?:e[+-]?\d+)?)([kMBT]?)", text.replace(",", ""))
+    if digits is None or not digits[1]:
+        return False
+    scale = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[digits[2]]
+    mantissa, _, exponent = digits[1].partition("e")
+    step = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2])) * scale
+    value = float(digits[1]) * scale
+    nearest = known[np.searchsorted(known, value - 0.51 * step) :][:1]
+    return len(nearest) == 1 and nearest[0] <= value + 0.51 * step
 
 
 @pytest.mark.parametrize(
@@ -212,6 +232,7 @@ class _Page(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.addresses, self.pictures, self.targets, self.ids = [], [], [], [], []
+        self.numbers, self.in_number = [], False  # what stands in the cells of numbers
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
@@ -221,13 +242,19 @@ class _Page(html.parser.HTMLParser):
         if tag == "img":
             self.pictures.append(attributes["alt"])
             self.addresses.append(attributes["src"])
+        self.in_number = tag == "td" and attributes.get("class") == ""
         if "href" in attributes:
             self.targets.append(attributes["href"])
         if "id" in attributes:
             self.ids.append(attributes["id"])
 
+    def handle_data(self, data):
+        if self.in_number:
+            self.numbers.append(data)
+
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.in_number = False
 
 
 def read(path):

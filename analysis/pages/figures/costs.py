@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from analysis.pages import style
 from analysis.pages.figures.panels import log_axis, panels, plain_numbers, shared_legend, size_title
+from analysis.runs.names import RACE, label, ordered, size_order
 
 RESOURCES = {
     "seconds": "device seconds of the run",
@@ -23,7 +24,7 @@ def pareto(cells: pd.DataFrame, resource: str = "seconds") -> Figure:
     if resource not in RESOURCES:
         raise ValueError(f"resource: {resource!r} is none of {', '.join(RESOURCES)}")
     known = cells[cells[resource].notna()]
-    fig, axes = panels(known, style.size_order(known), source=cells)
+    fig, axes = panels(known, size_order(known), source=cells)
     for size, axis in axes.items():
         at_size = known[known["model_size"] == size]
         front = frontier(at_size, resource)
@@ -37,7 +38,7 @@ def pareto(cells: pd.DataFrame, resource: str = "seconds") -> Figure:
             zorder=1,
             label="efficient",
         )
-        for optimizer in style.ordered(at_size["optimizer"]):
+        for optimizer in ordered(at_size["optimizer"]):
             runs = at_size[at_size["optimizer"] == optimizer].sort_values(resource)
             axis.plot(runs[resource], runs["loss"], **style.of(optimizer))
         axis.set_title(size_title(at_size))
@@ -59,15 +60,15 @@ def tuning_cost(cost: pd.DataFrame) -> Figure:
     """Trials, tokens and seconds spent on tuning each optimizer.
 
     Args:
-      cost: see `tables.cost`.
+      cost: see `runs.winners.cost`.
     """
     known = [name for name in ("trials", "tokens", "seconds") if cost[name].notna().any()]
     fig, axes = panels(cost, known)
-    names = style.ordered(cost["optimizer"])
+    names = ordered(cost["optimizer"])
     table = cost.set_index("optimizer").loc[names[::-1]]
     colours = [style.of(name)["color"] for name in table.index]
     for column, axis in axes.items():
-        axis.barh([style.label(name) for name in table.index], table[column], color=colours)
+        axis.barh([label(name) for name in table.index], table[column], color=colours)
         axis.grid(axis="y", visible=False)
         plain_numbers(axis.xaxis)
     if "seconds" in axes:
@@ -80,14 +81,14 @@ def noise(repeats: pd.DataFrame) -> Figure:
     """Loss of runs that differ only in their seed, around the mean of their setting.
 
     Args:
-      repeats: see `tables.repeats`.
+      repeats: see `runs.repeats`.
     """
     fig, axes = panels(repeats, ["all"], title="same settings, different seeds")
     axis = axes["all"]
     means = repeats.groupby("setting")["loss"].transform("mean")
     table = repeats.assign(gap=(repeats["loss"] - means) * 1e3)
-    races = list(table.groupby(["model_size", "chinchilla_ratio"], sort=False).groups)
-    names = style.ordered(table["optimizer"])
+    races = list(table.groupby(RACE, sort=False).groups)
+    names = ordered(table["optimizer"])
     for number, optimizer in enumerate(names):
         runs = table[table["optimizer"] == optimizer]
         keys = zip(runs["model_size"], runs["chinchilla_ratio"], strict=True)
@@ -111,7 +112,7 @@ def downstream(scores: pd.DataFrame) -> Figure:
     known = scores.dropna(subset=["loss", "average_pct"])
     fig, axes = panels(known, ["all"], source=scores, title="")
     axis = axes["all"]
-    for optimizer in style.ordered(known["optimizer"]):
+    for optimizer in ordered(known["optimizer"]):
         runs = known[known["optimizer"] == optimizer]
         axis.plot(runs["loss"], runs["average_pct"], **style.of(optimizer) | {"linestyle": "none"})
     axis.invert_xaxis()

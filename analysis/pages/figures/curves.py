@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.estimates.tables import validation_at
 from analysis.pages import style
 from analysis.pages.figures.panels import log_axis, panels, plain_numbers, shared_legend
+from analysis.runs.curves import validation_at
+from analysis.runs.names import BASELINE, CELL, RACE, label, ordered, size_order
 from analysis.runs.reader import ROLES
 
 
@@ -17,22 +18,22 @@ def training_curves(
     """Validation loss of the winners over training, one panel per (size, ratio).
 
     The panel shows the range of losses from `zoom` of the run onwards, since a start at
-    ln(vocabulary) would hide every difference. Where an optimizer overtakes AdamW, or falls behind,
-    a ring marks it.
+    ln(vocabulary) would hide every difference. Where an optimizer overtakes the baseline, or falls
+    behind, a ring marks it.
 
     Args:
       curves: CELL, tokens, fraction, validation_loss; one run per cell.
-      crossings: see `tables.crossings`.
+      crossings: see `runs.curves.crossings`.
     """
     evaluated = curves[curves["validation_loss"].notna()]
-    races = list(evaluated.groupby(["model_size", "chinchilla_ratio"], sort=False).groups)
-    races.sort(key=lambda key: (style.size_order(evaluated).index(key[0]), key[1]))
+    races = list(evaluated.groupby(RACE, sort=False).groups)
+    races.sort(key=lambda key: (size_order(evaluated).index(key[0]), key[1]))
     fig, axes = panels(evaluated, races, source=curves, per_row=4)
     for (size, ratio), axis in axes.items():
         race = evaluated[
             (evaluated["model_size"] == size) & (evaluated["chinchilla_ratio"] == ratio)
         ]
-        for optimizer in style.ordered(race["optimizer"]):
+        for optimizer in ordered(race["optimizer"]):
             run = race[race["optimizer"] == optimizer].sort_values("tokens")
             axis.plot(run["tokens"], run["validation_loss"], **style.line(optimizer))
             if crossings is not None:
@@ -53,9 +54,7 @@ def training_curves(
 
 
 def _mark(axis, run, crossings, cell):
-    found = crossings[
-        (crossings[["optimizer", "model_size", "chinchilla_ratio"]] == list(cell)).all(axis=1)
-    ]
+    found = crossings[(crossings[CELL] == list(cell)).all(axis=1)]
     for fraction in found["fraction"]:
         nearest = (run["fraction"] - fraction).abs().idxmin()
         axis.plot(
@@ -71,10 +70,9 @@ def _mark(axis, run, crossings, cell):
 
 @style.styled
 def lead_over_training(
-    curves: pd.DataFrame, baseline: str = "adamw", *, limit: float = 0.06
+    curves: pd.DataFrame, baseline: str = BASELINE, *, limit: float = 0.06
 ) -> Figure:
-    """How far each optimizer is ahead of AdamW at the same point of training (nats), per (size,
-    ratio).
+    """Lead over the baseline at the same point of training (nats), one panel per (size, ratio).
 
     A line that crosses zero is a ranking that flips before the end.
 
@@ -84,16 +82,16 @@ def lead_over_training(
     """
     at = validation_at(curves, np.linspace(0.1, 1.0, 91))
     races = {}
-    for key, race in at.groupby(["model_size", "chinchilla_ratio"], sort=False):
+    for key, race in at.groupby(RACE, sort=False):
         losses = race.pivot_table(index="fraction", columns="optimizer", values="loss")
         if baseline in losses and losses.shape[1] > 1:
             races[key] = losses.sub(losses[baseline], axis=0).mul(-1).drop(columns=baseline)
-    order = style.size_order(curves)
+    order = size_order(curves)
     keys = sorted(races, key=lambda key: (order.index(key[0]), key[1]))
     fig, axes = panels(at, keys, source=curves, per_row=4)
     for (size, ratio), axis in axes.items():
         leads = races[size, ratio]
-        for optimizer in style.ordered(leads):
+        for optimizer in ordered(leads):
             axis.plot(leads.index, leads[optimizer], **style.line(optimizer))
         axis.axhline(0.0, color=style.of(baseline)["color"], linewidth=1.2)
         late = leads[leads.index >= 0.3].to_numpy()
@@ -102,7 +100,7 @@ def lead_over_training(
         axis.set_title(f"{size}, {ratio:g}×")
         axis.set_xlabel("fraction of training")
         if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel(f"loss below {style.label(baseline)} (nats)")
+            axis.set_ylabel(f"loss below {label(baseline)} (nats)")
     shared_legend(fig, axes.values())
     return fig
 
@@ -112,7 +110,7 @@ def early_stop(table: pd.DataFrame) -> Figure:
     """How often a race stopped at a fraction of training is decided wrongly, and what that costs.
 
     Args:
-      table: see `tables.early_stop`.
+      table: see `View.early_stop`.
     """
     fig, axes = panels(table, ["errors", "regret"])
     looks = [
@@ -120,10 +118,9 @@ def early_stop(table: pd.DataFrame) -> Figure:
         ("wrong_winner", "#d55e00", "o", "-", "wrong winner"),
         ("wrong_pairs", "#0072b2", "s", "--", "pairs in the wrong order"),
     ]
-    for column, colour, marker, line, label in looks:
-        axes["errors"].plot(
-            table["fraction"], table[column], line, marker=marker, color=colour, label=label
-        )
+    for column, colour, marker, line, name in looks:
+        look = {"marker": marker, "color": colour, "label": name}
+        axes["errors"].plot(table["fraction"], table[column], line, **look)
     axes["errors"].set_ylabel("share of races or pairs")
     axes["errors"].set_ylim(-0.03, 1.03)
     axes["errors"].set_title(f"errors of an early stop ({table['races'].max()} races)")
@@ -148,7 +145,7 @@ def norms(curves: pd.DataFrame) -> Figure:
     fig, axes = panels(logged, keys, source=curves, per_row=max(2, len(roles)))
     for column, axis in axes.items():
         what, role = column.split("_norm")
-        for optimizer in style.ordered(logged["optimizer"]):
+        for optimizer in ordered(logged["optimizer"]):
             run = logged[logged["optimizer"] == optimizer].sort_values("fraction")
             axis.plot(run["fraction"], run[column], **style.line(optimizer))
         name = {"param": "parameters", "grad": "gradient"}[what]

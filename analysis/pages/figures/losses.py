@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.estimates.loss_laws import DataLaw
+from analysis.fits.loss_laws import DataLaw
 from analysis.pages import style
 from analysis.pages.figures.panels import (
     log_axis,
@@ -14,25 +14,28 @@ from analysis.pages.figures.panels import (
     size_axis,
     size_title,
 )
+from analysis.runs.names import BASELINE, RACE, label, ordered, size_order
 
 
 @style.styled
-def loss_against_ratio(cells: pd.DataFrame, laws: dict[str, DataLaw] | None = None) -> Figure:
+def loss_against_ratio(
+    cells: pd.DataFrame, laws: dict[str, DataLaw] | None = None, *, baseline: str = BASELINE
+) -> Figure:
     """Best loss of every optimizer against the Chinchilla ratio, one panel per size.
 
     Args:
       cells: optimizer, model_size, chinchilla_ratio, loss.
-      laws: AdamW's data law of each size where one could be fitted; drawn over its fit range.
+      laws: the baseline's data law of each size where one could be fitted; drawn over its range.
     """
-    fig, axes = panels(cells, style.size_order(cells))
+    fig, axes = panels(cells, size_order(cells))
     for size, axis in axes.items():
         at_size = cells[cells["model_size"] == size]
-        for optimizer in style.ordered(at_size["optimizer"]):
+        for optimizer in ordered(at_size["optimizer"]):
             runs = at_size[at_size["optimizer"] == optimizer].sort_values("chinchilla_ratio")
             axis.plot(runs["chinchilla_ratio"], runs["loss"], **style.of(optimizer))
         if laws and size in laws:
             ratios = np.geomspace(*at_size["chinchilla_ratio"].agg(["min", "max"]), 50)
-            law = {"color": "black", "label": "AdamW's law", "linestyle": (0, (1, 1))}
+            law = {"color": "black", "label": f"{label(baseline)}'s law", "linestyle": (0, (1, 1))}
             axis.plot(ratios, laws[size].loss(ratios), **law | {"linewidth": 3, "alpha": 0.35})
         ratio_axis(axis, at_size["chinchilla_ratio"])
         axis.set_title(size_title(at_size))
@@ -43,54 +46,56 @@ def loss_against_ratio(cells: pd.DataFrame, laws: dict[str, DataLaw] | None = No
 
 
 @style.styled
-def speedup_against_ratio(speedups: pd.DataFrame) -> Figure:
-    """Speed-up over AdamW in tokens against the ratio, one panel per size.
+def speedup_against_ratio(speedups: pd.DataFrame, *, baseline: str = BASELINE) -> Figure:
+    """Speed-up over the baseline in tokens against the ratio, one panel per size.
 
-    Lines with bands: the joint model. Points with bars: each cell by its size's own AdamW curve; an
-    arrow is a lower bound. Dashes: the published formula.
+    Lines with bands: the joint model. Points with bars: each cell by its size's own curve; an arrow
+    is a lower bound. Dashes: the published formula.
 
     Args:
-      speedups: see `races.speedups`.
+      speedups: see `View.speedups`.
     """
-    others = speedups[speedups["optimizer"] != "adamw"]
-    fig, axes = panels(others, style.size_order(speedups), source=speedups)
+    others = speedups[speedups["optimizer"] != baseline]
+    fig, axes = panels(others, size_order(speedups), source=speedups)
     for size, axis in axes.items():
         at_size = others[others["model_size"] == size]
         _speedup_lines(axis, at_size, "chinchilla_ratio")
         ratio_axis(axis, at_size["chinchilla_ratio"])
         axis.set_title(size_title(at_size))
-    next(iter(axes.values())).set_ylabel("speed-up over AdamW\n(tokens for the same loss)")
+    _speedup_label(axes, baseline)
     shared_legend(fig, axes.values())
     return fig
 
 
 @style.styled
-def speedup_against_size(speedups: pd.DataFrame) -> Figure:
-    """Speed-up over AdamW in tokens against non-embedding parameters, one panel per ratio.
+def speedup_against_size(speedups: pd.DataFrame, *, baseline: str = BASELINE) -> Figure:
+    """Speed-up over the baseline in tokens against non-embedding parameters, one panel per ratio.
 
     As `speedup_against_ratio`, with the sizes side by side: does the advantage shrink with scale?
     """
-    others = speedups[speedups["optimizer"] != "adamw"]
+    others = speedups[speedups["optimizer"] != baseline]
     ratios = sorted(others["chinchilla_ratio"].unique())
     fig, axes = panels(others, ratios, source=speedups, title="ratio {:g}")
     for ratio, axis in axes.items():
         _speedup_lines(axis, others[others["chinchilla_ratio"] == ratio], "non_embedding_params")
         size_axis(axis, others)
-    next(iter(axes.values())).set_ylabel("speed-up over AdamW\n(tokens for the same loss)")
+    _speedup_label(axes, baseline)
     shared_legend(fig, axes.values())
     return fig
 
 
 @style.styled
-def speedup_across_studies(mine: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
+def speedup_across_studies(
+    mine: pd.DataFrame, theirs: pd.DataFrame, *, baseline: str = BASELINE
+) -> Figure:
     """Speed-up against model size in two studies, one panel per ratio of the first one.
 
     Args:
-      mine, theirs: see `races.speedups`; optimizers in both are drawn.
+      mine, theirs: see `View.speedups`; optimizers in both are drawn.
     """
     both = pd.concat([mine.assign(study=0), theirs.assign(study=1)], ignore_index=True)
-    shared = (set(mine["optimizer"]) & set(theirs["optimizer"])) - {"adamw"}
-    drawn = both[both["optimizer"].isin(shared) & both["joint"].notna()]
+    shared = (set(mine["optimizer"]) & set(theirs["optimizer"])) - {baseline}
+    drawn = both[both["optimizer"].isin(shared) & _known(both)]
     ratios = sorted(set(drawn.loc[drawn["study"] == 0, "chinchilla_ratio"]))
     fig, axes = panels(drawn, ratios, source=both, title="ratio {:g}")
     for ratio, axis in axes.items():
@@ -111,14 +116,24 @@ def speedup_across_studies(mine: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
             axis.plot(x, line["joint"], **look)
         log_axis(axis)
         axis.set_xlabel("non-embedding parameters")
-    next(iter(axes.values())).set_ylabel("speed-up over AdamW\n(tokens for the same loss)")
+    _speedup_label(axes, baseline)
     shared_legend(fig, axes.values())
     return fig
 
 
+def _speedup_label(axes, baseline):
+    words = f"speed-up over {label(baseline)}\n(tokens for the same loss)"
+    next(iter(axes.values())).set_ylabel(words)
+
+
+def _known(table):
+    """Cells of which the joint model gives more than a bound."""
+    return table["joint"].notna() & (table["joint_bound"] == "")
+
+
 def _speedup_lines(axis, table, x):
     axis.axhline(1.0, color="black", linewidth=1.0)
-    names = style.ordered(table["optimizer"])
+    names = ordered(table["optimizer"])
     seen = table[["published", "robust", "joint", "joint_low", "joint_high"]]
     seen = seen.where(np.isfinite(seen))
     bottom, top = min(seen.min().min(), 1.0), max(seen.max().max(), 1.0)
@@ -126,7 +141,7 @@ def _speedup_lines(axis, table, x):
         look = style.of(optimizer)
         colour = look["color"]
         line = table[table["optimizer"] == optimizer].sort_values(x)
-        joint = line.dropna(subset=["joint"])
+        joint = line[_known(line)]
         axis.fill_between(
             joint[x], joint["joint_low"], joint["joint_high"], color=colour, alpha=0.13, linewidth=0
         )
@@ -142,7 +157,7 @@ def _speedup_lines(axis, table, x):
 
 
 def _robust_points(axis, line, look):
-    colour, bounded = look["color"], line["bound"] == ""
+    colour, bounded = look["color"], line["robust_bound"] == ""
     marker = {key: look[key] for key in ("marker", "markerfacecolor", "markeredgecolor")}
     axis.plot(line["x"], line["robust"], linestyle="none", color=colour, **marker)
     known = line[bounded]
@@ -150,7 +165,7 @@ def _robust_points(axis, line, look):
     axis.vlines(
         known["x"], ends["robust_low"], ends["robust_high"], color=colour, linewidth=2, alpha=0.45
     )
-    for row in line[line["bound"] == "lower"].itertuples():
+    for row in line[line["robust_bound"] == "lower"].itertuples():
         axis.annotate(
             "", (row.x, row.robust), (0, 17), textcoords="offset points",
             arrowprops={"arrowstyle": "<-", "color": colour, "linewidth": 1.4, "shrinkB": 0},
@@ -158,14 +173,14 @@ def _robust_points(axis, line, look):
 
 
 @style.styled
-def matrix_against_scalar(cells: pd.DataFrame) -> Figure:
-    """How far the best matrix and the best scalar method lie below AdamW, nats per token.
+def matrix_against_scalar(cells: pd.DataFrame, *, baseline: str = BASELINE) -> Figure:
+    """How far the best matrix and scalar methods lie below the baseline, nats per token.
 
     Args:
-      cells: CELL, loss. Cells without AdamW, or with one family only, are left out.
+      cells: CELL, loss. Cells without the baseline, or with one family only, are left out.
     """
-    gaps = family_gaps(cells)
-    fig, axes = panels(gaps, style.size_order(gaps), source=cells)
+    gaps = family_gaps(cells, baseline)
+    fig, axes = panels(gaps, size_order(gaps), source=cells)
     looks = {
         "matrix": ("#d55e00", "D", "-", "best matrix method"),
         "scalar": ("#56b4e9", "s", "--", "best scalar method"),
@@ -173,19 +188,13 @@ def matrix_against_scalar(cells: pd.DataFrame) -> Figure:
     for size, axis in axes.items():
         at_size = gaps[gaps["model_size"] == size]
         axis.axhline(0.0, color="black", linewidth=1.0)
-        for family, (colour, marker, line, label) in looks.items():
+        for family, (colour, marker, line, name) in looks.items():
             part = at_size[at_size["family"] == family].sort_values("chinchilla_ratio")
-            axis.plot(
-                part["chinchilla_ratio"],
-                part["gain"],
-                line,
-                marker=marker,
-                color=colour,
-                label=label,
-            )
+            look = {"marker": marker, "color": colour, "label": name}
+            axis.plot(part["chinchilla_ratio"], part["gain"], line, **look)
             for run in part.itertuples():
                 axis.annotate(
-                    style.label(run.optimizer),
+                    label(run.optimizer),
                     (run.chinchilla_ratio, run.gain),
                     xytext=(0, 5),
                     textcoords="offset points",
@@ -196,27 +205,24 @@ def matrix_against_scalar(cells: pd.DataFrame) -> Figure:
         ratio_axis(axis, at_size["chinchilla_ratio"])
         axis.set_title(size_title(at_size))
         axis.margins(x=0.15, y=0.15)
-    next(iter(axes.values())).set_ylabel("loss below AdamW (nats per token)")
+    next(iter(axes.values())).set_ylabel(f"loss below {label(baseline)} (nats per token)")
     shared_legend(fig, axes.values())
     return fig
 
 
-def family_gaps(cells: pd.DataFrame) -> pd.DataFrame:
-    """Gain over AdamW (nats) of the best matrix and best scalar method of each size and ratio."""
+def family_gaps(cells: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
+    """Gain over the baseline (nats) of the best matrix and scalar method of each race."""
     rows = []
-    for (size, ratio), race in cells.groupby(["model_size", "chinchilla_ratio"], sort=False):
+    for (size, ratio), race in cells.groupby(RACE, sort=False):
         losses = race.set_index("optimizer")["loss"]
-        if "adamw" not in losses:
+        if baseline not in losses:
             continue
         for family in ("matrix", "scalar"):
-            members = [
-                n
-                for n in losses.index
-                if n != "adamw" and (n in style.MATRIX) == (family == "matrix")
-            ]
+            others = [n for n in losses.index if n != baseline]
+            members = [n for n in others if (n in style.MATRIX) == (family == "matrix")]
             if members:
                 best = losses[members].idxmin()
-                rows.append((size, ratio, family, best, losses["adamw"] - losses[best]))
+                rows.append((size, ratio, family, best, losses[baseline] - losses[best]))
     columns = ["model_size", "chinchilla_ratio", "family", "optimizer", "gain"]
     gaps = pd.DataFrame(rows, columns=columns)
     if "non_embedding_params" in cells:

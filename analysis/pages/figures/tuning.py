@@ -5,16 +5,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.estimates.optima import MEMORY
+from analysis.fits.optima import MEMORY
 from analysis.pages import style
 from analysis.pages.figures.panels import log_axis, panels, shared_legend
+from analysis.runs.curves import COSTLY
+from analysis.runs.names import BASELINE, RACE, label, ordered, size_order
 
 # Hyper-parameters whose grids are geometric; all others are drawn on a linear axis.
 LOGARITHMIC = (
     *("learning_rate", "batch_size", "warmup", "block_size", "gamma", "update_prob_flat_start"),
     *("epsilon", "muon_epsilon", "scion_epsilon"),
 )
-THRESHOLD = 3e-3  # nats: settings closer than this are equal in the study's sweep
 
 
 @style.styled
@@ -22,7 +23,7 @@ def sensitivity(deviations: pd.DataFrame, *, limit: float = 0.1) -> Figure:
     """Loss above the centre's against each swept hyper-parameter, one panel each.
 
     Args:
-      deviations: rows of one (size, ratio), see `tables.deviations`.
+      deviations: rows of one (size, ratio), see `runs.winners.deviations`.
       limit: losses further above the centre are drawn at this height (nats) with an arrow; diverged
         runs as a cross on the same line.
     """
@@ -31,8 +32,8 @@ def sensitivity(deviations: pd.DataFrame, *, limit: float = 0.1) -> Figure:
     for name, axis in axes.items():
         swept = deviations[deviations["hyperparameter"] == name]
         positions = positions_of(name, swept["value"])
-        cap = min(limit, max(1.15 * swept["delta"].max(), 4 * THRESHOLD))
-        for number, optimizer in enumerate(style.ordered(swept["optimizer"])):
+        cap = min(limit, max(1.15 * swept["delta"].max(), 4 * COSTLY))
+        for number, optimizer in enumerate(ordered(swept["optimizer"])):
             line = swept[swept["optimizer"] == optimizer]
             _deviation_line(axis, line, optimizer, positions, cap, number)
         _value_axis(axis, positions, name)
@@ -66,7 +67,7 @@ def _by_spread(deviations):
 
 
 @style.styled
-def learning_rate(deviations: pd.DataFrame, laws: dict, optimizer: str = "adamw") -> Figure:
+def learning_rate(deviations: pd.DataFrame, laws: dict, optimizer: str = BASELINE) -> Figure:
     """The gain from tuning one number: final loss against the learning rate of a single optimizer.
 
     Left, the loss of every size and ratio. Right, the share of its data each run still makes use
@@ -74,7 +75,7 @@ def learning_rate(deviations: pd.DataFrame, laws: dict, optimizer: str = "adamw"
     number is worth a factor of 2.
 
     Args:
-      deviations: see `tables.deviations`.
+      deviations: see `runs.winners.deviations`.
       laws: data law per size, fitted to this optimizer's best losses. Sizes without one appear left
       only.
     """
@@ -83,7 +84,7 @@ def learning_rate(deviations: pd.DataFrame, laws: dict, optimizer: str = "adamw"
     ]
     swept = swept[swept["delta"].notna()]
     fig, axes = panels(swept, ["loss", "share"], source=deviations)
-    cells = list(swept.groupby(["model_size", "chinchilla_ratio"], sort=False))
+    cells = list(swept.groupby(RACE, sort=False))
     shades = np.linspace(0.15, 0.85, max(len(cells), 2))
     colours = _palette(shades)
     for ((size, ratio), line), colour in zip(cells, colours, strict=False):
@@ -100,7 +101,7 @@ def learning_rate(deviations: pd.DataFrame, laws: dict, optimizer: str = "adamw"
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("learning rate")
     axes["loss"].set_ylabel("validation loss (nats per token)")
-    axes["loss"].set_title(f"{style.label(optimizer)}: final loss")
+    axes["loss"].set_title(f"{label(optimizer)}: final loss")
     axes["share"].set_title("share of the data put to use")
     axes["share"].set_ylabel("equivalent data / data of the best rate")
     axes["share"].set_ylim(0, 1.05)
@@ -122,15 +123,11 @@ def weight_decay(deviations: pd.DataFrame, *, limit: float = 0.12) -> Figure:
     swept = deviations[
         (deviations["hyperparameter"] == "weight_decay") & deviations["delta"].notna()
     ]
-    races = [
-        key
-        for key, race in swept.groupby(["model_size", "chinchilla_ratio"], sort=False)
-        if race["value"].nunique() > 2
-    ]
+    races = [key for key, race in swept.groupby(RACE, sort=False) if race["value"].nunique() > 2]
     fig, axes = panels(swept, races, source=deviations, per_row=4)
     for (size, ratio), axis in axes.items():
         race = swept[(swept["model_size"] == size) & (swept["chinchilla_ratio"] == ratio)]
-        for optimizer in style.ordered(race["optimizer"]):
+        for optimizer in ordered(race["optimizer"]):
             line = race[race["optimizer"] == optimizer].sort_values(["value", "loss"])
             line = line.drop_duplicates("value")
             if len(line) > 1:
@@ -147,7 +144,7 @@ def weight_decay(deviations: pd.DataFrame, *, limit: float = 0.12) -> Figure:
 
 
 @style.styled
-def deviation_histogram(deviations: pd.DataFrame, *, threshold: float = THRESHOLD) -> Figure:
+def deviation_histogram(deviations: pd.DataFrame, *, threshold: float = COSTLY) -> Figure:
     """How much one wrong hyper-parameter costs: the share of deviations above a loss gap.
 
     One line per optimizer, all cells together; diverged runs count as infinitely worse. The dashed
@@ -156,13 +153,13 @@ def deviation_histogram(deviations: pd.DataFrame, *, threshold: float = THRESHOL
     others = deviations[deviations["value"].astype(str) != deviations["centre_value"].astype(str)]
     fig, axes = panels(others, ["all"], source=deviations, title="")
     axis = axes["all"]
-    for optimizer in style.ordered(others["optimizer"]):
+    for optimizer in ordered(others["optimizer"]):
         gaps = others.loc[others["optimizer"] == optimizer]
         gaps = np.sort(np.where(gaps["status"] == "diverged", np.inf, gaps["delta"]))
         gaps = np.clip(gaps[~np.isnan(gaps)], 1e-4, None)
         share = 1 - np.arange(len(gaps)) / len(gaps)
-        label = f"{style.label(optimizer)} ({len(gaps)})"
-        axis.step(gaps, share, where="post", **style.line(optimizer) | {"label": label})
+        look = style.line(optimizer) | {"label": f"{label(optimizer)} ({len(gaps)})"}
+        axis.step(gaps, share, where="post", **look)
     axis.axvline(threshold, color="black", linestyle="--", linewidth=1)
     axis.annotate(f"{threshold:g}", (threshold, 1.01), ha="center", fontsize=8)
     axis.set_xscale("log")
@@ -175,42 +172,36 @@ def deviation_histogram(deviations: pd.DataFrame, *, threshold: float = THRESHOL
 
 
 @style.styled
-def optima_against_scale(
-    optima: pd.DataFrame, hyperparameter: str, laws: dict | None = None
-) -> Figure:
+def optima_against_scale(optima: pd.DataFrame, hyperparameter: str) -> Figure:
     """The best value of one hyper-parameter against tokens: a panel per optimizer, a shade per
     size.
 
     Args:
-      optima: CELL, hyperparameter, value, low, high (NaN where open), non_embedding_params, tokens.
-      laws: optimizer -> `transfer.TransferLaw`, drawn as a thin line per size.
+      optima: see `View.optima`; an optimizer's law is drawn as a thin line per size.
     """
     swept = optima[optima["hyperparameter"] == hyperparameter]
-    sizes = style.size_order(swept)
+    sizes = size_order(swept)
     shades = dict(zip(sizes, _palette(np.linspace(0.1, 0.85, max(len(sizes), 2))), strict=False))
-    fig, axes = panels(swept, style.ordered(swept["optimizer"]), source=optima)
+    fig, axes = panels(swept, ordered(swept["optimizer"]), source=optima)
     for size, shade in shades.items():  # the legend, in order of size
         next(iter(axes.values())).plot([], [], "o", color=shade, label=size)
     for optimizer, axis in axes.items():
         mine = swept[swept["optimizer"] == optimizer]
         bottom, top = mine["value"].min() / 2.5, mine["value"].max() * 2.5
-        for size in style.size_order(mine):
+        for size in size_order(mine):
             line = mine[mine["model_size"] == size].sort_values("tokens")
             look = {"color": shades[size], "marker": "o"}
             axis.plot(line["tokens"], line["value"], linestyle="none", **look)
             low, high = line["low"].fillna(bottom / 2), line["high"].fillna(top * 2)
             axis.vlines(line["tokens"], low, high, color=shades[size], linewidth=1.6, alpha=0.5)
-            if laws and optimizer in laws:
-                at = zip(line["non_embedding_params"], line["chinchilla_ratio"], strict=True)
-                values = [laws[optimizer].predict(*cell)[0] for cell in at]
-                axis.plot(line["tokens"], values, color=shades[size], linewidth=0.9)
+            axis.plot(line["tokens"], line["law"], color=shades[size], linewidth=0.9)
         log_axis(axis)
         axis.set_yscale("log", base=2)
         axis.set_ylim(bottom, top)
         steps = np.arange(np.ceil(np.log2(bottom / 1e-3)), np.log2(top / 1e-3))
         axis.set_yticks(1e-3 * 2**steps, [f"{1e-3 * 2**step:.2g}" for step in steps])
         axis.yaxis.set_minor_locator(NullLocator())
-        axis.set_title(style.label(optimizer))
+        axis.set_title(label(optimizer))
         axis.set_xlabel("tokens")
         if axis.get_subplotspec().is_first_col():
             axis.set_ylabel(f"best {hyperparameter.replace('_', ' ')}")

@@ -5,16 +5,21 @@ import pandas as pd
 import pytest
 
 from analysis import published
-from analysis.estimates import optima, sensitivity
-from analysis.estimates.editions import EDITIONS, edition, edition_cells, joint_law
-
-KEYS = ["optimizer", "model_size", "chinchilla_ratio"]
+from analysis.estimates.editions import (
+    EDITIONS,
+    edition,
+    edition_cells,
+    joint_law,
+    predictions,
+    sensitive_sets,
+)
+from analysis.runs.names import CELL
 
 
 @pytest.mark.parametrize("name", EDITIONS)
 def test_every_quoted_speedup_within_2e3(name):
     quoted = published.quoted_speedups().query("procedure == @name")
-    both = quoted.merge(edition(name), on=KEYS, suffixes=("_quoted", ""))
+    both = quoted.merge(edition(name), on=CELL, suffixes=("_quoted", ""))
     assert len(both) == len(quoted) > 5
     pd.testing.assert_series_equal(
         both.speedup, both.speedup_quoted, check_names=False, rtol=0, atol=2e-3
@@ -23,7 +28,7 @@ def test_every_quoted_speedup_within_2e3(name):
 
 def test_every_predicted_setting_within_1e3():
     quoted = published.quoted_predictions()
-    ours = optima.published_predictions(published.centres(), published.PARAMS)
+    ours = predictions(published.centres(), published.PARAMS)
     both = quoted.merge(ours, on=["optimizer", "hyperparameter", "chinchilla_ratio"])
     assert len(both) == len(quoted) == 168
     np.testing.assert_allclose(both.prediction_y, both.prediction_x, rtol=1e-3, atol=1e-30)
@@ -34,7 +39,7 @@ def test_every_predicted_setting_within_1e3():
 def test_each_sensitive_set_at_a_threshold_the_study_names():
     quoted = published.quoted_sensitive().groupby("optimizer").hyperparameter.apply(set)
     runs, best = published.runs(), published.best()
-    at = {d: sensitivity.sensitive_sets(runs, best, delta=d) for d in (5e-3, 6e-3, 7e-3)}
+    at = {d: sensitive_sets(runs, best, delta=d) for d in (5e-3, 6e-3, 7e-3)}
     assert len(quoted) == 10
     for name, keys in quoted.items():
         assert any(sets[name] == keys for sets in at.values()), (name, keys)

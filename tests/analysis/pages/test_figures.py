@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import synthetic_study
 
-from analysis.estimates import findings, tables
 from analysis.pages import figures, style
-from analysis.runs import reader
+from analysis.pages.view import view
+from analysis.runs import curves, reader
 
 FIGURES = {
     "loss_against_ratio": lambda f: figures.loss_against_ratio(f.best, f.laws),
@@ -22,9 +22,7 @@ FIGURES = {
     "learning_rate": lambda f: figures.learning_rate(f.deviations, f.laws),
     "weight_decay": lambda f: figures.weight_decay(f.deviations),
     "deviation_histogram": lambda f: figures.deviation_histogram(f.deviations),
-    "optima_against_scale": lambda f: figures.optima_against_scale(
-        f.optima, "learning_rate", findings.transfer_laws(f.optima, "learning_rate")
-    ),
+    "optima_against_scale": lambda f: figures.optima_against_scale(f.optima, "learning_rate"),
     "training_curves": lambda f: figures.training_curves(f.curves, f.crossings),
     "lead_over_training": lambda f: figures.lead_over_training(f.curves),
     "early_stop": lambda f: figures.early_stop(f.early_stop),
@@ -43,7 +41,7 @@ def one_race(table):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = synthetic_study.write(tmp_path_factory.mktemp("study"), seeds=2)
-    return findings.analyse(reader.load(folder))
+    return view(reader.load(folder), cards=False)
 
 
 def test_every_public_figure_is_tested():
@@ -157,7 +155,7 @@ def test_diverged_runs_are_drawn_as_such(found):
 
 
 def test_lower_bounds_are_arrows(found):
-    bounds = (found.speedups["bound"] == "lower").sum()
+    bounds = (found.speedups["robust_bound"] == "lower").sum()
     assert bounds > 0
     figure = figures.speedup_against_ratio(found.speedups)
     arrows = sum(
@@ -221,7 +219,7 @@ def test_tables_used_by_figures_need_no_records():
             "validation_loss": [4.0, 3.0, 2.0, 4.0, 3.2, 1.9],
         }
     )
-    crossings = tables.crossings(curve)
+    crossings = curves.crossings(curve)
     assert crossings["fraction"].tolist() == [pytest.approx(0.5 + 0.5 * 2 / 3, abs=0.005)]
     assert crossings["leader"].tolist() == ["new"]
     figures.lead_over_training(curve)

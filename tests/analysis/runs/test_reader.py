@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import synthetic_study
 
-from analysis.estimates import tables
-from analysis.runs import reader
+from analysis.runs import curves, reader, winners
+from analysis.runs.names import CELL
+from analysis.runs.repeats import repeats
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def trials(folder):
 def test_every_trial_is_a_row(folder, study):
     assert len(study.runs) == len(trials(folder))
     assert list(study.runs["hash"]) == sorted(path.name for path in trials(folder))
-    assert study.problems == () and study.unfinished == 0
+    assert [p.kind for p in study.problems] == ["diverged"] and study.unfinished == 0
     assert study.tuned == ["beta2", "learning_rate", "weight_decay"]
 
 
@@ -43,7 +44,7 @@ def test_lists_among_the_options_become_text(small):
     path.write_text(json.dumps(config))
     runs = reader.load(small).runs
     assert runs["hp_decayed"].dropna().tolist() == ['["matrix", "head"]']
-    tables.repeats(reader.load(small))  # groups by it
+    repeats(reader.load(small))  # groups by it
 
 
 @pytest.mark.parametrize(
@@ -60,8 +61,9 @@ def test_unusable_files_are_named_and_left_out(small, file, content, expected):
     (broken / file).write_text(content)
     study = reader.load(small)
     assert len(study.runs) == len(rest)
-    assert len(study.problems) == 1
-    assert broken.name in study.problems[0] and expected in study.problems[0]
+    problem, *_ = study.problems
+    assert problem.kind == "unreadable"
+    assert broken.name in problem.sentence and expected in problem.sentence
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_results_that_contradict_themselves_are_left_out(small, change, expected
     folder = next(f for f in trials(small) if _result(f)["status"] == "finished")
     (folder / "result.json").write_text(json.dumps(_result(folder) | change))
     study = reader.load(small)
-    assert expected in study.problems[0]
+    assert expected in study.problems[0].sentence
     assert folder.name not in set(study.runs["hash"])
 
 
@@ -90,22 +92,22 @@ def test_a_torn_line_costs_only_itself(small):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:-1], lines[-1][:10]]))
     study = reader.load(small)
-    assert f"line {len(lines)} of curve.jsonl" in study.problems[0]
+    assert f"line {len(lines)} of curve.jsonl" in study.problems[0].sentence
     assert (study.curves["hash"] == trials(small)[0].name).sum() == len(lines) - 1
 
 
 def test_trials_without_a_result_are_counted(small):
     (trials(small)[0] / "result.json").unlink()
     study = reader.load(small)
-    assert study.unfinished == 1 and study.problems == ()
+    assert study.unfinished == 1 and "unreadable" not in {p.kind for p in study.problems}
 
 
 def test_a_torn_certificate_is_named(small):
     path = next((small / "certificates").iterdir())
     path.write_text(path.read_text()[:40])
     study = reader.load(small)
-    assert path.name in study.problems[0]
-    best = tables.best(study)
+    assert path.name in study.problems[0].sentence
+    best = winners.winners(study)
     assert len(best) == 1 and not best["complete"].iloc[0]
 
 
@@ -133,14 +135,11 @@ def test_only_diverged_trials_are_nothing_to_report(small):
 
 
 def test_best_is_the_minimum_of_the_searched_seed(study):
-    best = tables.best(study)
+    best = winners.winners(study)
     assert len(best) == 24
     for row in best.itertuples():
-        cell = study.runs[
-            (study.runs[reader.CELL] == [row.optimizer, row.model_size, row.chinchilla_ratio]).all(
-                axis=1
-            )
-        ]
+        where = [row.optimizer, row.model_size, row.chinchilla_ratio]
+        cell = study.runs[(study.runs[CELL] == where).all(axis=1)]
         searched = cell[(cell["seed"] == 0) & (cell["status"] == "finished")]
         assert row.loss == searched["loss"].min()
         assert row.trials == (cell["seed"] == 0).sum() and row.diverged == 1
@@ -154,13 +153,13 @@ def test_best_needs_no_certificate(study, folder, tmp_path):
     for path in (tmp_path / "certificates").iterdir():
         path.unlink()
     bare = reader.load(tmp_path)
-    assert list(tables.best(bare)["loss"]) == list(tables.best(study)["loss"])
-    assert not tables.best(bare)["complete"].any()
+    assert list(winners.winners(bare)["loss"]) == list(winners.winners(study)["loss"])
+    assert not winners.winners(bare)["complete"].any()
 
 
 def test_deviations_are_the_star_around_the_centre(study):
-    table = tables.deviations(study)
-    cell = table[(table[reader.CELL] == ["muon", "tiny", 2.0]).all(axis=1)]
+    table = winners.deviations(study)
+    cell = table[(table[CELL] == ["muon", "tiny", 2.0]).all(axis=1)]
     swept = cell.groupby("hyperparameter")["value"].apply(list).to_dict()
     assert swept == synthetic_study.GRIDS
     centre = cell[cell["value"] == cell["centre_value"]]
@@ -172,7 +171,7 @@ def test_deviations_are_the_star_around_the_centre(study):
 
 
 def test_repeats_differ_in_the_seed_alone(study):
-    table = tables.repeats(study)
+    table = repeats(study)
     assert len(table) == 24 * 3
     assert (table.groupby("setting")["seed"].apply(list).map(tuple) == (0, 1, 2)).all()
     spread = table["loss"] - table.groupby("setting")["loss"].transform("mean")
@@ -180,22 +179,22 @@ def test_repeats_differ_in_the_seed_alone(study):
 
 
 def test_cost_counts_every_trial(study):
-    cost = tables.cost(study)
+    cost = winners.cost(study)
     assert cost["trials"].sum() == len(study.runs)
     assert cost["tokens"].sum() == study.runs["tokens"].sum()
     assert list(cost["diverged"]) == [6, 6, 6, 6]
 
 
 def test_early_stops_and_crossings_find_the_late_winner(study):
-    curves = tables.winner_curves(study, tables.best(study))
-    stops = tables.early_stop(curves).set_index("fraction")
+    seen = curves.winner_curves(study, winners.winners(study))
+    stops = curves.early_stop(seen).set_index("fraction")
     assert stops["wrong_winner"][0.5] == 1.0 and stops["wrong_winner"][1.0] == 0.0
     assert stops["regret"][0.5] > 0.01 and stops["regret"][1.0] == 0.0
     assert stops["races"].eq(6).all()
-    crossings = tables.crossings(curves)
+    crossings = curves.crossings(seen)
     assert set(crossings["optimizer"]) == {"muon"} and set(crossings["leader"]) == {"muon"}
     # at the crossing Muon's extra late loss 0.15 (1 - f) is the gap it ends with
-    best = tables.best(study).set_index(reader.CELL)["loss"]
+    best = winners.winners(study).set_index(CELL)["loss"]
     for row in crossings.itertuples():
         at = (row.model_size, row.chinchilla_ratio)
         gap = best[("adamw", *at)] - best[("muon", *at)]

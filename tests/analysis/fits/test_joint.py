@@ -5,11 +5,15 @@ import pandas as pd
 import pytest
 
 from analysis import published
-from analysis.estimates import advice, lint, noise, sensitivity, simulate
-from analysis.estimates.joint import fit_joint
-from analysis.estimates.speedup import own_curve_scatter, published_speedup, robust_cell
+from analysis.coverage import bootstrap_check
+from analysis.estimates import cards
+from analysis.fits import advice, lint, simulate
+from analysis.fits.joint import fit_joint
+from analysis.fits.speedup import own_curve_scatter, published_speedup, robust_cell
+from analysis.runs.names import CELL
+from analysis.stats import noise
 
-NOISE = noise.assumed(1e-3)
+NOISE = noise.Noise(1e-3, np.inf)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,7 @@ def truth():
 def exact(truth):
     """The recorded study's cells with exact losses."""
     cells = simulate.draw_cells(np.random.default_rng(0), truth, noise.assumed(1e-9))
-    return cells.drop(columns="se").assign(loss=cells.best_loss)
+    return cells.assign(loss=cells.best_loss, se=1e-3)
 
 
 def true_speedup(truth, row):
@@ -90,7 +94,7 @@ def test_influence_and_three_kinds_of_interval(truth, exact):
     at = wrong.index[(wrong.optimizer == "muon") & (wrong.model_size == "1.2b")][0]
     wrong.loc[at, "loss"] += 0.02
     fit = fit_joint(wrong, 1e-3)
-    moved = sensitivity.influence(fit, "muon", published.PARAMS["1.2b"], 2)
+    moved = cards.influence(fit, "muon", published.PARAMS["1.2b"], 2)
     cell = wrong.loc[at]
     single = moved[moved.left_out == "cell"].iloc[0]
     assert single.label == f"muon 1.2b {cell.chinchilla_ratio:g}x"
@@ -99,24 +103,39 @@ def test_influence_and_three_kinds_of_interval(truth, exact):
     rng = np.random.default_rng(3)
     noisy = simulate.draw_truth(rng, sigma=1e-3)
     measured = simulate.draw_noise(rng, noisy)
-    fit = fit_joint(simulate.draw_cells(rng, noisy, measured), measured.sigma)
-    three = sensitivity.bootstrap_check(fit, "muon", published.PARAMS["520m"], 4, replicates=60)
+    fit = fit_joint(simulate.draw_cells(rng, noisy, measured), measured.paired.sd)
+    three = bootstrap_check(fit, "muon", published.PARAMS["520m"], 4, replicates=60)
     assert three.interval.tolist() == ["profile", "noise bootstrap", "bootstrap by cell"]
     width = np.log(three.high / three.low)
     assert (width / width[0]).between(0.5, 1.6).all()
 
 
-def test_advice_settles_the_claim_it_prices(truth, exact):
+def test_advice_settles_the_claim_as_often_as_it_says(exact):
+    """The advised runs are made, in studies drawn from the fit, and everything is refitted."""
     few = exact[exact.optimizer.isin(["adamw", "muon"]) & (exact.model_size != "1.2b")]
     unit = fit_joint(few, 1e-3)
     claim = unit.contrast("muon", published.PARAMS["300m"], 4)
     settled = abs(claim @ unit.theta) / np.sqrt(claim @ unit.covariance @ claim)
-    fit = fit_joint(few, 1e-3 * settled / 1.85)  # so noisy that the effect is 1.85 standard errors
+    sd = 1e-3 * settled / 1.85  # so noisy that the effect is 1.85 standard errors
+    fit = fit_joint(few.assign(se=sd), sd)
     extra = advice.cheapest(fit, claim, ["muon"])
-    assert extra is not None and "cheapest that would" in advice.sentence(extra)
-    assert extra.half_width <= abs(claim @ fit.theta) * 1.001
-    sharp = fit_joint(few, 1e-5)
+    assert "cheapest that would, with a chance of" in advice.sentence(extra)
+    sharp = fit_joint(few.assign(se=1e-5), 1e-5)
     assert advice.cheapest(sharp, claim, ["muon"]) is None  # already settled
+    rng, won, studies = np.random.default_rng(0), 0, 200
+    spread = np.linalg.cholesky(fit.covariance)
+    names = [tuple(cell) for cell in fit.cells[CELL].itertuples(index=False)]
+    at = [names.index(cell) for cell in extra.cells]  # all of them exist
+    for _ in range(studies):
+        # what may be true, given this study; then the new runs' means, averaged in
+        truth = fit.model((fit.theta + spread @ rng.standard_normal(len(fit.theta)))[None])[0][0]
+        new = truth[at] + sd / extra.runs**0.5 * rng.standard_normal(len(at))
+        cells = fit.cells.copy()
+        cells.loc[at, "loss"] = (cells.loss[at] + extra.runs * new) / (1 + extra.runs)
+        cells.loc[at, "se"] = sd / (1 + extra.runs) ** 0.5
+        _, (low, high) = fit_joint(cells, sd).interval(claim)
+        won += low > 0 or high < 0
+    assert won / studies == pytest.approx(extra.power, abs=3 * (0.8 * 0.2 / studies) ** 0.5 + 0.03)
 
 
 def test_own_curve_scatter_sees_tuning_error():

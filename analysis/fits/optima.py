@@ -1,88 +1,19 @@
 """Where the best hyper-parameter is, how well that is known, and how it moves with scale.
 
-The study's law first, exactly; then the optimum of each cell as an interval, a law through those
-intervals, and predictions with prediction intervals and the loss they are expected to cost.
+The optimum of each cell as an interval, a law through those intervals, and predictions with
+prediction intervals and the loss they are expected to cost. (The study's own law: `editions`.)
 """
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.optimize import OptimizeWarning, curve_fit
 
-CELL = ["optimizer", "model_size", "chinchilla_ratio"]
+from analysis.runs.names import CELL, settings
+
 # Momenta live on the scale of their memory 1/(1 - beta); everything else on its own.
 MEMORY = ("beta1", "beta2", "momentum", "shampoo_beta")
-PUBLISHED_OPTIMIZERS = ("adamw", "nadamw", "muon", "soap")  # those run at 1.2b
-
-
-def published_law(params, ratio, value) -> np.ndarray:
-    """The study's hyper-parameter law h = A N^b r^c + D; returns (A, b, c, D).
-
-    `scipy.optimize.curve_fit` from A = 0, b = c = -1/2, D = the mean without the last point; the
-    first and the last point are left out of the fit, as in the study's code (its text says that all
-    twelve are used). From A = 0 the exponents have no gradient and N is raw, so many of the
-    published laws are degenerate: b and c near zero, A and D huge and opposite. That is kept.
-
-    Args:
-      params, ratio, value: (n,), ordered by size, then ratio; n >= 6.
-    """
-    params, ratio, value = (np.asarray(a, float) for a in (params, ratio, value))
-    if len(value) < 6:
-        raise ValueError(f"value: 4 parameters and 2 points left out need n >= 6, got {len(value)}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
-        law, _ = curve_fit(
-            lambda x, A, b, c, D: A * x[:, 0] ** b * x[:, 1] ** c + D,
-            np.column_stack([params, ratio])[1:-1],
-            value[1:-1],
-            p0=[0.0, -0.5, -0.5, value[:-1].mean()],
-            maxfev=200_000,
-        )
-    return law
-
-
-def published_predictions(centres: pd.DataFrame, params: dict, size="1.2b") -> pd.DataFrame:
-    """The study's predictions for `size` from the centre configs of the twelve cells up to 520m.
-
-    Args:
-      centres: cells with `hp_*` columns (`published.centres()`).
-      params: model_size -> non-embedding parameters.
-
-    Returns:
-      optimizer, hyperparameter, chinchilla_ratio, prediction, held_out (relative error at the
-      largest fitted size and ratio), flag ("degenerate" where the law is not a power of anything).
-    """
-    rows = []
-    sizes = [s for s in params if params[s] < params[size]]
-    for name in PUBLISHED_OPTIMIZERS:
-        cells = centres[(centres.optimizer == name) & centres.model_size.isin(sizes)]
-        cells = cells[cells.chinchilla_ratio <= 8].copy()
-        cells["params"] = cells.model_size.map(params)
-        cells = cells.sort_values(["params", "chinchilla_ratio"])
-        for column in (c for c in cells if c.startswith("hp_")):
-            value = pd.to_numeric(cells[column], errors="coerce").to_numpy(float)
-            if np.isnan(value).any() or column in ("hp_nesterov", "hp_muon_to_adam_lr"):
-                continue  # not a number in every cell, or skipped by the study
-            A, b, c, D = published_law(cells.params, cells.chinchilla_ratio, value)
-            with np.errstate(all="ignore"):
-                held_out = A * params[sizes[-1]] ** b * 8.0**c + D
-                predictions = A * float(params[size]) ** b * np.array([1.0, 2, 4, 8]) ** c + D
-            rows += [
-                {
-                    "optimizer": name,
-                    "hyperparameter": column.removeprefix("hp_"),
-                    "chinchilla_ratio": ratio,
-                    "prediction": prediction,
-                    "held_out": abs(held_out - value[-1]) / (value[-1] + 1e-6),
-                    "flag": "degenerate" if max(abs(b), abs(c)) < 0.01 or abs(b) > 3 else "",
-                }
-                for ratio, prediction in zip((1, 2, 4, 8), predictions, strict=True)
-            ]
-    return pd.DataFrame(rows)
 
 
 def to_log2(name, value):
@@ -177,18 +108,17 @@ def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
     """
     rows = []
     runs = runs[np.isfinite(runs.loss.astype(float))]
-    names = [c for c in runs if c.startswith("hp_")]
-    names = [c for c in names if pd.api.types.is_numeric_dtype(runs[c])]
+    names = [c for c in settings(runs) if pd.api.types.is_numeric_dtype(runs[c])]
     code = np.random.default_rng(0).integers(1, 2**40, len(names))
     for cell, group in runs.groupby(CELL, sort=False) if names else ():
-        settings = np.nan_to_num(group[names].to_numpy(float), nan=-1.0)
+        values = np.nan_to_num(group[names].to_numpy(float), nan=-1.0)
         loss = group.loss.to_numpy(float)
-        index = np.column_stack([np.unique(c, return_inverse=True)[1] for c in settings.T])
+        index = np.column_stack([np.unique(c, return_inverse=True)[1] for c in values.T])
         for j in np.flatnonzero(index.max(0)):
             name = names[j].removeprefix("hp_")
             # runs that agree in everything but j share this number
             sweep = _longest_sweep(index @ code - index[:, j] * code[j], index[:, j], loss)
-            x = to_log2(name, np.where(settings[sweep, j] > 0, settings[sweep, j], np.nan))
+            x = to_log2(name, np.where(values[sweep, j] > 0, values[sweep, j], np.nan))
             found = optimum(x, loss[sweep], sigma)
             if found is None:
                 continue
@@ -200,7 +130,7 @@ def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
                     "value": ends[0],
                     "low": ends[1],
                     "high": ends[2],
-                    "best": settings[sweep, j][loss[sweep].argmin()],
+                    "best": values[sweep, j][loss[sweep].argmin()],
                     "edge": found.edge,
                     "curvature": found.curvature,
                     "regret": found.regret,

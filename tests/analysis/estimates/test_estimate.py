@@ -1,22 +1,28 @@
-"""numbers.csv: every study gets what its data carry, in words where a number would mislead."""
+"""The long table: every study gets what its data carry, in words where a number would mislead."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import published
-from analysis.estimates import noise, numbers, sensitivity
-from analysis.estimates.editions import published_numbers
+from analysis.estimates import cards
+from analysis.estimates.estimate import estimate
+from analysis.estimates.table import COLUMNS, KEY
+from analysis.runs import recorded as recorded_study
+from analysis.runs.repeats import null_groups
+from analysis.runs.study import from_table
+from analysis.stats import noise
 
 
 @pytest.fixture(scope="module")
 def recorded():
-    return published_numbers(cards=False)
+    return estimate(recorded_study.study(), cards=False)
 
 
 def sound(table):
     """What holds for every table of numbers."""
-    assert list(table.columns) == numbers.COLUMNS
+    assert list(table.columns) == COLUMNS
+    assert not table.duplicated(KEY).any()
     assert np.isfinite(table.value).all()
     bounded = table[table.low.notna() & table.high.notna()]
     assert (bounded.low <= bounded.high).all()
@@ -43,14 +49,22 @@ def test_recorded_study_has_every_procedure(recorded):
     sound(recorded)
     speedups = recorded[(recorded.table == "speedup") & (recorded.quantity == "ratio")]
     assert set(speedups.procedure) == {
-        "published_final", "published_may_4pt", "published_may_16x", "robust_cell", "robust_joint",
-    }  # fmt: skip
+        *("published_final", "published_may_4pt", "published_may_16x", "published_formula"),
+        *("robust_cell", "robust_joint"),
+    }
     row = speedups[(speedups.optimizer == "muon") & (speedups.model_size == "130m")]
     row = row[row.chinchilla_ratio == 8].set_index("procedure").value
     assert row.published_may_4pt == pytest.approx(1.382, abs=1e-3)
     assert row.published_final == pytest.approx(1.299, abs=1e-3)
     assert set(recorded.optimizer) - {""} == set(published.OPTIMIZERS)
-    assert set(recorded.table) >= {"prediction", "sensitive", "noise", "decline", "optimum", "lint"}
+    assert set(recorded.table) >= {
+        "prediction",
+        "sensitive",
+        "noise",
+        "decline",
+        "optimum",
+        "doubt",
+    }
 
 
 def test_beyond_the_largest_budget_there_are_bounds(recorded):
@@ -64,9 +78,9 @@ def test_beyond_the_largest_budget_there_are_bounds(recorded):
 
 def test_1b_cannot_order_muon_soap_and_nadamw(recorded):
     order = recorded[(recorded.table == "order") & (recorded.quantity == "unordered_pairs")]
-    at_1b = order[(order.model_size == "1.2b") & (order.procedure == "robust_cell")]
+    at_1b = order[(order.model_size == "1.2b") & (order.procedure == "fair_losses")]
     eight = at_1b[at_1b.chinchilla_ratio == 8].note.item()
-    for pair in ("muon and nadamw", "muon and soap", "nadamw and soap"):
+    for pair in ("nadamw and muon", "muon and soap", "nadamw and soap"):
         assert pair in eight
     pairs = recorded[recorded.quantity == "p_faster_than_soap"]
     p = pairs[(pairs.model_size == "1.2b") & (pairs.chinchilla_ratio == 8)]
@@ -74,8 +88,8 @@ def test_1b_cannot_order_muon_soap_and_nadamw(recorded):
 
 
 def test_130m_headline_moves_with_its_fit_window():
-    best, runs = published.best(), published.runs()
-    card = sensitivity.card(best, noise.measure(runs), "muon", "130m", 8)
+    best, runs = published.best(), recorded_study.study().finished
+    card = cards.card(best, noise.null_spread(null_groups(runs)), "muon", "130m", 8)
     widest = card.loc[card.change.abs().idxmax()]
     assert abs(widest.change) >= 0.10
     assert (widest.group, widest.choice) in {
@@ -86,7 +100,7 @@ def test_130m_headline_moves_with_its_fit_window():
 
 
 def test_a_study_of_ones_own():
-    table = sound(numbers.study_numbers(nano()))
+    table = sound(estimate(from_table(nano())))
     at = (table.table == "speedup") & (table.optimizer == "muon") & (table.model_size == "a")
     at &= (table.procedure == "robust_cell") & (table.chinchilla_ratio == 2)
     ratio = table[at & (table.quantity == "ratio")].iloc[0]
@@ -95,7 +109,8 @@ def test_a_study_of_ones_own():
     assert seconds.value == pytest.approx(ratio.value / 1.1)
     lion = table[(table.optimizer == "lion") & (table.quantity == "ratio")]
     assert lion.note.str.contains("not resolvable at this budget").any()
-    assert table[table.table == "noise"].note.item().startswith("seeds")
+    total = table[(table.table == "noise") & (table.quantity == "total")]
+    assert total.procedure.item() == "seeds" and total.low.item() < 5e-4 < total.high.item()
     assert (table.quantity == "no_scatter").any()  # three ratios: tuning error cannot be seen
 
 
@@ -107,12 +122,11 @@ def test_a_study_of_ones_own():
         (lambda t: pd.concat([t, t.head(7)]), "duplicates", "counted once"),
         (lambda t: t.assign(loss=t.loss.where(t.index > 3)), "missing_loss", "finite loss"),
         (lambda t: t.assign(optimizer=t.optimizer + "x"), "unknown_optimizer", "did you mean"),
-        (lambda t: t.iloc[:0], "no_joint_model", "no size has 3"),
         (lambda t: t.assign(status=np.where(t.index < 9, "diverged", "finished")), "diverged", "9"),
     ],
 )
 def test_poor_inputs_say_what_is_wrong(change, quantity, words):
-    table = sound(numbers.study_numbers(change(nano())))
+    table = sound(estimate(from_table(change(nano()))))
     found = table[(table.table == "input") & (table.quantity == quantity)]
     assert len(found), table[table.table == "input"]
     assert words in found.note.iloc[0] or words == f"{found.value.iloc[0]:g}"
@@ -121,15 +135,15 @@ def test_poor_inputs_say_what_is_wrong(change, quantity, words):
 def test_missing_cells_one_size_and_no_noise_still_give_numbers():
     full = nano()
     holes = full[~((full.optimizer == "muon") & (full.model_size == "b"))]
-    table = sound(numbers.study_numbers(holes[~((holes.optimizer == "lion") & (holes.seed > 0))]))
+    table = sound(estimate(from_table(holes[~((holes.optimizer == "lion") & (holes.seed > 0))])))
     assert not ((table.optimizer == "muon") & (table.model_size == "b")).any()
-    one = sound(numbers.study_numbers(nano(seeds=1, sizes=("a",))))
-    assert "assumed" in one[one.table == "noise"].note.item()
-    assert not (one.table == "decline").any()
-    given = numbers.study_numbers(nano(seeds=1), noise=2e-3, cards=False)
-    assert given[given.table == "noise"].value.item() == 2e-3
+    one = sound(estimate(from_table(nano(seeds=1, sizes=("a",)))))
+    assert not (one.table == "decline").any() and not (one.table == "noise").any()
+    assert one[one.table == "gap"].note.eq("noise unknown").all()
+    given = estimate(from_table(nano(seeds=1)), noise=noise.assumed(2e-3), cards=False)
+    assert given[(given.table == "noise") & (given.quantity == "total")].value.item() == 2e-3
 
 
 def test_the_same_numbers_twice():
-    a, b = (numbers.study_numbers(nano()).to_csv(index=False) for _ in range(2))
+    a, b = (estimate(from_table(nano())).to_csv(index=False) for _ in range(2))
     assert a == b

@@ -91,7 +91,7 @@ class Form:
         return np.log(loss_Sn), jacobian / loss_Sn[..., None]
 
     def starts(self, loss, exponents=(0.1, 0.2, 0.3, 0.45, 0.65, 0.9)) -> np.ndarray:
-        """Variable projection: on a grid of exponents the rest is a linear least squares.
+        """On a grid of exponents the rest is a linear least squares: one start per grid point.
 
         Coefficients that come out negative are lifted to a tenth of the mean loss.
         """

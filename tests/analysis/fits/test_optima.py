@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis import published, suggest
-from analysis.estimates import optima, sensitivity
+from analysis.fits import optima, sensitivity
 
 SIGMA = 1e-3
 
@@ -90,7 +90,9 @@ def test_sensitive_rule_error_rate_and_power(sigma):
             runs = landscape(
                 np.random.default_rng(seed), drift=drift, curvature=curvature, sigma=sigma
             )
-            test = sensitivity.sensitivity_test(runs, sigma, draws=100, seed=seed)
+            test = sensitivity.sensitivity_test(
+                runs, sigma, optima.optima(runs, sigma), draws=100, seed=seed
+            )
             flagged[kind] += test.sensitive.iloc[0]
     assert flagged["flat"] <= 4 and flagged["curved"] <= 4  # 5 % of 30, and its binomial spread
     assert flagged["drifting"] >= 27

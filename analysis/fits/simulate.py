@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import published
-from analysis.estimates import noise as noise_
+from analysis.runs.names import BASELINE, CELL
+from analysis.stats.noise import Levels, levels
+from analysis.stats.selection import undo_selection
 
-CELL = ["optimizer", "model_size", "chinchilla_ratio"]
 # Floors and slopes of the recorded AdamW curves, rounded: L = floor + alpha r^-B.
 FLOOR = {"130m": 3.09, "300m": 2.90, "520m": 2.77, "1.2b": 2.66}
 ALPHA = {"130m": 0.44, "300m": 0.36, "520m": 0.33, "1.2b": 0.245}
@@ -49,7 +50,7 @@ def _grid():
     return cells.fillna({"trials": 1}).astype({"trials": int})
 
 
-def draw_truth(rng, *, sigma=1e-3, tuning=5e-4, baseline="adamw") -> Truth:
+def draw_truth(rng, *, sigma=1e-3, tuning=5e-4, baseline=BASELINE) -> Truth:
     """A study's truth: speed-ups of 0.9 to 1.4 whose logs change by a few percent per doubling."""
     names = dict.fromkeys(_grid().optimizer)
     log_rho = {
@@ -77,19 +78,19 @@ def draw_trials(rng, truth: Truth, cells: pd.DataFrame | None = None) -> list[np
     return out
 
 
-def draw_noise(rng, truth: Truth) -> noise_.Noise:
+def draw_noise(rng, truth: Truth) -> Levels:
     """The noise as the study would measure it, from groups of equivalent runs."""
     loss = truth.sigma * rng.standard_normal((NULL_GROUPS, NULL_RUNS))
-    return noise_.from_groups(list(loss), "null changes")
+    return levels([], [], loss.tolist())
 
 
-def draw_cells(rng, truth: Truth, noise: noise_.Noise) -> pd.DataFrame:
+def draw_cells(rng, truth: Truth, noise: Levels) -> pd.DataFrame:
     """The table the procedures start from, as `cells.cell_losses` would make it from runs."""
     cells = _grid()
     trials = draw_trials(rng, truth)
     width = max(map(len, trials))
     padded = np.array([np.pad(t, (0, width - len(t)), constant_values=np.inf) for t in trials])
-    loss, se = noise_.undo_selection(padded, noise.sigma)
+    loss, se = undo_selection(padded, noise.residual.sd)
     return cells.assign(
         loss=loss,
         se=se,

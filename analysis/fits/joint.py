@@ -7,39 +7,49 @@ Speed-up rho is modelled directly (AdamW has rho = 1), the exponent B is shared,
 (so the floor, level - slope / B) belong to a size. Written this way the curve stays regular as B
 goes to zero and every parameter is identified in the middle of the data. The idea of shared
 exponents with a data-efficiency per optimizer is that of arXiv 2602.07712.
+
+What a seed does to every optimizer of a race alike is one more parameter per race, known to be
+about zero: a row of its own holds it there. Speed-ups are so compared on common seeds.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.runs.names import BASELINE, RACE
 from analysis.stats import intervals, solver
 from analysis.stats.intervals import Interval
-
-BASELINE = "adamw"
 
 
 @dataclass(frozen=True)
 class EquivalentData:
-    """The batched model. theta = (level_S, log slope_S, exponent_E, gamma_Q), log rho = X gamma."""
+    """The batched model. theta = (level_S, log slope_S, exponent_E, gamma_Q, race_R), log rho = X
+    gamma. With races there are R more points after the n, one for each race effect.
+    """
 
     size_n: np.ndarray  # index of each point's size
     exponent_n: np.ndarray  # index of each point's exponent (all 0: shared)
     logr_n: np.ndarray  # log(r / r0)
     X_nQ: np.ndarray
+    race_n: np.ndarray | None = None  # index of each point's race
 
     @property
     def shape(self):
         return self.size_n.max() + 1, self.exponent_n.max() + 1, self.X_nQ.shape[1]
 
+    @property
+    def races(self) -> int:
+        return 0 if self.race_n is None else self.race_n.max() + 1
+
     def __call__(self, theta):
-        S, E, _ = self.shape
+        S, E, Q = self.shape
         level = theta[:, :S][:, self.size_n]
         slope = np.exp(np.clip(theta[:, S : 2 * S], -50, 50))[:, self.size_n]
         B = theta[:, 2 * S : 2 * S + E][:, self.exponent_n]
-        z = self.logr_n + theta[:, 2 * S + E :] @ self.X_nQ.T
+        race = 2 * S + E + Q
+        z = self.logr_n + theta[:, 2 * S + E : race] @ self.X_nQ.T
         Bz = np.clip(B * z, -50, 50)
         flat = np.abs(Bz) < 1e-6
         safe = np.where(flat, 1.0, B)
@@ -51,13 +61,20 @@ class EquivalentData:
         jacobian[:, points, self.size_n] = 1
         jacobian[:, points, S + self.size_n] = slope * falling
         jacobian[:, points, 2 * S + self.exponent_n] = slope * d_exponent
-        jacobian[..., 2 * S + E :] = (-slope * power)[..., None] * self.X_nQ
-        return level + slope * falling, jacobian
+        jacobian[..., 2 * S + E : race] = (-slope * power)[..., None] * self.X_nQ
+        loss = level + slope * falling
+        if not self.races:
+            return loss, jacobian
+        jacobian[:, points, race + self.race_n] = 1
+        held = np.zeros((len(theta), self.races, theta.shape[1]))
+        held[:, :, race:] = np.eye(self.races)
+        loss = np.concatenate([loss + theta[:, race:][:, self.race_n], theta[:, race:]], axis=1)
+        return loss, np.concatenate([jacobian, held], axis=1)
 
     def starts(self, loss, baseline_n, exponents=(0.1, 0.3, 0.5, 0.8)):
         """For each exponent the baseline's levels and slopes by least squares; rho starts at 1."""
         S, E, Q = self.shape
-        theta = np.zeros((len(exponents), 2 * S + E + Q))
+        theta = np.zeros((len(exponents), 2 * S + E + Q + self.races))
         for row, B in zip(theta, exponents, strict=True):
             row[2 * S : 2 * S + E] = B
             for s in range(S):
@@ -75,6 +92,7 @@ class JointFit:
 
     cells: pd.DataFrame = field(repr=False)
     model: EquivalentData = field(repr=False)
+    target: np.ndarray = field(repr=False)  # the cells' losses, and a zero per race effect
     theta: np.ndarray = field(repr=False)
     columns: dict = field(repr=False)  # optimizer -> {"u": index, "v": index, "w": index}
     sizes: tuple[str, ...]
@@ -88,6 +106,7 @@ class JointFit:
     agreement: float
     converged: bool
     condition: float
+    baseline: str = BASELINE
     notes: tuple[str, ...] = ()
 
     @property
@@ -104,10 +123,6 @@ class JointFit:
     @property
     def interval_df(self):
         return self.df if self.scatter > 0 or self.df >= 30 else np.inf
-
-    @property
-    def target(self):
-        return self.cells.loss.to_numpy(float)
 
     def contrast(self, optimizer, params, ratio) -> np.ndarray:
         """The direction in theta that gives log rho of `optimizer` at (params, ratio)."""
@@ -151,15 +166,12 @@ class JointFit:
 
     def shared_exponent_test(self) -> float | None:
         """p-value of "one exponent serves all sizes" against one exponent per size."""
-        S, E, Q = self.model.shape
+        S, E, _ = self.model.shape
         if S < 2 or E > 1 or self.df <= S - 1:
             return None
-        wide = EquivalentData(
-            self.model.size_n, self.model.size_n, self.model.logr_n, self.model.X_nQ
-        )
-        start = np.concatenate(
-            [self.theta[: 2 * S], np.full(S, self.theta[2 * S]), self.theta[-Q:] if Q else []]
-        )
+        wide = replace(self.model, exponent_n=self.model.size_n)
+        exponents = np.full(S, self.theta[2 * S])
+        start = np.concatenate([self.theta[: 2 * S], exponents, self.theta[2 * S + 1 :]])
         free = solver.minimise(wide, start[None], self.target, weight=self.weight).objective[0]
         return self._p_value(self._objective, free, S - 1, self.df - (S - 1))
 
@@ -206,7 +218,8 @@ def fit_joint(cells: pd.DataFrame, noise: float, *, baseline=BASELINE) -> JointF
 
     Args:
       cells: optimizer, model_size, chinchilla_ratio, loss, non_embedding_params and, optionally,
-        `se` (nats; points are weighted by noise^2 / (se^2 + scatter^2), the scatter estimated).
+        `se` (nats; points are weighted by noise^2 / (se^2 + scatter^2), the scatter estimated) and
+        `common_se` (nats, of what a race has in common).
       noise: standard deviation of one run in nats.
 
     Raises:
@@ -245,37 +258,49 @@ def fit_joint(cells: pd.DataFrame, noise: float, *, baseline=BASELINE) -> JointF
             columns[name][key] = first + len(X)
             X.append(np.where(at, values, 0.0))
     X_nQ = np.column_stack(X) if X else np.zeros((len(cells), 0))
-    model = EquivalentData(size_n, 0 * size_n, logr * np.log(2), X_nQ)
-    loss = cells.loss.to_numpy(float)
     se2 = np.full(len(cells), noise**2) if "se" not in cells else cells.se.to_numpy(float) ** 2
-    is_base = (cells.optimizer == baseline).to_numpy()
-    starts = model.starts(loss, is_base)
-    df, tau2 = len(loss) - starts.shape[1], 0.0
+    race_n, common2 = races(cells)
+    model = EquivalentData(size_n, 0 * size_n, logr * np.log(2), X_nQ, race_n)
+    loss = cells.loss.to_numpy(float)
+    target = np.concatenate([loss, np.zeros(len(common2))])
+    starts = model.starts(loss, (cells.optimizer == baseline).to_numpy())
+    df, tau2 = len(target) - starts.shape[1], 0.0
     for _ in range(4):  # the scatter changes the weights and these the fit: settles at once
-        weight = noise**2 / (se2 + tau2)
-        solution = solver.minimise(model, starts, loss, weight=weight)
+        weight = noise**2 / np.concatenate([se2 + tau2, common2])
+        solution = solver.minimise(model, starts, target, weight=weight)
         (theta,), _, (agreement,) = solver.best_of_starts(solution, len(starts))
-        residual = loss - model(theta[None])[0][0]
-        before, tau2 = tau2, _scatter(residual, se2, df)
+        residual = target - model(theta[None])[0][0]
+        before, tau2 = tau2, _scatter(residual, se2, common2, df)
         if abs(tau2 - before) <= 0.01 * noise**2:
             break
     jacobian = model(theta[None])[1][0] * np.sqrt(weight)[:, None]
     norm = np.linalg.norm(jacobian, axis=0)
+    rms = np.sqrt((residual[: len(loss)] ** 2).sum() / df) if df > 0 else np.nan
     return JointFit(
-        cells, model, theta, columns, sizes, params0, ratio0, weight, float(noise),
-        float(np.sqrt(before)), float(np.sqrt((residual**2).sum() / df)) if df > 0 else np.nan,
-        float(df), float(agreement),
+        cells, model, target, theta, columns, sizes, params0, ratio0, weight, float(noise),
+        float(np.sqrt(before)), float(rms), float(df), float(agreement),
         bool(solution.converged[solution.objective.argmin()]),
-        float(np.linalg.cond(jacobian / np.maximum(norm, 1e-300)) ** 2), tuple(notes),
+        float(np.linalg.cond(jacobian / np.maximum(norm, 1e-300)) ** 2), baseline, tuple(notes),
     )  # fmt: skip
 
 
-def _scatter(residual, se2, df):
+def races(cells: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray]:
+    """Each cell's race, and the variance of each race's common effect; none where it is zero."""
+    if "common_se" not in cells or not (cells.common_se > 0).any():
+        return None, np.zeros(0)
+    groups = cells.groupby(RACE, sort=False)
+    return groups.ngroup().to_numpy(), groups.common_se.median().to_numpy(float) ** 2
+
+
+def _scatter(residual, se2, common2, df):
     """Paule and Mandel's variance between cells: chi-square equals its degrees of freedom."""
-    if df <= 0 or (residual**2 / se2).sum() <= df:
+    square, n = residual**2, len(se2)
+    df = df - (square[n:] / common2).sum()
+    square = square[:n]
+    if df <= 0 or (square / se2).sum() <= df:
         return 0.0
-    low, high = 0.0, float((residual**2).sum())
+    low, high = 0.0, float(square.sum())
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if (residual**2 / (se2 + middle)).sum() > df else (low, middle)
+        low, high = (middle, high) if (square / (se2 + middle)).sum() > df else (low, middle)
     return middle

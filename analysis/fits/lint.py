@@ -64,29 +64,7 @@ def joint(fit) -> list[str]:
     return found + list(fit.notes)
 
 
-def published_hyperparameter_law(A, b, c, D, start) -> list[str]:
-    """The study's h = A N^b r^c + D, fitted from (0, -1/2, -1/2, mean)."""
-    found = []
-    values = {"A": A, "b": b, "c": c, "D": D}
-    initial = dict(zip(values, start, strict=True))
-    still = [k for k in values if abs(values[k] - initial[k]) <= 1e-9 * (1 + abs(initial[k]))]
-    if still:
-        found.append(f"equal to the start value: {', '.join(still)}")
-    return found + _exponents({"b": b, "c": c})
-
-
-def sweep(optima) -> list[str]:
-    """A table of `transfer.optima`: optima on an edge of their grid, or not bounded by it."""
-    found = []
-    for (name, key), group in optima[optima.edge != ""].groupby(["optimizer", "hyperparameter"]):
-        cells = ", ".join(
-            f"{s} {r:g}x" for s, r in group[["model_size", "chinchilla_ratio"]].values
-        )
-        found.append(f"{name} {key}: best value at the edge of its grid in {cells}")
-    return found
-
-
-def effort(trials, *, baseline="adamw") -> list[str]:
+def effort(trials) -> list[str]:
     """Trials per cell (CELL, trials): unbalanced tuning flatters whoever was tuned longer."""
     found = []
     for (size, ratio), group in trials.groupby(["model_size", "chinchilla_ratio"], sort=False):

@@ -1,0 +1,50 @@
+"""Hyper-parameters as rows of the long table: optima, laws through them, which need retuning."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.estimates.table import Rows
+from analysis.fits.optima import fit_transfer, optima
+from analysis.fits.sensitivity import sensitivity_test
+from analysis.runs.names import CELL, at, settings
+from analysis.runs.study import Study
+from analysis.stats.noise import Levels
+
+
+def put_hyperparameters(rows: Rows, study: Study, winners: pd.DataFrame, noise: Levels) -> None:
+    """Optima of every swept hyper-parameter, the laws through them, and the sensitive ones."""
+    names = settings(study.finished)
+    if not names:
+        return
+    # points are compared on the seed that the cell was searched with
+    searched = study.finished.merge(winners[[*CELL, "seed"]], on=[*CELL, "seed"])
+    searched = searched[[*CELL, "loss", "non_embedding_params", *names]]
+    found = optima(searched, noise.residual.sd)
+    for o in found.itertuples():
+        low = o.low if np.isfinite(o.x_low) else None
+        high = o.high if np.isfinite(o.x_high) else None
+        words = [f"best of the grid {o.best:.6g}"]
+        words += [f"at the {o.edge} edge of its grid"] if o.edge else []
+        words += ["not bounded"] if low is None or high is None else []
+        words += [f"regret {o.regret:.1g} nats"] if np.isfinite(o.regret) else []
+        note = "; ".join(words)
+        rows.put("optimum", "robust", o.hyperparameter, o.value, low, high, note, **at(o))
+    _put_laws(rows, found, searched)
+    for t in sensitivity_test(searched, noise.residual.sd, found).itertuples():
+        note = f"one value for {t.cells} cells costs {t.cost:.2g} nats; noise alone"
+        note += f" {t.threshold:.2g}; p = {t.p_value:.2g}"
+        where = {"note": note, "optimizer": t.optimizer}
+        rows.put("sensitive", "robust", t.hyperparameter, float(t.sensitive), **where)
+
+
+def _put_laws(rows, found, runs):
+    """What the law through an optimizer's optima says in each of its cells."""
+    params = runs.groupby("model_size").non_embedding_params.first()
+    for (_, name), cells in found.groupby(["optimizer", "hyperparameter"], sort=False):
+        sizes = cells.model_size.map(params)
+        law = fit_transfer(
+            name, cells.x, cells.x_low, cells.x_high, sizes, cells.chinchilla_ratio, cells.curvature
+        )
+        for cell, size in zip(cells.itertuples(), sizes, strict=True) if law else ():
+            value, low, high, _ = law.predict(size, cell.chinchilla_ratio)
+            rows.put("optimum", "law", name, value, low, high, f"{len(cells)} cells", **at(cell))

@@ -1,0 +1,187 @@
+"""Wide tables for page, terminal, figures and notebooks: views of a study's one long table."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pandas as pd
+
+from analysis.estimates.comparisons import verdict
+from analysis.estimates.estimate import estimate
+from analysis.estimates.table import pick
+from analysis.fits.loss_laws import DataLaw
+from analysis.runs import curves, repeats, winners
+from analysis.runs.names import CELL, label, reading_order
+from analysis.runs.study import Study
+
+FORMULA = "published_formula"
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A study and its numbers (`estimates.estimate`), with the tables that readers look at."""
+
+    study: Study
+    numbers: pd.DataFrame
+
+    @property
+    def baseline(self) -> str:
+        return self.study.baseline
+
+    @functools.cached_property
+    def best(self) -> pd.DataFrame:
+        """The winning run of every cell (`runs.winners`)."""
+        return winners.winners(self.study)
+
+    @functools.cached_property
+    def deviations(self) -> pd.DataFrame:
+        return winners.deviations(self.study)
+
+    @functools.cached_property
+    def repeats(self) -> pd.DataFrame:
+        return repeats.repeats(self.study)
+
+    @functools.cached_property
+    def cost(self) -> pd.DataFrame:
+        return winners.cost(self.study)
+
+    @functools.cached_property
+    def curves(self) -> pd.DataFrame:
+        """The curves of the winners."""
+        return curves.winner_curves(self.study, self.best)
+
+    def of(self, table, procedure=None, quantity=None) -> pd.DataFrame:
+        """Rows of the long table (`estimates.table.pick`)."""
+        return pick(self.numbers, table, procedure, quantity)
+
+    def value(self, table, procedure, quantity) -> float:
+        """The one number of a study by this name; NaN where there is none."""
+        found = self.of(table, procedure, quantity)
+        found = found[(found["optimizer"] == "") & (found["model_size"] == "")]
+        return float(found["value"].iloc[0]) if len(found) else np.nan
+
+    @functools.cached_property
+    def speedups(self) -> pd.DataFrame:
+        """One row per cell: losses, gap to the baseline, three speed-ups, headline and verdict.
+
+        Columns: CELL, non_embedding_params, loss, fair_loss, gap, gap_low, gap_high, behind_low,
+        behind_high (loss above the best other's), published, robust and joint with _low, _high,
+        _bound, _note; then speedup, low, high and procedure of the headline; and verdict, one of
+        faster, slower, not resolvable, noise unknown, no baseline, baseline.
+        """
+        table = self.best[[*CELL, "non_embedding_params", "loss"]].copy()
+        parts = {
+            "fair_loss": ("loss", "fair", "loss"),
+            "gap": ("gap", "fair_losses", "nats"),
+            "together": ("gap", "fair_losses", "p_together"),
+            "behind": ("race", "fair_losses", "behind_best"),
+            "published": ("speedup", FORMULA, "ratio"),
+            "robust": ("speedup", "robust_cell", "ratio"),
+            "joint": ("speedup", "robust_joint", "ratio"),
+        }
+        for name, key in parts.items():
+            part = self.of(*key).dropna(subset="chinchilla_ratio")
+            kept = {"value": name} | {c: f"{name}_{c}" for c in ("low", "high", "bound", "note")}
+            table = table.merge(part[[*CELL, *kept]].rename(columns=kept), on=CELL, how="left")
+            words = [f"{name}_bound", f"{name}_note"]
+            table[words] = table[words].fillna("").astype(str)
+            ends = [name, f"{name}_low", f"{name}_high"]
+            table[ends] = table[ends].astype(float)
+        for name in ("robust", "joint"):  # an open end
+            table[f"{name}_high"] = table[f"{name}_high"].where(
+                table[f"{name}_high"].notna() | table[name].isna(), np.inf
+            )
+        table["fair_loss"] = table["fair_loss"].fillna(table["loss"])
+        table = table.join(table.apply(self._headline, axis=1, result_type="expand"))
+        table["verdict"] = [self._verdict(row) for row in table.itertuples()]
+        return table
+
+    def _headline(self, row) -> dict:
+        """The joint model where there is one, else the cell's own curve, else the bare formula."""
+        for name in ("joint", "robust", "published"):
+            if np.isfinite(row[name]):
+                ends = {end: row[f"{name}_{end}"] for end in ("low", "high")}
+                return {"speedup": row[name], **ends, "procedure": name}
+        return {"speedup": np.nan, "low": np.nan, "high": np.nan, "procedure": ""}
+
+    def _verdict(self, row) -> str:
+        if row.optimizer == self.baseline:
+            return "baseline"
+        if not np.isfinite(row.gap):
+            return "no baseline"
+        return verdict(row.gap, row.together) if np.isfinite(row.together) else "noise unknown"
+
+    @functools.cached_property
+    def law_table(self) -> pd.DataFrame:
+        """The baseline's data law of every size by the published formula, with its limits."""
+        rows = self.of("data_law", FORMULA)
+        names = ["ratios", "alpha", "exponent", "floor", "freedom", "rms"]
+        table = rows.pivot_table(index="model_size", columns="quantity", values="value", sort=False)
+        notes = rows[rows["quantity"] == "ratios"].set_index("model_size")["note"]
+        table = table.reindex(index=notes.index, columns=names).assign(note=notes)
+        return table.reset_index()
+
+    @functools.cached_property
+    def laws(self) -> dict[str, DataLaw]:
+        """The laws of `law_table` that may be used, by size."""
+        rows = self.law_table.dropna(subset="alpha")
+        return {r.model_size: DataLaw(r.alpha, r.exponent, r.floor) for r in rows.itertuples()}
+
+    @functools.cached_property
+    def optima(self) -> pd.DataFrame:
+        """Best values of hyper-parameters: CELL, hyperparameter, value, low, high, note, `law`
+        (what the law through an optimizer's optima says there), non_embedding_params, tokens."""
+        table = self.of("optimum", "robust").rename(columns={"quantity": "hyperparameter"})
+        law = self.of("optimum", "law")[[*CELL, "quantity", "value"]]
+        law = law.rename(columns={"quantity": "hyperparameter", "value": "law"})
+        table = table[[*CELL, "hyperparameter", "value", "low", "high", "note"]]
+        table = table.merge(law, on=[*CELL, "hyperparameter"], how="left")
+        cells = self.best[[*CELL, "non_embedding_params", "tokens"]]
+        return reading_order(table.merge(cells, on=CELL), then=["hyperparameter"])
+
+    @functools.cached_property
+    def early_stop(self) -> pd.DataFrame:
+        """Races decided before the end, and what that costs (`runs.curves.early_stop`)."""
+        rows = self.of("early_stop")
+        table = rows.pivot_table(index="procedure", columns="quantity", values="value", sort=False)
+        names = ["races", "wrong_winner", "costly", "wrong_pairs", "regret"]
+        table = table.reindex(columns=names).reset_index()
+        fraction = table.pop("procedure").str.removeprefix("at ").astype(float)
+        return table.assign(fraction=fraction)[["fraction", *names]]
+
+    @functools.cached_property
+    def crossings(self) -> pd.DataFrame:
+        """CELL, fraction, leader: where a winner's curve crosses the baseline's."""
+        rows = self.of("crossing").rename(columns={"value": "fraction"})
+        leader = rows["note"].str.removesuffix(" leads on").astype(object)
+        return rows.assign(leader=leader)[[*CELL, "fraction", "leader"]].reset_index(drop=True)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader should know before believing any of it; none is a clean study."""
+        return list(self.of("doubt")["note"])
+
+    @property
+    def noise(self) -> str:
+        """The measured noise in words; empty where nothing was repeated."""
+        rows = self.of("noise")
+        rows = rows[rows["quantity"] == "total"]
+        if rows.empty:
+            return ""
+        row = rows.iloc[0]
+        text = f"{row.value:.2g} nats from run to run ({row.low:.2g}-{row.high:.2g}; {row.note})"
+        carried = self.value("noise", row.procedure, "carried")
+        if carried > 0:
+            paired = self.value("noise", row.procedure, "paired")
+            text += f"; {paired:.2g} between optimizers on one seed, which have {carried:.0%} of"
+            text += " a seed's variance in common"
+        return text
+
+    @property
+    def base_label(self) -> str:
+        return label(self.baseline)
+
+
+def view(study: Study, **options) -> View:
+    """Estimate a study's numbers and look at them. Options: see `estimates.estimate`."""
+    return View(study, estimate(study, **options))
