@@ -77,7 +77,7 @@ def quoted_speedups() -> pd.DataFrame:
 
 
 def quoted_predictions() -> pd.DataFrame:
-    """The study's own predicted 1.2b settings: what `estimates.editions.hyperparameter_law` must reproduce."""
+    """The study's own predicted 1.2b settings: what `estimates.editions` must reproduce."""
     return _read("quoted_predictions.csv").copy()
 
 
