@@ -12,6 +12,7 @@ from analysis.fits.loss_laws import fit_data_law
 from analysis.fits.sensitivity import NOT_KEYS
 from analysis.fits.speedup import published_speedup
 from analysis.runs.names import CELL, at, settings
+from analysis.stats.near_best import sensitive, within
 
 # edition -> (column of `published.best()`, largest ratio in the AdamW fit)
 EDITIONS = {
@@ -124,22 +125,19 @@ def sensitive_sets(runs, best, *, delta=6e-3, phase=PHASE_1) -> dict[str, set[st
       delta: nats, see THRESHOLDS.
     """
     out = {}
-    columns = [c for c in settings(runs) if c not in NOT_KEYS]
+    names = [c.removeprefix("hp_") for c in settings(runs) if c not in NOT_KEYS]
+    values = runs[[f"hp_{name}" for name in names]].astype(str).set_axis(names, axis=1)
     best = best.set_index(CELL).loss
-    groups = dict(list(runs[np.isfinite(runs.loss)].groupby(CELL)))
+    groups = dict(list(runs[np.isfinite(runs.loss)].groupby(CELL).loss))
     for name in dict.fromkeys(runs.optimizer):
         near = []
         for cell in ((name, *setting) for setting in phase):
             if cell in groups:
-                close = groups[cell][groups[cell].loss <= best[cell] + delta]
-                near.append(close if len(close) else groups[cell].nsmallest(1, "loss"))
+                close = within(groups[cell].to_dict() | {"best": best[cell]}, delta)
+                close = [row for row in close if row != "best"] or [groups[cell].idxmin()]
+                near.append(values.loc[close].to_dict("records"))
         if near:
-            out[name] = {
-                column.removeprefix("hp_")
-                for column in columns
-                if any(group[column].notna().any() for group in near)
-                and not set.intersection(*[set(group[column].astype(str)) for group in near])
-            }
+            out[name] = set(sensitive(near, names))
     return out
 
 
