@@ -1,7 +1,8 @@
 """Every optimizer by name, and its specification: checked once, then built.
 
 Adding one: one file with an `ENTRY` in `optim/rules`, and one line here. (`optim.entry` is a file
-of its own because every rule imports it, and this file imports every rule.)
+of its own because every rule imports it, and this file imports every rule.) One that lives
+elsewhere needs neither: its name is its import path (`optim.plugins`).
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import optax
 
+from optim import plugins
 from optim.entry import PRESETS, Entry, nearest
 from optim.roles import Roles
 from optim.rules import (
@@ -44,7 +46,13 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def get(name: str) -> Entry:
-    """The entry of an optimizer; ValueError with the nearest name if there is none."""
+    """The entry of an optimizer, by name or import path (`package.module:function`).
+
+    Raises:
+      ValueError: one line, with the nearest name; for a path as `optim.plugins.load`.
+    """
+    if plugins.is_path(name):
+        return plugins.load(name)
     if name not in CATALOGUE:
         raise ValueError(f"optimizer {name!r} is unknown{nearest(name, CATALOGUE)}")
     return CATALOGUE[name]
@@ -127,7 +135,7 @@ def spec(name: str, *, preset: str = "study", **values) -> OptimizerSpec:
     """The specification of the optimizer `name`: a preset with some values changed.
 
     Args:
-      name: a name of `CATALOGUE`.
+      name: a name of `CATALOGUE`, or an import path.
       preset: "study" (arXiv 2509.02046 as it was run) or "authors" (the reference code of each
         optimizer).
       **values: numbers (scalar arrays, tracers and schedules too) and static options, flat.
