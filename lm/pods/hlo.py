@@ -29,6 +29,7 @@ BRANCHES = re.compile(
 )
 STARTED = re.compile(r"custom-call\(%?([^ ,)]+).*AsyncCollectiveStart")
 CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([^ ,}]+)")
+TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 LIMIT = re.compile(r"= [su]\d+\[\][^ ]* constant\((\d+)\)")
 RESULT = re.compile(r"^ *(?:ROOT )?%?(?P<name>[^ ]+) = (?P<dtype>\w+)\[(?P<dims>[\d,]*)\]")
 PRODUCT = re.compile(r" (?:dot|convolution)\(%?(?P<left>[^ ,]+), %?(?P<right>[^ ,)]+)\)")
@@ -48,19 +49,23 @@ class Amounts(NamedTuple):
 def collectives(text: str, *, chips: int) -> Amounts:
     """Bytes that each chip of a program receives by kind of collective, in all rounds of its loops.
 
-    A loop runs as often as the constant in its condition says, once if there is none (a loop until
-    convergence). Ring algorithms are assumed: a gather or scatter over n chips moves (n - 1)/n of
+    A loop runs as often as the compiler notes, or the constant in its condition says, or once (a
+    loop until convergence). Ring algorithms are assumed: a gather or scatter over n chips moves (n - 1)/n of
     the whole, a reduction twice that.
     """
 
-    def cost(lines):
+    def cost(name, lines):
+        # TPU's compiler writes a reduce-scatter as an all-reduce that is cut in the same fusion.
+        scatters = name.startswith("all-reduce-scatter")
         started = {match[1] for line in lines if (match := STARTED.search(line))}
         for line in lines:
             collective = COLLECTIVE.search(line)
             if collective and ("chain_id=" not in line or collective["name"] in started):
-                yield collective["kind"], _received(line, collective, chips)
+                kind, amount = collective["kind"], _received(line, collective, chips)
+                scattered = scatters and kind == "all-reduce"
+                yield ("reduce-scatter", amount / 2) if scattered else (kind, amount)
 
-    return _amounts(text, cost)
+    return amounts(text, cost)
 
 
 def products(text: str, *, scope: str = "") -> Amounts:
@@ -71,23 +76,26 @@ def products(text: str, *, scope: str = "") -> Amounts:
     """
     inside = re.compile(rf"(?:^|/){scope}/") if scope else re.compile("")
 
-    def cost(lines):
+    def cost(name, lines):
         found = [(line, match) for line in lines if (match := PRODUCT.search(line))]
         results = (RESULT.match(line) for line in lines) if found else ()
         shapes = {match["name"]: _dims(match["dims"]) for match in results if match}
         for line, product in found:
-            name = OP_NAME.search(line)
-            name = name[1] if name else ""
-            if inside.search(name) and not DECOMPOSITION.search(name):
+            scopes = OP_NAME.search(line)
+            scopes = scopes[1] if scopes else ""
+            if inside.search(scopes) and not DECOMPOSITION.search(scopes):
                 result = RESULT.match(line)
                 operands = shapes[product["left"]], shapes[product["right"]]
                 yield result["dtype"], _flops(line, *operands, _dims(result["dims"]))
 
-    return _amounts(text, cost)
+    return amounts(text, cost)
 
 
-def _amounts(text: str, cost: Callable[[list[str]], Iterable[tuple[str, float]]]) -> Amounts:
-    """`cost` gives (kind, amount) of the lines of one computation."""
+Cost = Callable[[str, list[str]], Iterable[tuple[str, float]]]
+
+
+def amounts(text: str, cost: Cost) -> Amounts:
+    """What `cost(name, lines)` says of each computation, as (kind, amount), as often as it runs."""
     computations, entry = _computations(text)
     totals = _totals(entry, computations, cost, {})
     return Amounts(*({kind: round(x) for kind, x in sorted(total.items())} for total in totals))
@@ -107,7 +115,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _totals(name: str, computations, cost: Callable, seen: dict) -> tuple[Counter, Counter]:
+def _totals(name: str, computations, cost: Cost, seen: dict) -> tuple[Counter, Counter]:
     """The least and the most that a computation costs, with all that it calls."""
     if name in seen:
         return seen[name]
@@ -121,12 +129,14 @@ def _totals(name: str, computations, cost: Callable, seen: dict) -> tuple[Counte
         return _totals(callee, computations, cost, seen)
 
     lines = computations.get(name, ())
-    for kind, amount in cost(lines):
+    for kind, amount in cost(name, lines):
         add((Counter({kind: amount}),) * 2)
     for line in lines:
         loop, branches = (r.search(line) for r in (LOOP, BRANCHES))
         if loop:
-            limits = LIMIT.findall("\n".join(computations[loop["condition"]]))
+            limits = TRIPS.findall(line) or LIMIT.findall(
+                "\n".join(computations[loop["condition"]])
+            )
             add(inside(loop["body"]), times=max(map(int, limits), default=1))
         elif branches:
             names = (branches["all"] or f"{branches['yes']},{branches['no']}").split(",")
