@@ -70,6 +70,6 @@ def published(size: str, ratio: float, optimizer: str) -> dict:
         },
         "optimizer": values,
         "eval": {"sequences": 1024, "points": 20},
-        "program": {"remat": "block", "loss_chunks": 16},
+        "program": {"remat": "block"},
         "checkpoint": {"every_minutes": 15.0},
     }

@@ -70,7 +70,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "remat": Field(str, "none", choices=("none", "block", "dots")),
         "unroll": Field(bool, False),
         "attention": Field(str, "auto", choices=("auto", "reference", "cudnn", "splash")),
-        "loss_chunks": Field(int, 1, 1, 65536),
+        "loss_chunks": Field(int, 0, 0, 65536),  # 0: by the logits of one device
         "accumulate": Field(int, 1, 1, 65536),
         "steps_per_call": Field(int, 0, 0, 100_000),  # 0: chosen for the platform
     },

@@ -42,8 +42,10 @@ def repeated_flops_per_token(config: Mapping, *, causal: bool = True) -> float:
     model, program = config["model"], config["program"]
     # Nothing in the backward pass asks for a block's last product.
     last = 2 * model["layers"] * model["hidden"] * model["mlp"]
-    blocks = {"none": 0.0, "dots": _attention(model, causal)}
-    blocks["block"] = 2 * non_embedding_params(model) + _attention(model, causal) - last
+    # Splash's result is kept whatever `remat` says: `attention.KEPT`.
+    scores = 0.0 if program["attention"] == "splash" else _attention(model, causal)
+    blocks = {"none": 0.0, "dots": scores}
+    blocks["block"] = 2 * non_embedding_params(model) + scores - last
     return blocks[program["remat"]] + (_head(model) if program["loss_chunks"] > 1 else 0.0)
 
 

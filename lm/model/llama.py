@@ -69,12 +69,16 @@ class RMSNorm(nn.Module):
         )
 
 
-def rope(x_BTHK: Array, theta: float = 10_000.0) -> Array:
-    """Rotary embedding, half-rotation convention; positions run through the whole window."""
-    T, K = x_BTHK.shape[1], x_BTHK.shape[-1]
+def rope_tables(T: int, K: int, dtype: jnp.dtype, theta: float = 10_000.0) -> tuple[Array, Array]:
+    """Cosines and sines (T, K/2) of the angles of every position, rounded from fp32."""
     frequency = theta ** (-jnp.arange(0, K, 2, dtype=jnp.float32) / K)
     angle = jnp.arange(T, dtype=jnp.float32)[:, None] * frequency[None, :]
-    cos, sin = (f(angle)[None, :, None, :].astype(x_BTHK.dtype) for f in (jnp.cos, jnp.sin))
+    return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
+
+
+def rotate(x_BTHK: Array, tables: tuple[Array, Array]) -> Array:
+    """Rotary embedding, half-rotation convention; positions run through the whole window."""
+    cos, sin = (table[None, :, None, :] for table in tables)
     a, b = jnp.split(x_BTHK, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
@@ -85,14 +89,14 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x_BTD: Array, segment_BT: Array | None) -> Array:
+    def __call__(self, x_BTD: Array, tables, segment_BT: Array | None) -> Array:
         D, H = x_BTD.shape[-1], self.heads
         K = D // H
 
         def project(name):
             return Linear((D, H, K), "btd,dhk->bthk", D, self.dtype, name=name)(x_BTD)
 
-        q, k, v = rope(project("query")), rope(project("key")), project("value")
+        q, k, v = rotate(project("query"), tables), rotate(project("key"), tables), project("value")
         y_BTHK = attention.attend(q, k, v, segment_BT, implementation=self.implementation)
         return Linear((H, K, D), "bthk,hkd->btd", D, self.dtype, name="out")(y_BTHK)
 
@@ -116,17 +120,21 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x_BTD: Array, segment_BT: Array | None) -> tuple[Array, None]:
+    def __call__(self, x_BTD: Array, tables, segment_BT: Array | None) -> tuple[Array, None]:
         attend = Attention(self.heads, self.implementation, self.dtype, name="attention")
-        x_BTD += attend(RMSNorm(name="attention_norm")(x_BTD), segment_BT)
+        x_BTD += attend(RMSNorm(name="attention_norm")(x_BTD), tables, segment_BT)
         x_BTD += MLP(self.mlp, self.dtype, name="mlp")(RMSNorm(name="mlp_norm")(x_BTD))
         return x_BTD, None
 
 
-REMAT = {  # what a block keeps for its backward pass
+# What a block keeps for its backward pass besides its input; always the result of an attention
+# kernel, which takes little memory and much time.
+_KERNELS = jax.checkpoint_policies.save_only_these_names(attention.KEPT)
+_PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+REMAT = {
     "none": None,
-    "block": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "block": _KERNELS,
+    "dots": jax.checkpoint_policies.save_from_both_policies(_PRODUCTS, _KERNELS),
 }
 
 
@@ -155,6 +163,7 @@ class Llama(nn.Module):
             name="embed",
         )
         x_BTD = embed(tokens_BT)
+        tables = rope_tables(tokens_BT.shape[1], self.hidden // self.heads, self.dtype)
         segment_BT = segments(tokens_BT, self.separator) if self.block_documents else None
         block = Block
         if REMAT[self.remat] is not None:
@@ -168,7 +177,7 @@ class Llama(nn.Module):
             unroll=self.layers if self.unroll else 1,
         )
         x_BTD, _ = blocks(self.heads, self.mlp, self.implementation, self.dtype, name="blocks")(
-            x_BTD, segment_BT
+            x_BTD, tables, segment_BT
         )
         x_BTD = RMSNorm(name="final_norm")(x_BTD)
         head_DV = Head((self.hidden, self.vocab_size), name="head")()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,8 +20,22 @@ class Loss(NamedTuple):
     count: Array
 
 
+LOGITS_BYTES = 2**30  # what one device may hold of them; every chunk rewrites the head's gradient
+
+
+def chunk_count(rows: int, T: int, vocab: int, itemsize: int = 2) -> int:
+    """The fewest chunks, a divisor of T, in which a device's logits take `LOGITS_BYTES` at most.
+
+    Args:
+      rows, vocab: sequences and tokens of the vocabulary that one device works on.
+      itemsize: bytes of the compute dtype.
+    """
+    least = rows * T * vocab * itemsize / LOGITS_BYTES
+    return next(n for n in range(1, T + 1) if T % n == 0 and (n >= least or n == T))
+
+
 @jax.named_scope("loss")
-def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 1) -> Loss:
+def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 0) -> Loss:
     """Cross-entropy of every position's successor; the last position of each sequence predicts
     nothing.
 
@@ -28,15 +43,19 @@ def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 
       x_BTD: outputs of the final norm, in the compute dtype.
       head_DV: output matrix, in the compute dtype.
       tokens_BT: int32.
-      chunks: pieces along T whose logits are made one after the other, and made again in the
-        backward pass; temporary memory falls by that factor. Must divide T.
+      chunks: pieces along T whose logits are made one after the other and made again in the
+        backward pass; temporary memory falls by that factor. Must divide T; 0 takes `chunk_count`.
     """
-    T = x_BTD.shape[1]
+    B, T = tokens_BT.shape
+    axes = jax.sharding.get_abstract_mesh().shape
+    rows, columns = axes.get("data", 1), axes.get("model", 1)
+    if chunks == 0:
+        local = math.ceil(B / rows), T, math.ceil(head_DV.shape[1] / columns)
+        chunks = chunk_count(*local, head_DV.dtype.itemsize)
     target_BT = jnp.roll(tokens_BT, -1, axis=1)
     weight_T = (jnp.arange(T) < T - 1).astype(jnp.float32)
     total = functools.partial(_in_chunks, weight_T=weight_T, chunks=chunks)
-    rows = jax.sharding.get_abstract_mesh().shape.get("data", 1)
-    if rows == 1 or x_BTD.shape[0] % rows:
+    if rows == 1 or B % rows:
         return total(x_BTD, head_DV, target_BT)
 
     # Left to the compiler, every chunk would gather the head and reduce its gradient. Here each
@@ -72,10 +91,24 @@ def _in_chunks(x_BTD, head_DV, target_BT, *, weight_T, chunks) -> Loss:
 def _chunk(x_BTD: Array, head_DV: Array, target_BT: Array, weight_T: Array) -> Loss:
     logits_BTV = jnp.einsum("btd,dv->btv", x_BTD, head_DV).astype(jnp.float32)
     log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    target_logit_BT = jnp.take_along_axis(logits_BTV, target_BT[..., None], axis=-1)[..., 0]
+    target_logit_BT = jax.lax.platform_dependent(
+        logits_BTV, target_BT, cpu=_gathered, default=_summed
+    )
     weight_BT = jnp.broadcast_to(weight_T[None, :], target_BT.shape)
     return Loss(
         nats=jnp.sum((log_z_BT - target_logit_BT) * weight_BT),
         z=jnp.sum(jnp.square(log_z_BT) * weight_BT),
         count=jnp.sum(weight_BT),
     )
+
+
+def _gathered(logits_BTV: Array, target_BT: Array) -> Array:
+    return jnp.take_along_axis(logits_BTV, target_BT[..., None], axis=-1)[..., 0]
+
+
+def _summed(logits_BTV: Array, target_BT: Array) -> Array:
+    """The same, fused into the pass over the logits: an accelerator that gathers from them must
+    hold them in fp32 and scatters their gradient.
+    """
+    at_target_BTV = jnp.arange(logits_BTV.shape[-1])[None, None] == target_BT[..., None]
+    return jnp.sum(jnp.where(at_target_BTV, logits_BTV, 0.0), axis=-1)

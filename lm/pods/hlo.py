@@ -49,9 +49,9 @@ class Amounts(NamedTuple):
 def collectives(text: str, *, chips: int) -> Amounts:
     """Bytes that each chip of a program receives by kind of collective, in all rounds of its loops.
 
-    A loop runs as often as the compiler notes, or the constant in its condition says, or once (a
-    loop until convergence). Ring algorithms are assumed: a gather or scatter over n chips moves (n - 1)/n of
-    the whole, a reduction twice that.
+    A loop runs as often as the compiler notes, else as the constant in its condition says, else
+    once (a loop until convergence). Ring algorithms are assumed: a gather or scatter over n chips
+    moves (n - 1)/n of the whole, a reduction twice that.
     """
 
     def cost(name, lines):

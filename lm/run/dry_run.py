@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from lm.config import HOW, WHAT, non_embedding_params, total_params
 from lm.model import flops
+from lm.model.loss import chunk_count
 
 GIB = 2**30
 
@@ -63,10 +64,10 @@ def full(config: Mapping) -> str:
 def activation_bytes(config: Mapping) -> float:
     """Bytes that one sequence keeps for its backward pass, an estimate.
 
-    Per layer its input, and unless blocks are recomputed what is inside: about ten values per
-    feature and three per MLP feature (`remat="dots"` keeps the products alone, about half), and the
-    reference attention's scores. One block and one piece of fp32 logits, with its gradient, are
-    live besides.
+    Per layer its input and attention's result, and unless blocks are recomputed what is inside:
+    about ten values per feature and three per MLP feature (`remat="dots"` keeps the products alone,
+    about half), and the reference attention's scores. One block and one piece of fp32 logits, with
+    its gradient, are live besides.
     """
     model, program = config["model"], config["program"]
     T, D, F, L = (model[k] for k in ("sequence_length", "hidden", "mlp", "layers"))
@@ -74,6 +75,7 @@ def activation_bytes(config: Mapping) -> float:
     block = T * (10 * D + 3 * F) * width
     if program["attention"] == "reference":
         block += 2 * model["heads"] * T * T * width
-    kept = {"none": block, "dots": block / 2, "block": T * D * width}[program["remat"]]
-    logits = 2 * T / program["loss_chunks"] * model["vocab_size"] * 4
+    kept = {"none": block, "dots": block / 2, "block": 2 * T * D * width}[program["remat"]]
+    chunks = program["loss_chunks"] or chunk_count(1, T, model["vocab_size"], width)
+    logits = 2 * T / chunks * model["vocab_size"] * 4
     return L * kept + (block if program["remat"] != "none" else 0) + logits

@@ -43,6 +43,14 @@ def test_splash_equals_the_reference(key, blocked):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+def test_splash_tiles_divide_the_positions():
+    sizes = {T: attention._tiles(T) for T in (128, 1024, 1536, 4096)}
+    assert {T: b.block_q for T, b in sizes.items()} == {128: 128, 1024: 1024, 1536: 768, 4096: 1024}
+    assert all(b.block_kv % b.block_kv_compute == 0 for b in sizes.values())
+    with pytest.raises(ValueError, match="multiple of 128 positions, not 200"):
+        attention._tiles(200)
+
+
 @pytest.mark.skipif(not GPU, reason="cuDNN needs a GPU")
 @pytest.mark.parametrize("blocked", [False, True])
 def test_cudnn_equals_the_reference(key, blocked):

@@ -148,6 +148,24 @@ def test_chunked_loss_and_its_gradient_equal_the_whole(key):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), f(1), f(4))
 
 
+def test_the_targets_logit_is_the_same_summed_and_gathered(key):
+    logits_BTV, weight_BT = jax.random.normal(key, (2, 8, 11)), jax.random.normal(key, (2, 8))
+    target_BT = tiny.tokens(2, 8, vocab_size=11)
+    loss_of = lambda f: lambda x: jnp.sum(f(x, target_BT) * weight_BT)  # noqa: E731
+    found, expected = (
+        jax.value_and_grad(loss_of(f))(logits_BTV) for f in (loss._summed, loss._gathered)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "T", "vocab", "chunks"),
+    [(1, 4096, 64128, 1), (2, 4096, 128256, 2), (128, 4096, 128256, 128), (3, 7, 2**40, 7)],
+)
+def test_chunks_follow_the_logits_of_one_device(rows, T, vocab, chunks):
+    assert loss.chunk_count(rows, T, vocab) == chunks
+
+
 def test_chunked_loss_never_holds_all_logits():
     T, D, V = 512, 16, 2048
     x = jax.ShapeDtypeStruct((1, T, D), jnp.float32)

@@ -65,6 +65,40 @@ def test_loops_count_as_often_as_they_run(mesh):
     assert moved(text)["all-reduce"] == 3 * 5 * (2 * 4 * 7 // 8)
 
 
+def test_what_the_compiler_notes_of_a_loop_comes_first():
+    text = """
+%body (p: f32[64]) -> f32[64] {
+  ROOT %r = f32[64]{0} all-reduce(%p), replica_groups={}
+}
+
+%condition (p: f32[64]) -> pred[] {
+  %limit = s32[] constant(7)
+}
+
+ENTRY %main (x: f32[64]) -> f32[64] {
+  ROOT %w = f32[64]{0} while(%x), condition=%condition, body=%body NOTE
+}
+"""
+    once = 2 * 64 * 4 * 7 // 8
+    noted = ', backend_config={"known_trip_count":{"n":"5"}}'
+    assert moved(text.replace(" NOTE", "")) == {"all-reduce": 7 * once}
+    assert moved(text.replace(" NOTE", noted)) == {"all-reduce": 5 * once}
+
+
+def test_a_reduction_that_is_cut_in_its_fusion_is_a_reduce_scatter():
+    text = """
+%all-reduce-scatter.1 (p: bf16[64]) -> bf16[8] {
+  %all-reduce.1 = bf16[64]{0} all-reduce(%p), replica_groups={{0,1,2,3,4,5,6,7}}
+  ROOT %cut = bf16[8]{0} dynamic-slice(%all-reduce.1, %i), dynamic_slice_sizes={8}
+}
+
+ENTRY %main (x: bf16[64]) -> bf16[8] {
+  ROOT %f = bf16[8]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+    assert moved(text) == {"reduce-scatter": 128 * 7 // 8}
+
+
 def test_a_conditional_moves_what_its_branch_does(mesh):
     def f(x, flag):
         return jax.lax.cond(flag[0] > 0, lambda x: x.sum(0), lambda x: jnp.zeros(256), x)
