@@ -1,7 +1,10 @@
 """Runs a study, or goes on with one.
 
-    python -m sweeps.run --config=configs/study.py:nano --workdir=runs/nano
     python -m sweeps.run --config=configs/study.py:nano --workdir=runs/nano --dry_run
+    python -m sweeps.run --config=configs/study.py:nano --workdir=runs/nano
+    python -m sweeps.run --config=configs/study.py:nano --workdir=runs/nano --workers=2
+    python -m sweeps.run --config=configs/study.py:hour --workdir=runs/hour \\
+        --config.rule.max_moves=2 --config.optimizers.muon.start.learning_rate=0.1
 
 Kill it at any time and start it again: finished trials are kept, the rest is planned anew.
 """
@@ -9,6 +12,7 @@ Kill it at any time and start it again: finished trials are kept, the rest is pl
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +20,9 @@ from pathlib import Path
 
 from lm import command, storage
 from lm.config import FIELDS, ConfigError
-from lm.storage import write_json
 from sweeps.dispatch import ledger, resources
-from sweeps.dispatch.driver import Driver, Refused, lock, read_study
+from sweeps.dispatch.accidents import Accidents, Refused
+from sweeps.dispatch.driver import Driver, lock
 from sweeps.dispatch.executor import Executor
 from sweeps.dispatch.local import TRAINER, Inline, Workers
 from sweeps.plan import config, cost
@@ -29,31 +33,38 @@ from sweeps.plan.trial import Cell, Outcome, Trial
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(prog="python -m sweeps.run", allow_abbrev=False)
-    out.add_argument(
-        "--config", required=True, help="configs/study.py:NAME; --config.a.b=value overrides"
+    out = argparse.ArgumentParser(
+        prog="python -m sweeps.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    out.add_argument("--workdir", required=True, type=storage.folder)
-    out.add_argument(
-        "--dry_run", action="store_true", help="print the plan and its cost, train nothing"
-    )
-    out.add_argument(
-        "--extend", action="store_true", help="let a changed study go on in its workdir"
-    )
-    out.add_argument(
-        "--retry_failed", action="store_true", help="train trials that failed once more"
-    )
-    out.add_argument("--workers", type=int, default=0, help="worker processes; 0: this process")
-    out.add_argument("--executor", choices=("local", "ray"), default="local", help="docs/launch.md")
-    out.add_argument("--address", default="auto", help="of the Ray cluster")
-    out.add_argument("--resources", default="CPU=1", help="of a pack on Ray: GPU=1, slice=v5e-4x4")
-    out.add_argument(
-        "--timeout", type=float, default=0.0, help="seconds a pack may take; 0: no limit"
-    )
-    known = ", ".join([cost.HERE, *cost.DEVICES])
-    out.add_argument("--device", default=cost.HERE, help=f"for costs in chip-hours: {known}")
-    out.add_argument("--trainer", default=TRAINER, help=argparse.SUPPRESS)
+    add_study(out)
+    add = out.add_argument
+    add("--dry_run", action="store_true", help="print the plan and its cost, train nothing")
+    add("--workers", type=_count, default=0, help="worker processes; 0: this process (default)")
+    add("--executor", choices=("local", "ray"), default="local", help="see docs/launch.md")
+    add("--address", default="auto", help="of the Ray cluster; default: this machine's")
+    add("--resources", default="CPU=1", help="of a pack on Ray: GPU=1, slice=v5e-4x4")
+    add("--timeout", type=float, default=0.0, help="seconds a pack may take; 0: no limit (default)")
     return out
+
+
+def add_study(out: argparse.ArgumentParser) -> None:
+    """The flags that say which study, where, and how it goes on."""
+    add = out.add_argument
+    add("--config", required=True, help="FILE.py:NAME; --config.a.b=VALUE sets any of its fields")
+    add("--workdir", required=True, type=storage.folder, help="holds the study and its results")
+    add("--extend", action="store_true", help="let a changed study go on in its workdir")
+    add("--retry_failed", action="store_true", help="try trials again that failed for good")
+    add("--device", default=cost.HERE, help=f"for costs, one of {', '.join(cost.known())}")
+    add("--trainer", default=TRAINER, help=argparse.SUPPRESS)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,48 +78,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable = print) -> int:
     """The command with its arguments parsed; returns the exit code."""
-    cost.rate(arguments.device)  # refuses an unknown device
+    if arguments.workers and arguments.executor == "ray":
+        raise Refused("--workers is for one machine; on Ray --resources says what a pack gets")
     study, changes = resolve(arguments, overrides, log)
-    workdir, named = arguments.workdir, study.config
+    workdir = arguments.workdir
     if arguments.dry_run:
         dry_run(study, ledger.load(workdir, study).outcomes, arguments.device, changes, log)
         return 0
     with lock(workdir):
-        found = load(workdir, study, arguments.retry_failed, log)
-        if reason := over_budget(study, found.outcomes, arguments.device):
-            raise Refused(reason)
-        write_json(workdir / "study.json", named)
+        outcomes = begin(study, workdir, arguments, log)
         executor = make_executor(arguments, workdir, log)
-        driver = Driver(
-            study,
-            workdir,
-            executor,
-            found,
-            log=log,
-            workers=executor.capacity(),
-            timeout=arguments.timeout or float("inf"),
-            **named["pack"],
-        )
-        state = driver.run()
-    report(study, state, driver, log)
+        limit = arguments.timeout or float("inf")
+        state, failed = Driver(study, workdir, executor, outcomes, log=log, timeout=limit).run()
+    report(study, state, outcomes, failed, log)
     return 0
 
 
 def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable) -> tuple:
-    """The race that the command names, and what has changed since its workdir was last used.
+    """The study that the command names, and what has changed since its workdir was last used.
 
     Raises:
       ConfigError, CorpusError, Refused: one line; also when the workdir holds another study.
     """
+    cost.rate(arguments.device)  # refuses an unknown device
     named = config.load(arguments.config, overrides)
     named["data"] = resolve_data(named, log)
     workdir = arguments.workdir
     study = Study(named)
     study.check()
-    before = read_study(workdir)
-    if before is not None and (reason := config.incompatible(before, named)):
-        raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
-    changes = list(config.differences(before, named)) if before is not None else []
+    before = workdir / "study.json"
+    changes = []
+    if before.exists():
+        old = json.loads(before.read_text())
+        if reason := config.incompatible(old, named):
+            raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
+        changes = list(config.differences(old, named))
     if changes and not (arguments.extend or getattr(arguments, "dry_run", False)):
         name, old, new = changes[0]
         raise Refused(
@@ -123,7 +127,7 @@ def resolve_data(named: dict, log: Callable) -> dict:
 
     A fingerprint that the study names is taken as it is; training checks it.
     """
-    if named["data"].get("fingerprint"):
+    if named["data"]["fingerprint"]:
         return named["data"]
     from lm.data import corpus
 
@@ -137,20 +141,28 @@ def resolve_data(named: dict, log: Callable) -> dict:
     return {**named["data"], "fingerprint": prepared.fingerprint}
 
 
-def load(workdir: Path, study: Study, retry_failed: bool, log: Callable) -> ledger.Ledger:
-    """The workdir's ledger; unusable results are reported and set aside."""
+def begin(
+    study: Study, workdir: Path, arguments: argparse.Namespace, log: Callable
+) -> dict[Trial, Outcome]:
+    """Writes study.json, under the workdir's lock; returns what has finished already.
+
+    Unusable results are reported and set aside.
+
+    Raises:
+      Refused: the study may cost more than its budget.
+    """
     found = ledger.load(workdir, study)
     for path, reason in found.corrupt.items():
         log(f"{path}/result.json is unusable and its trial runs again: {reason}")
         ledger.discard(path)
-    if retry_failed:
-        for trial, outcome in list(found.outcomes.items()):
-            if outcome.status == "failed":
-                ledger.discard(ledger.folder(workdir, outcome.hash))
-                del found.outcomes[trial]
+    if reason := over_budget(study, found.outcomes, arguments.device):
+        raise Refused(reason)
+    if arguments.retry_failed:
+        Accidents(study, workdir).forget(plan(study, found.outcomes).pending)
+    storage.write_json(workdir / "study.json", study.config)
     if found.outcomes:
         log(f"{len(found.outcomes)} trials are finished already")
-    return found
+    return found.outcomes
 
 
 def make_executor(arguments: argparse.Namespace, workdir: Path, log: Callable) -> Executor:
@@ -177,6 +189,7 @@ def dry_run(
     """Prints what the next round and, at most, the whole study would train."""
     for name, old, new in changes:
         log(f"changed: {name}: {old!r} -> {new!r}")
+    log("rule: " + " ".join(f"{name}={value}" for name, value in study.config["rule"].items()))
     state, rate = plan(study, outcomes), cost.rate(device, outcomes.values())
     log(
         f"{len(outcomes)} trials of this study are finished; one chip: {rate:.3g} FLOP/s ({device})"
@@ -197,19 +210,36 @@ def over_budget(study: Study, outcomes: Mapping[Trial, Outcome], device: str) ->
     return cost.over_budget(cost.bound(study), budget, rate) if any(budget.values()) else None
 
 
-def report(study: Study, state: Plan, driver: Driver, log: Callable) -> None:
-    """The last lines: what was certified, and what each optimizer's tuning cost."""
+def report(
+    study: Study,
+    state: Plan,
+    outcomes: Mapping[Trial, Outcome],
+    failed: Mapping[Trial, str],
+    log: Callable,
+) -> None:
+    """The last lines: what was certified, and what each optimizer's tuning cost.
+
+    Raises:
+      Refused: trials failed for good, and hold their cells up.
+    """
     for optimizer in study.config["optimizers"]:
-        runs = [run for trial, run in driver.outcomes.items() if trial.cell.optimizer == optimizer]
-        spent = effort(runs)
+        spent = effort([run for trial, run in outcomes.items() if trial.cell[0] == optimizer])
         log(
             f"{optimizer:<10} {spent['trials']:>5,} trials  {spent['tokens']:>9.3g} tokens  "
             f"{spent['flops']:>9.3g} FLOPs  {spent['seconds']:>7.0f} device seconds"
         )
-    certified, total = len(state.repeats), len(driver.outcomes)
-    log(f"{certified} of {len(study.cells)} cells are certified, {total} trials in all")
-    if driver.failures:
-        log(f"{len(driver.failures)} trials failed, the first: {driver.failures[0]}")
+    certified = f"{len(state.repeats)} of {len(study.cells)} cells are certified"
+    log(f"{certified}, {len(outcomes)} trials in all")
+    for trial, run in outcomes.items():
+        if run.status == "infeasible":
+            log(f"{trial.cell}: {run.hash} is infeasible: {run.reason}")
+    if failed:
+        (trial, cause), *_ = failed.items()
+        held = len({trial.cell for trial in failed})
+        raise Refused(
+            f"{len(failed)} trials failed for good and hold {held} cells up; the first: "
+            f"{trial.cell}: {cause}; mend the cause and go on with --retry_failed"
+        )
 
 
 if __name__ == "__main__":

@@ -16,50 +16,61 @@ import hashlib
 import json
 import os
 import shlex
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lm import config as run_config
 from lm import storage
 from lm.command import guarded
-from lm.storage import write_json
+from lm.config import what
 from sweeps import run as run_lib
 from sweeps.dispatch import ledger
-from sweeps.dispatch.driver import RETRIES, Driver, Refused, lock
+from sweeps.dispatch.accidents import Accidents, Refused, begun
+from sweeps.dispatch.driver import lock
 from sweeps.dispatch.executor import Report
-from sweeps.dispatch.local import TRAINER, Inline, Workers
+from sweeps.dispatch.local import TRAINER, Workers
 from sweeps.dispatch.packs import Widths, packs
+from sweeps.dispatch.quarantine import Quarantine
 from sweeps.plan.phases import plan
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Trial
 
-OVER = 1
+OVER, PREEMPTED, AVOIDED = 1, 3, 4
 
 
 def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        prog="python -m sweeps.slurm",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    run_lib.add_study(out)
+    add = out.add_argument
+    add("--sbatch", default=[], type=shlex.split, help="options of the job, as sbatch takes them")
+    add("--at_once", type=int, default=0, help="most tasks at a time; 0: no limit (default)")
+    add("--setup", default="", help="a line to run first, such as a module load")
+    return out
+
+
+def task_parser() -> argparse.ArgumentParser:
+    """What a job script calls: train one pack of a round."""
     out = argparse.ArgumentParser(prog="python -m sweeps.slurm", allow_abbrev=False)
-    out.add_argument("--config", help="configs/study.py:NAME; --config.a.b=value overrides")
-    out.add_argument(
-        "--workdir", required=True, type=storage.folder, help="on a file system all nodes see"
-    )
-    out.add_argument(
-        "--sbatch", default=[], type=shlex.split, help="options of the job, as sbatch takes them"
-    )
-    out.add_argument("--at_once", type=int, default=0, help="most tasks at a time; 0: no limit")
-    out.add_argument("--setup", default="", help="a line to run first, such as a module load")
-    out.add_argument("--extend", action="store_true", help="as of sweeps.run")
-    out.add_argument("--retry_failed", action="store_true", help="as of sweeps.run")
-    out.add_argument("--device", default="cpu-core", help="as of sweeps.run")
-    out.add_argument("--round", type=Path, help="a round's file: train one of its packs")
+    out.add_argument("--workdir", required=True, type=storage.folder)
+    out.add_argument("--round", required=True, type=Path)
     out.add_argument("--task", type=int, help="which pack; default: SLURM_ARRAY_TASK_ID")
-    out.add_argument("--trainer", default=TRAINER, help=argparse.SUPPRESS)
+    out.add_argument("--trainer", default=TRAINER)
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments, overrides = parser().parse_known_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    task = any(word.partition("=")[0] == "--round" for word in argv)
+    arguments, overrides = (task_parser() if task else parser()).parse_known_args(argv)
     return guarded(
-        lambda: (train if arguments.round else submit)(arguments, overrides),
+        lambda: (train if task else submit)(arguments, overrides),
         Refused,
         interrupted="run the same command again to go on",
     )
@@ -67,45 +78,60 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Plans the next round and prints its job script; the lines about it go to stderr."""
-    if not arguments.config:
-        raise Refused("--config is missing")
     say: Callable = lambda line: print(line, file=sys.stderr)  # noqa: E731
     study, _ = run_lib.resolve(arguments, overrides, say)
-    workdir, named = arguments.workdir.resolve(), study.config
+    workdir = arguments.workdir.resolve()
     with lock(workdir):
-        found = run_lib.load(workdir, study, arguments.retry_failed, say)
-        if reason := run_lib.over_budget(study, found.outcomes, arguments.device):
-            raise Refused(reason)
-        write_json(workdir / "study.json", named)
-        state = plan(study, found.outcomes)
-        if not state.pending:
-            driver = Driver(study, workdir, Inline(), found, log=say)  # trains nothing, certifies
-            run_lib.report(study, driver.run(), driver, say)
+        outcomes = run_lib.begin(study, workdir, arguments, say)
+        accidents, state = Accidents(study, workdir), plan(study, outcomes)
+        if not begun(outcomes):
+            try:
+                accidents.check_start(state.pending)
+            except Refused:
+                forget_nodes(workdir)
+                raise
+        if arguments.retry_failed:
+            forget_nodes(workdir)
+        while begun(outcomes) and (found := accidents.write_off(state.pending)):
+            outcomes |= found
+            state = plan(study, outcomes)
+        failed = accidents.failed(state.pending)
+        trials = [trial for trial in state.pending if trial not in failed]
+        ledger.certify(study, state, workdir, {}, {} if trials else failed)
+        if not trials:
+            run_lib.report(study, state, outcomes, failed, say)
             return OVER
-        width = named["pack"]["width"]
-        round_ = packs(state.pending, study.program, study.flops, width=Widths(width))
+        width = Widths(study.config["pack"]["width"])
+        round_ = packs(trials, study.program, study.flops, width=width, alone=accidents.alone)
         value = [[study.run(trial) for trial in pack.trials] for pack in round_]
         name = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
         (workdir / "rounds").mkdir(exist_ok=True)
-        write_json(workdir / "rounds" / f"{name}.json", value)
-    say(f"{len(state.pending)} trials in {len(round_)} packs; submit with `sbatch --wait`")
-    print(script(arguments, named["name"], workdir / "rounds" / f"{name}.json", len(round_)))
+        storage.write_json(workdir / "rounds" / f"{name}.json", value)
+    avoid = sorted(nodes_to_avoid(workdir))
+    if avoid:
+        say(f"set aside: {', '.join(avoid)}; packs died there and ended well elsewhere")
+    say(f"{len(trials)} trials in {len(round_)} packs; submit with `sbatch --wait`")
+    print(script(arguments, study.config["name"], name, len(round_), avoid))
     return 0
 
 
-def script(arguments: argparse.Namespace, name: str, path: Path, count: int) -> str:
+def script(
+    arguments: argparse.Namespace, study: str, name: str, count: int, avoid: Sequence[str]
+) -> str:
     """The job script of a round of `count` packs."""
     workdir = arguments.workdir.resolve()
     at_once = f"%{arguments.at_once}" if arguments.at_once else ""
+    path = workdir / "rounds" / f"{name}.json"
     command = [sys.executable, "-m", "sweeps.slurm", f"--workdir={workdir}", f"--round={path}"]
     if arguments.trainer != TRAINER:
         command.append(f"--trainer={arguments.trainer}")
     lines = [
         "#!/bin/bash",
-        f"#SBATCH --job-name={name}",
+        f"#SBATCH --job-name={study}",
         f"#SBATCH --array=0-{count - 1}{at_once}",
         f"#SBATCH --output={workdir}/logs/slurm-%A-%a.log",
         "#SBATCH --nodes=1 --ntasks=1 --requeue",
+        *[f"#SBATCH --exclude={','.join(avoid)}"] * bool(avoid),
         *[f"#SBATCH {shlex.join(arguments.sbatch)}"] * bool(arguments.sbatch),
         "set -e",
         *[arguments.setup] * bool(arguments.setup),
@@ -117,29 +143,58 @@ def script(arguments: argparse.Namespace, name: str, path: Path, count: int) -> 
 
 
 def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """One task: trains a pack; when it dies, its halves, until the bad trial is alone."""
+    """One task: trains a pack; when it dies, its halves, until each trial has had its chance.
+
+    What failed alone is left to the next round, and to another node if there is one.
+    """
     if overrides:
         raise Refused(f"unknown flag {overrides[0]}")
     number = arguments.task
     if number is None:
         number = int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))
+    workdir = arguments.workdir.resolve()
     try:
         round_ = json.loads(arguments.round.read_text())
+        study = Study(json.loads((workdir / "study.json").read_text()))
     except (OSError, ValueError) as error:
         raise Refused(f"--round={arguments.round} cannot be read: {error}") from None
     if not 0 <= number < len(round_):
         raise Refused(f"--task={number} must be in [0, {len(round_) - 1}] for {arguments.round}")
-    workdir = arguments.workdir.resolve()
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    if node in nodes_to_avoid(workdir):
+        print(f"node {node} is set aside: the pack is left to the next round", flush=True)
+        return AVOIDED
+    trials = [study.trial(what(config)) for config in round_[number]]
+    before = {trial for trial in trials if _ended(study, workdir, trial)}
+    try:
+        code = _train(arguments, study, workdir, trials, f"{number}", node)
+    finally:
+        ended = {trial for trial in trials if _ended(study, workdir, trial)}
+        note = {"ended": ended - before, "lost": set(trials) - ended}
+        note = {key: sorted(map(study.hash, found)) for key, found in note.items()}
+        path = arguments.round.with_name(f"{arguments.round.stem}-{number}.jsonl")
+        with open(path, "a") as file:
+            file.write(json.dumps({"time": time.time(), "node": node, **note}) + "\n")
+    return code
+
+
+def _train(
+    arguments: argparse.Namespace,
+    study: Study,
+    workdir: Path,
+    trials: list[Trial],
+    number: str,
+    node: str,
+) -> int:
+    accidents, queue = Accidents(study, workdir), [trials]
     name = f"task-{os.environ.get('SLURM_ARRAY_JOB_ID', '0')}-{number}"
     workers = Workers(1, trainer=arguments.trainer, log_folder=workdir / "logs" / name)
-    queue = [(round_[number], RETRIES["killed"])]
     try:
         while queue:
-            configs, tries = queue.pop(0)
-            paths = [ledger.folder(workdir, run_config.config_hash(c)) for c in configs]
-            report = _run(workers, configs, paths)
-            left = [c for c, p in zip(configs, paths, strict=True) if ledger.read(p) is None]
-            print(f"{len(configs) - len(left)} of {len(configs)} trials have results", flush=True)
+            pack = queue.pop(0)
+            report = _run(workers, study, workdir, pack)
+            left = [trial for trial in pack if not _ended(study, workdir, trial)]
+            print(f"{len(pack) - len(left)} of {len(pack)} trials have results", flush=True)
             if not left:
                 continue
             cause, reason = report.cause or "failed", report.reason or "training wrote no result"
@@ -147,25 +202,42 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             if cause == "disk":
                 raise OSError(errno.ENOSPC, reason)
             if cause == "preempted":
-                return 3
-            if len(left) > 1:
-                middle = len(left) // 2
-                queue += [(left[:middle], tries), (left[middle:], tries)]
-            elif cause == "killed" and tries:
-                queue.append((left, tries - 1))
-            else:
-                path = ledger.folder(workdir, run_config.config_hash(left[0]))
-                ledger.record_failure(path, run_config.what(left[0]), f"{cause}: {reason}")
+                return PREEMPTED
+            queue += accidents.lost(left, report._replace(where=node))
     finally:
         workers.close()
     return 0
 
 
-def _run(workers: Workers, configs: list[dict], paths: list[Path]) -> Report:
-    handle = workers.start(configs, paths, timeout=float("inf"))
+def _run(workers: Workers, study: Study, workdir: Path, pack: list[Trial]) -> Report:
+    configs = [study.run(trial) for trial in pack]
+    folders = [ledger.folder(workdir, study.hash(trial)) for trial in pack]
+    handle = workers.start(configs, folders, timeout=float("inf"))
     while (report := workers.poll(handle)) is None:
         time.sleep(0.05)
     return report
+
+
+def _ended(study: Study, workdir: Path, trial: Trial) -> bool:
+    return ledger.take(ledger.folder(workdir, study.hash(trial))) is not None
+
+
+def nodes_to_avoid(workdir: Path) -> set[str]:
+    """The nodes where all that tasks did was to die, while other nodes worked."""
+    notes, quarantine = [], Quarantine()
+    for path in (workdir / "rounds").glob("*.jsonl"):
+        notes += [json.loads(line) for line in path.read_text().splitlines()]
+    for note in sorted(notes, key=lambda note: note["time"]):
+        if note["ended"]:
+            quarantine.finished([note["node"]], note["ended"])
+        elif note["lost"]:
+            quarantine.failed([note["node"]], note["lost"])
+    return quarantine.bad | quarantine.suspect
+
+
+def forget_nodes(workdir: Path) -> None:
+    for path in (workdir / "rounds").glob("*.jsonl"):
+        path.unlink()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,11 @@ from sweeps.dispatch.seat import SHARDED
 
 SPARE = 30.0  # seconds after which an idle gang gives its resources back
 RETURN = 900.0  # seconds to wait for nodes when all that could run a pack are gone
-ELSEWHERE = ("failed", "killed")  # causes for which a single trial is tried on another node
+ELSEWHERE = (
+    "failed",
+    "killed",
+    "memory",
+)  # causes for which a single trial is tried on another node
 
 
 @dataclass(eq=False)
@@ -217,7 +221,7 @@ class Ray(Executor):
         if report is None:
             return None
         gang, nodes = job.gang, job.gang.nodes()
-        job.gang = None
+        job.gang, report = None, report._replace(where=" ".join(sorted(nodes)))
         if gang.whole:
             self.idle.append(gang)
         else:

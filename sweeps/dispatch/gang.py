@@ -32,7 +32,7 @@ WORST = ("preempted", "disk", "memory", "killed", "timeout", "failed", None)  # 
 
 
 def connect(address: str, namespace: str) -> None:
-    """Joins a cluster without a word on the terminal.
+    """Joins a cluster, quietly: what Ray still prints is what its daemons say about lost nodes.
 
     Raises:
       ConnectionError: there is none at the address.
@@ -47,8 +47,6 @@ def connect(address: str, namespace: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConnectionError(f"no Ray cluster answers at {address}: {reason}") from None
-    # Ray prints what its daemons say about lost nodes whatever `log_to_driver` is.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def namespace() -> str:

@@ -1,11 +1,16 @@
-"""Result files to a table and back. Only a readable `result.json` counts."""
+"""A workdir's results and certificates: what counts, what is set aside. Only files are true.
+
+WORKDIR/trials/<hash>/config.json    what is trained
+WORKDIR/trials/<hash>/result.json    written last, atomically; a trial without one is not over
+WORKDIR/certificates/<cell>.json
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,9 @@ from sweeps.plan.phases import Plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Outcome, Trial
 
-STATUSES = ("finished", "diverged", "failed")
+STATUSES = ("finished", "diverged", "infeasible")
+NUMBERS = ("flops", "seconds", "tokens")
+UNUSABLE = (ValueError, KeyError, TypeError)  # what `read` raises
 
 
 @dataclass
@@ -30,6 +37,13 @@ class Ledger:
 
 def folder(workdir: Path, name: str) -> Path:
     return Path(workdir) / "trials" / name
+
+
+def folders(workdir: Path) -> Iterator[Path]:
+    """Trial folders in name order."""
+    root = Path(workdir) / "trials"
+    if root.is_dir():
+        yield from sorted(path for path in root.iterdir() if path.is_dir())
 
 
 def load(workdir: Path, study: Study) -> Ledger:
@@ -46,22 +60,14 @@ def load(workdir: Path, study: Study) -> Ledger:
             trial = study.trial(json.loads((path / "config.json").read_text()))
         except FileNotFoundError:
             ledger.corrupt[path] = "config.json is missing"
-            continue
-        except (ValueError, KeyError, TypeError) as error:
+        except UNUSABLE as error:
             ledger.corrupt[path] = f"{type(error).__name__}: {error}"
-            continue
-        if trial is None or trial.cell not in study.cells or study.hash(trial) != path.name:
-            ledger.strays.append(path)
         else:
-            ledger.outcomes[trial] = outcome
+            if trial is None or trial.cell not in study.cells or study.hash(trial) != path.name:
+                ledger.strays.append(path)
+            else:
+                ledger.outcomes[trial] = outcome
     return ledger
-
-
-def folders(workdir: Path) -> Iterator[Path]:
-    """Trial folders in name order."""
-    root = Path(workdir) / "trials"
-    if root.is_dir():
-        yield from sorted(path for path in root.iterdir() if path.is_dir())
 
 
 def read(path: Path) -> Outcome | None:
@@ -78,19 +84,11 @@ def read(path: Path) -> Outcome | None:
         raise ValueError(f"status {result['status']!r} is not one of {', '.join(STATUSES)}")
     if result["hash"] != path.name:
         raise ValueError(f"is the result of {result['hash']}")
-    loss = math.inf
-    if result["status"] == "finished":
-        loss = float(result["loss"])
-        if not math.isfinite(loss):
-            raise ValueError(f"loss={loss} of a finished run")
-    return Outcome(
-        result["status"],
-        loss,
-        path.name,
-        float(result["flops"] or 0),
-        float(result["seconds"] or 0),
-        float(result["tokens"] or 0),
-    )
+    loss = float(result["loss"]) if result["status"] == "finished" else math.inf
+    if result["status"] == "finished" and not math.isfinite(loss):
+        raise ValueError(f"loss={loss} of a finished run")
+    numbers = {name: float(result[name] or 0) for name in NUMBERS}
+    return Outcome(result["status"], loss, path.name, result.get("reason") or "", **numbers)
 
 
 def discard(path: Path) -> None:
@@ -98,30 +96,47 @@ def discard(path: Path) -> None:
     os.replace(path / "result.json", path / "result.json.corrupt")
 
 
-def record_failure(path: Path, config: Mapping, reason: str) -> None:
-    """The result of a trial whose pack died before it could write one."""
+def take(path: Path, log: Callable[[str], Any] = print) -> Outcome | None:
+    """As `read`; a result that cannot be used is reported and set aside."""
+    try:
+        return read(path)
+    except UNUSABLE as error:
+        log(f"{path}/result.json is unusable and its trial runs again: {error}")
+        discard(path)
+        return None
+
+
+def record(path: Path, config: Mapping, status: str, **values: Any) -> Outcome:
+    """Writes the result of a trial that no trainer of ours wrote; what is not given is null."""
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / "config.json", config)
-    result: dict[str, Any] = {"hash": path.name, "status": "failed", "reason": reason}
     keys = (
-        "diverged_step loss bits_per_byte train_loss steps tokens non_embedding_params "
+        "reason diverged_step loss bits_per_byte train_loss steps tokens non_embedding_params "
         "total_params optimizer_bytes flops seconds compile_seconds"
     )
-    write_json(path / "result.json", result | dict.fromkeys(keys.split()))
+    known = {"hash": path.name, "status": status, **values}
+    write_json(path / "result.json", dict.fromkeys(keys.split()) | known)
+    return read(path)
 
 
-def certify(study: Study, plan: Plan, workdir: Path, written: dict[Cell, Any]) -> None:
-    """Writes the certificate of each cell whose search and repeats are over.
+def certify(
+    study: Study, plan: Plan, workdir: Path, written: dict[Cell, Any], failed: Mapping[Trial, str]
+) -> None:
+    """Writes the certificates of cells that are over, and removes those of cells that are not.
 
     Args:
-      written: what was known of the optimizer when a cell's certificate was written; it is written
-        again when that has changed. Updated.
+      written: what was known when each cell's certificate was written; updated.
+      failed: trials that are not tried again, and why. The cells that they hold up are certified
+        as they stand: not complete.
     """
     folder = Path(workdir) / "certificates"
-    for cell in plan.repeats:
-        known = plan.sensitive.get(cell.optimizer)
-        if cell not in written or written[cell] != known:
-            folder.mkdir(parents=True, exist_ok=True)
-            value = certificate(plan, cell, phase=study.cells[cell], name=study.hash)
-            write_json(folder / f"{cell}.json", value)
-            written[cell] = known
+    folder.mkdir(parents=True, exist_ok=True)
+    for cell in study.cells:
+        causes = {study.hash(t): failed[t] for t in plan.pending if t.cell == cell and t in failed}
+        over = cell in plan.repeats or (causes and cell in plan.searches)
+        known = (plan.sensitive.get(cell.optimizer), causes) if over else None
+        if over and written.get(cell) != known:
+            write_json(folder / f"{cell}.json", certificate(study, plan, cell, causes))
+        elif not over and cell not in written:
+            (folder / f"{cell}.json").unlink(missing_ok=True)
+        written[cell] = known

@@ -17,14 +17,6 @@ class Pack(NamedTuple):
     key: str
     trials: tuple[Trial, ...]
 
-    def halves(self) -> list[Pack]:
-        """Two smaller packs, to find out which member brought the whole down."""
-        middle = len(self.trials) // 2
-        return [
-            self._replace(trials=self.trials[:middle]),
-            self._replace(trials=self.trials[middle:]),
-        ]
-
 
 class Widths:
     """How many runs of a program to train together, from what its packs have shown so far.
@@ -61,8 +53,10 @@ def packs(
     *,
     width: Callable[[str], int],
     workers: int = 1,
+    alone: Callable[[Trial], bool] = lambda trial: False,
 ) -> list[Pack]:
-    """Groups trials by program and cuts the groups into packs, most expensive first.
+    """Groups trials by program and cuts the groups into packs, most expensive first; last, each by
+    itself, those that must not share a pack.
 
     Args:
       key: the program of a trial.
@@ -71,15 +65,20 @@ def packs(
       width: most members of a pack of a program, for example a `Widths`.
       workers: packs that run at the same time; with fewer groups than workers a group is shared
         out.
+      alone: whether a trial must not share a pack.
     """
     groups: dict[str, list[Trial]] = {}
+    last = []
     for trial in trials:
-        groups.setdefault(key(trial), []).append(trial)
+        if alone(trial):
+            last.append(Pack(key(trial), (trial,)))
+        else:
+            groups.setdefault(key(trial), []).append(trial)
     found = []
     for name, members in groups.items():
         count = max(-(-len(members) // width(name)), min(len(members), workers // len(groups)))
         found += [Pack(name, tuple(part)) for part in _shares(members, count)]
-    return sorted(found, key=lambda pack: -sum(map(cost, pack.trials)))
+    return sorted(found, key=lambda pack: -sum(map(cost, pack.trials))) + last
 
 
 def _shares(members: list[Trial], count: int) -> list[list[Trial]]:

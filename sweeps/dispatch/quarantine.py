@@ -20,10 +20,20 @@ class Quarantine:
         self.strikes = strikes
         self.open: list[tuple[frozenset, set]] = []  # (nodes, trials not yet seen elsewhere)
         self.counts: Counter = Counter()
+        self.worked: set[str] = set()  # nodes on which something ended well
 
     @property
     def bad(self) -> set[str]:
         return {node for node, count in self.counts.items() if count >= self.strikes}
+
+    @property
+    def suspect(self) -> set[str]:
+        """Nodes where as many packs in a row died as make a node bad, while others worked: to be
+        avoided until their trials have run elsewhere.
+        """
+        died = self.counts + Counter(node for nodes, _ in self.open for node in nodes)
+        found = {node for node, count in died.items() if count >= self.strikes}
+        return found if self.worked - found else set()
 
     def failed(self, nodes: Iterable[str], trials: Iterable[str]) -> None:
         """A pack died on these nodes. Trials that died elsewhere before are the cause."""
@@ -35,6 +45,7 @@ class Quarantine:
     def finished(self, nodes: Iterable[str], trials: Iterable[str]) -> set[str]:
         """Trials ended well on these nodes; returns nodes that are bad from now on."""
         nodes, trials, before, still = set(nodes), set(trials), self.bad, []
+        self.worked |= nodes
         for node in nodes:
             del self.counts[node]  # it can run packs: what died there was an accident
         for blamed, left in self.open:

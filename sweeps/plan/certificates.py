@@ -1,4 +1,4 @@
-"""What a finished cell can show for its choice.
+"""What a cell can show for its choice, or what holds it up.
 
 Losses are those of the hash beside them, at the study's seed; a neighbour's `gain` over the centre
 is the mean over their common `seeds`. Beyond the contract of docs/design.md there are `overturn`
@@ -11,29 +11,32 @@ h = exp(a) (N / n0)^b ratio^c.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sweeps.plan.phases import Plan
 from sweeps.plan.search import Search, neighbours
+from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Outcome, Point, Trial, finite, freeze, loss_of
 
 
 def certificate(
-    plan: Plan, cell: Cell, *, phase: str, name: Callable[[Trial], str]
+    study: Study, plan: Plan, cell: Cell, failed: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The certificate of a settled cell, ready for JSON.
+    """The certificate of a cell that is over, or that failed trials hold up; ready for JSON.
 
     Args:
-      name: a trial's config hash.
+      failed: why trials of this cell are not tried again, by hash. With any, it is not complete.
     """
-    state, repeats = plan.settled[cell], plan.repeats[cell]
+    state, repeats = plan.settled.get(cell) or plan.searches[cell], plan.repeats.get(cell, [])
+    failed, phase = failed or {}, study.cells[cell]
     problem, rule, losses = state.problem, state.problem.rule, state.losses
-    hashed = lambda point: name(Trial(cell, point, problem.seed))  # noqa: E731
+    hashed = lambda point: study.hash(Trial(cell, point, problem.seed))  # noqa: E731
     centre, best, start = state.centre, state.best, freeze(problem.start)
     points = neighbours(problem, centre, problem.grids)
-    star = [_neighbour(state, point, hashed) for point in points]
-    missing = [n for n in star if n["status"] in ("missing", "unrecorded")]
+    star = [_neighbour(state, point, hashed, failed) for point in points]
+    missing = [n for n in star if n["status"] in ("missing", "unrecorded", "failed")]
+    infeasible = [p for p, runs in state.runs.items() if runs[0].status == "infeasible"]
     start_loss = _number(losses.get(start, math.inf))
     laws = plan.laws.get(cell.optimizer, {}) if phase == "III" else {}
     return {
@@ -57,6 +60,11 @@ def certificate(
         "neighbours": star,
         "missing": missing,
         "refused": [n for n in star if n["status"] == "refused"],
+        "infeasible": [
+            {"changes": _change(p, centre), "hash": hashed(p), "reason": state.runs[p][0].reason}
+            for p in infeasible
+        ],
+        "failed": [{"hash": name, "reason": why} for name, why in sorted(failed.items())],
         "edges": edges(state),
         "ties": [_change(point, centre) for point in state.ties if point != centre],
         "overturn": overturn(state),
@@ -70,7 +78,7 @@ def certificate(
         "refined": state.refined,
         "converged": state.converged,
         **effort([run for runs in state.runs.values() for run in runs] + [r for _, r in repeats]),
-        "complete": state.converged and best is not None and not missing,
+        "complete": state.converged and best is not None and not missing and not failed,
     }
 
 
@@ -116,13 +124,17 @@ def overturn(state: Search) -> dict[str, Any] | None:
     return nearest
 
 
-def _neighbour(state: Search, point: Point, hashed: Callable[[Point], str]) -> dict[str, Any]:
+def _neighbour(
+    state: Search, point: Point, hashed: Callable[[Point], str], failed: Mapping[str, str]
+) -> dict[str, Any]:
     changed = _change(point, state.centre)
     (name, value), *_ = changed.items()
     base = {"hyperparameter": name, "value": value, "loss": None}
     if point in state.refused:
         return base | {"hash": None, "status": "refused", "reason": state.refused[point]}
     runs = state.runs.get(point)
+    if not runs and (why := failed.get(hashed(point))):
+        return base | {"hash": hashed(point), "status": "failed", "reason": why}
     if not runs:
         return base | {"hash": hashed(point), "status": "missing"}
     status = next((run.status for run in runs if run.status != "finished"), "finished")

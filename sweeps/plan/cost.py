@@ -35,8 +35,13 @@ def rate(device: str, outcomes: Iterable[Outcome] = ()) -> float:
         seconds = sum(run.seconds for run in done)
         return sum(run.flops for run in done) / seconds if done else DEVICES["cpu-core"]
     if device not in DEVICES:
-        raise ConfigError(unknown("device", device, [HERE, *DEVICES]))
+        raise ConfigError(unknown("device", device, known()))
     return DEVICES[device]
+
+
+def known() -> list[str]:
+    """What `rate` has an answer for."""
+    return [HERE, *DEVICES]
 
 
 class Cost(NamedTuple):

@@ -30,6 +30,7 @@ class Plan:
     """Where a study stands."""
 
     pending: list[Trial] = field(default_factory=list)
+    searches: dict[Cell, Search] = field(default_factory=dict)  # all that have begun
     settled: dict[Cell, Search] = field(default_factory=dict)
     repeats: dict[Cell, list[tuple[int, Outcome]]] = field(default_factory=dict)  # once all are in
     waiting: dict[Cell, str] = field(default_factory=dict)
@@ -58,6 +59,7 @@ def plan(study: Study, results: Mapping[Trial, Outcome]) -> Plan:
         begun = [opening(this, results) for this in full if this.calibrate]
         if any(search.pending for search in begun):  # judge nothing before the noise is known
             out.pending += [trial for search in begun for trial in search.pending]
+            out.searches |= {search.problem.cell: search for search in begun}
             out.waiting |= later | {this.cell: "waits for the noise calibration" for this in full}
             continue
         known = {search.problem.cell: search.repeated() for search in begun}
@@ -98,7 +100,7 @@ def prior(known: Mapping[Cell, list[list[float]]], cell: Cell | None = None) -> 
 def _advance(results: Mapping, out: Plan, problems: Iterable[Problem]) -> None:
     """Takes each cell's search as far as the results go."""
     for this in problems:
-        search = descend(this, results)
+        out.searches[this.cell] = search = descend(this, results)
         out.pending += search.pending
         if not search.pending:
             out.settled[this.cell] = search

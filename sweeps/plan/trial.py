@@ -34,9 +34,10 @@ class Trial(NamedTuple):
 class Outcome(NamedTuple):
     """What the planner sees of a finished trial. `loss` is infinite unless status is "finished"."""
 
-    status: str  # "finished", "diverged", "failed"; replays add "unrecorded"
+    status: str  # "finished", "diverged", "infeasible"; replays add "unrecorded"
     loss: float
     hash: str = ""
+    reason: str = ""
     flops: float = 0.0
     seconds: float = 0.0
     tokens: float = 0.0

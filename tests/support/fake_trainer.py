@@ -1,13 +1,15 @@
 """A trainer that takes no time: losses from a formula, result files like the real ones.
 
 BESTIARY_FAKE holds JSON: {"sleep": seconds per trial, "crash" | "hang" | "raise" | "disk": a
-learning rate at which that happens instead}. Every result is also noted in the workdir's `trained`
-file, so that tests can count trainings.
+learning rate at which that happens instead ("raise" may be "any"), "kill_worker" | "kill_driver":
+so many results after which this process, or the driver, is killed}. Every result is also noted in
+the workdir's `trained` file, so that tests can count trainings.
 """
 
 import json
 import math
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def train_pack(configs, folders, *, log=print):
         os._exit(3)
     if behaviour.get("hang") in rates:
         time.sleep(600)
-    if behaviour.get("raise") in rates:
+    if behaviour.get("raise") in ("any", *rates):
         raise ValueError("the program cannot be built")
     results = []
     for config, folder in zip(configs, map(Path, folders), strict=True):
@@ -56,7 +58,24 @@ def train_pack(configs, folders, *, log=print):
         time.sleep(behaviour.get("sleep", 0))
         write(folder, config)
         results.append(result_of(config))
+        accident(folder.parents[1], behaviour)
     return results
+
+
+def accident(root, behaviour):
+    """Kills this worker or the driver, each once for every so many results."""
+    count = len((root / "trained").read_text().split())
+    for victim in ("kill_worker", "kill_driver"):
+        turn = count // behaviour.get(victim, 10**9)
+        try:
+            if turn:
+                os.close(os.open(root / f"{victim}-{turn}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        if turn and victim == "kill_worker":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif turn:
+            os.kill(int((root / "lock").read_text().split()[1]), signal.SIGKILL)
 
 
 def write(folder, config):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +32,6 @@ def process(workdir, *extra, study=STUDY, **fake):
     return subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-
-
-def kill(child):
-    child.send_signal(signal.SIGKILL)
-    child.communicate()  # reaps it and closes its pipe
 
 
 def trained(workdir):

@@ -27,10 +27,10 @@ def tasks(script):
     return int(line.split("=0-")[1].split("%")[0]) + 1
 
 
-def run(script, task):
+def run(script, task, **variables):
     """Runs a task as SLURM does: the script by bash, the task's number in the environment."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
-    environment = {**os.environ, "PYTHONPATH": paths, "SLURM_ARRAY_TASK_ID": str(task)}
+    environment = {**os.environ, "PYTHONPATH": paths, "SLURM_ARRAY_TASK_ID": str(task), **variables}
     return subprocess.run(
         ["bash"], input=script, env=environment, text=True, capture_output=True, timeout=300
     )
@@ -79,17 +79,59 @@ def test_rounds_of_array_jobs_end_in_the_same_certificates(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_trial_that_crashes_fails_alone(tmp_path, capsys, monkeypatch):
+def test_a_trial_that_crashes_is_tried_again_next_round_and_holds_its_cell_up(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setenv("BESTIARY_FAKE", '{"crash": 0.032}')
+    tried = []
+    while (last := submit(tmp_path, capsys))[0] == 0:
+        for task in range(tasks(last[1])):
+            assert run(last[1], task).returncode == 0
+        attempts = [json.loads(p.read_text()) for p in tmp_path.glob("trials/*/attempts.json")]
+        tried.append({len(found) for found in attempts})
+    assert tried[0] == {1} and tried[-1] == {2}  # one a round, on whatever node
+    code, _, said = last
+    assert code == 2 and "failed: its process exited with code 3; mend the cause" in said
+    bad = [
+        json.loads((p.parent / "config.json").read_text()) for p in tmp_path.glob("trials/*/re*")
+    ]
+    assert 0.032 not in [config["optimizer"]["learning_rate"] for config in bad]
+    monkeypatch.delenv("BESTIARY_FAKE")
+    _, script, _ = submit(tmp_path, capsys, "--retry_failed")
+    assert tasks(script) >= 1
+
+
+def test_a_study_whose_first_trials_all_fail_stops_and_records_nothing(
+    tmp_path, capsys, monkeypatch
+):
     _, script, _ = submit(tmp_path, capsys)
+    monkeypatch.setenv("BESTIARY_FAKE", '{"raise": "any"}')
     for task in range(tasks(script)):
         assert run(script, task).returncode == 0
-    bad = {True: set(), False: set()}
-    for path in (tmp_path / "trials").iterdir():
-        config = json.loads((path / "config.json").read_text())
-        result = json.loads((path / "result.json").read_text())
-        bad[config["optimizer"]["learning_rate"] == 0.032].add(result.get("reason"))
-    assert bad == {True: {"failed: its process exited with code 3"}, False: {None}}
+    monkeypatch.delenv("BESTIARY_FAKE")
+    code, _, said = submit(tmp_path, capsys)
+    assert (
+        code == 2 and said.count("\n") == 1 and "trials all failed; the last: failed: Value" in said
+    )
+    assert not list(tmp_path.glob("trials/*/*.json"))
+    assert submit(tmp_path, capsys)[1] == script
+
+
+def test_a_node_where_packs_only_die_is_set_aside(tmp_path, capsys, monkeypatch):
+    """Two tasks die on the node `bad`; the others leave it at once, the next round avoids it."""
+    _, script, _ = submit(tmp_path, capsys, "--config.pack.width=2")
+    assert run(script, 0, SLURMD_NODENAME="good").returncode == 0
+    broken = {"SLURMD_NODENAME": "bad", "BESTIARY_FAKE": '{"raise": "any"}'}
+    codes = [run(script, task, **broken).returncode for task in range(1, tasks(script))]
+    assert codes[:3] == [0, 0, slurm.AVOIDED] and set(codes[2:]) == {slurm.AVOIDED}
+    attempts = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/attempts.json")]
+    assert [[a["where"] for a in found] for found in attempts] == [["bad"]] * 4
+    _, script, said = submit(tmp_path, capsys, "--config.pack.width=2")
+    assert "#SBATCH --exclude=bad" in script.splitlines() and "set aside: bad" in said
+    for task in range(tasks(script)):
+        assert run(script, task, SLURMD_NODENAME="good").returncode == 0
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/result.json")]
+    assert {result["status"] for result in results} == {"finished"}
 
 
 @pytest.mark.slow
@@ -109,7 +151,6 @@ def test_a_task_on_a_full_disk_says_so(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        ([], "--config is missing"),
         (["--round=nowhere.json", "--task=0"], "nowhere.json cannot be read"),
         (["--round=nowhere.json", "--tusk=0"], "unknown flag --tusk=0"),
         ([f"--config={STUDY}", "--device=abacus"], "abacus"),

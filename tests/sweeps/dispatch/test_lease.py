@@ -2,10 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
@@ -29,33 +28,49 @@ def test_a_lease_is_released_and_finished_trials_are_skipped(tmp_path):
     assert not list(tmp_path.glob("*/*lease*"))
 
 
-def test_a_living_owner_is_waited_for_and_its_result_is_found(tmp_path):
+class Clock:
+    """Time that passes only while somebody waits; `tick` is called each time."""
+
+    def __init__(self):
+        self.now, self.tick = 0.0, lambda: None
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.tick()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(lease, "time", clock)
+    return clock
+
+
+def test_a_living_owner_is_waited_for_and_its_result_is_found(tmp_path, clock):
     owner_elsewhere(tmp_path / "a")
-    path, over = tmp_path / "a/lease", threading.Event()
+    path = tmp_path / "a/lease"
 
     def work():
-        for _ in range(12):  # longer than three heartbeats
-            path.touch()
-            time.sleep(0.05)
-        (tmp_path / "a/result.json").write_text("{}")
-        over.set()
-        path.unlink()
+        os.utime(path, (clock.now, clock.now))
+        if clock.now > 300:  # longer than three heartbeats
+            (tmp_path / "a/result.json").write_text("{}")
+            path.unlink()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    with lease.held([tmp_path / "a"], heartbeat=0.1) as needed:
-        assert over.is_set() and needed == [False]
-    thread.join()
+    clock.tick = work
+    with lease.held([tmp_path / "a"], heartbeat=60.0) as needed:
+        assert needed == [False] and clock.now > 300
 
 
-def test_a_silent_owner_is_replaced_after_three_heartbeats(tmp_path):
+def test_a_silent_owner_is_replaced_after_three_heartbeats(tmp_path, clock):
     owner_elsewhere(tmp_path / "a")
-    began = time.monotonic()
-    with lease.held([tmp_path / "a"], heartbeat=0.1) as needed:
-        assert needed == [True] and time.monotonic() - began > 0.3
+    with lease.held([tmp_path / "a"], heartbeat=60.0) as needed:
+        assert needed == [True] and 180 < clock.now < 183
 
 
-def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path):
+def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path, clock):
     code = f"""if True:
         import os, pathlib
         from sweeps.dispatch import lease
@@ -63,9 +78,22 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path):
         os._exit(0)"""
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (tmp_path / "a/lease").exists()
-    began = time.monotonic()
     with lease.held([tmp_path / "a"], heartbeat=60.0) as needed:
-        assert needed == [True] and time.monotonic() - began < 30
+        assert needed == [True] and clock.now == 0
+
+
+def test_leases_are_taken_in_one_order_so_that_nobody_waits_in_a_circle(tmp_path, monkeypatch):
+    taken, take = [], lease.take
+    monkeypatch.setattr(lease, "take", lambda f, beat: (taken.append(f.name), take(f, beat))[1])
+    with lease.held([tmp_path / name for name in "bca"], heartbeat=60.0):
+        assert taken == ["a", "b", "c"]
+
+
+def test_a_lease_that_changed_hands_meanwhile_is_put_back(tmp_path):
+    owner_elsewhere(tmp_path)
+    lease._remove(tmp_path / "lease", "what the slower of two waiters saw")
+    assert json.loads((tmp_path / "lease").read_text())["machine"] == "far"
+    assert [path.name for path in tmp_path.iterdir()] == ["lease"]
 
 
 def test_whoever_loses_a_lease_ends(tmp_path):

@@ -84,13 +84,14 @@ def test_binary_garbage_is_corrupt(race, tmp_path):
     assert list(ledger.load(tmp_path, race).corrupt) == [path]
 
 
-def test_recorded_failures_read_back(race, tmp_path):
+def test_recorded_results_read_back(race, tmp_path):
     trial = some_trial(race)
     path = ledger.folder(tmp_path, race.hash(trial))
-    ledger.record_failure(path, run_config.what(race.run(trial)), "killed: out of memory")
-    outcome = ledger.load(tmp_path, race).outcomes[trial]
-    assert (outcome.status, outcome.hash) == ("failed", path.name)
-    assert json.loads((path / "result.json").read_text())["reason"] == "killed: out of memory"
+    config = run_config.what(race.run(trial))
+    written = ledger.record(path, config, "infeasible", reason="memory: it does not fit")
+    assert ledger.load(tmp_path, race).outcomes == {trial: written}
+    assert (written.status, written.hash) == ("infeasible", path.name)
+    assert written.reason == "memory: it does not fit" and written.loss == float("inf")
 
 
 def test_a_full_device_says_so_and_leaves_the_old_file(tmp_path, monkeypatch):
@@ -156,8 +157,10 @@ def test_packs_hold_one_program_each_and_every_trial_once():
         assert sizes == sorted(sizes, reverse=True)  # the longest first
     one = packs.packs(trials[:8], lambda t: "a", lambda t: 1.0, width=packs.Widths(16), workers=4)
     assert [len(p.trials) for p in one] == [2, 2, 2, 2]  # no worker is left idle
-    left, right = one[0].halves()
-    assert left.trials + right.trials == one[0].trials
+    some = packs.packs(
+        trials, lambda t: "a", lambda t: 1.0, width=packs.Widths(16), alone=trials[:3].__contains__
+    )
+    assert [pack.trials for pack in some[-3:]] == [(trial,) for trial in trials[:3]]
 
 
 def test_packs_are_as_wide_as_memory_holds_and_speed_rewards():

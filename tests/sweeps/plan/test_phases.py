@@ -9,7 +9,7 @@ from benchmarks.planner.landscape import Landscape, normal
 from configs import study as studies
 from sweeps.plan import config as study_config
 from sweeps.plan.cost import bound
-from sweeps.plan.phases import plan, second, snap
+from sweeps.plan.phases import PRIOR_DF, plan, prior, second, snap
 from sweeps.plan.rules import Published
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Trial, freeze
@@ -153,9 +153,12 @@ def test_winners_are_close_to_the_true_optimum_in_spite_of_noise():
     assert careful < noisy  # where the fixed threshold chases noise, the test does not
 
 
-def test_a_plan_of_two_thousand_trials_is_quick():
-    trials, seconds = replay.replan_seconds(2000)
-    assert trials >= 2000 and seconds < 0.1
+def test_what_other_cells_say_of_the_noise_is_worth_eight_degrees_of_freedom_at_most():
+    cells = [Cell("adamw", size, 1) for size in "abcdef"]
+    rows = [[3.0, 3.002, 3.001], [3.1, 3.1, 3.1], [3.2, 3.201, 3.2]]
+    known = dict.fromkeys(cells, rows)
+    assert prior(known, cells[0]).df == PRIOR_DF == 8
+    assert prior({cells[0]: rows}).df == 4 and prior({cells[0]: rows}, cells[0]) is None
 
 
 def test_upper_bound_is_never_exceeded():

@@ -4,13 +4,15 @@ import dataclasses
 import math
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
+from analysis.stats.noise import Noise
 from sweeps.plan import rules
 from sweeps.plan.certificates import certificate
 from sweeps.plan.phases import Plan
-from sweeps.plan.search import Problem, descend, extension, neighbours
+from sweeps.plan.search import Problem, descend, extension, neighbours, opening
 from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 
 CELL = Cell("adamw", "s", 1)
@@ -54,9 +56,9 @@ def settle(this, table):
     return state, rounds
 
 
-def certified(state, repeats=()):
+def certified(state, repeats=(), failed=None):
     done = Plan(settled={CELL: state}, repeats={CELL: list(repeats)})
-    return certificate(done, CELL, phase="I", name=str)
+    return certificate(SimpleNamespace(cells={CELL: "I"}, hash=str), done, CELL, failed)
 
 
 def test_star_launches_the_centre_and_all_its_neighbours_at_once():
@@ -120,16 +122,15 @@ def test_published_threshold_is_exact():
         assert dict(state.best)["beta2"] == 0.98  # what is reported is the best run itself
 
 
-def test_near_best_with_far_fewer_missing_neighbours_is_preferred():
+@pytest.mark.parametrize("few, centre", [(10, (1, 0)), (11, (0, 1))])
+def test_near_best_with_far_fewer_missing_neighbours_is_preferred(few, centre):
+    """(0, 1) is the best and leaves eleven neighbours out, (1, 0) is near it and leaves one."""
     grids = {"a": list(range(12)), "b": [0, 1]}
-    loss = {(0, 0): 3.0, (0, 1): 2.9, (1, 0): 2.8995}
+    loss = {(0, 0): 3.0, (0, 1): 2.8995, (1, 0): 2.9}
     table = Table(lambda p: loss.get((p["a"], p["b"]), 3.1))
-    for few, centre in ((10, {"a": 0, "b": 1}), (5, {"a": 1, "b": 0}), (99, {"a": 1, "b": 0})):
-        rule = rules.Published(fewer_missing=few)
-        state, _ = settle(problem(rule, grids=grids, start={"a": 0, "b": 0}), table)
-        assert few != 99 or dict(state.moves[0]) == centre
-    # (1, 0) leaves one neighbour out, (0, 1) eleven: it would take 10 fewer to prefer the worse.
-    assert dict(state.centre) == {"a": 1, "b": 0}
+    rule = rules.Published(fewer_missing=few)
+    state, _ = settle(problem(rule, grids=grids, start={"a": 0, "b": 0}), table)
+    assert dict(state.moves[0]) == dict(zip("ab", centre, strict=True))
 
 
 def test_diverged_neighbours_lose_and_a_diverged_start_is_left():
@@ -223,6 +224,44 @@ def test_noise_rule_moves_on_clear_gains_only():
             )[0].moves
         )
     assert wrong <= 11  # 5 % stated; P(more than 11 of 100) < 0.5 %
+
+
+def test_error_rates_are_shared_over_candidates_and_looks():
+    """A gain below the margin of all tests together is repeated, not believed."""
+    noise = Noise(1e-3, 50)
+    rule = rules.Tested(looks=(1, 3, 5), prior_sd=noise.sd, prior_df=noise.df)
+    this = problem(rule)
+    centre = freeze(START)
+    star = neighbours(this, centre, GRIDS)
+    for share, verdict in ((0.999, list), (1.001, tuple)):
+        gain = share * noise.margin(rule.error_rate / (len(star) * 3), 1)
+        table = Table(lambda p, gain=gain: 3.0 - gain * (p["beta2"] == 0.98))
+        table.train([Trial(CELL, point, 0) for point in [centre, *star]])
+        assert isinstance(rule.judge(opening(this, table), star), verdict)
+
+
+def test_finer_points_share_the_error_rate():
+    noise, rule = Noise(1e-3, 50), rules.Tested()
+    points = [freeze({"x": i}) for i in range(10)]
+    for share, proven in ((0.999, None), (1.001, points[4])):
+        gain = share * noise.margin(rule.error_rate / 10, 1)
+        losses = dict.fromkeys([CELL, *points], 3.0) | {points[4]: 3.0 - gain}
+        state = SimpleNamespace(losses=losses, noise=noise, centre=CELL)
+        assert rule.finer(state, points) == proven
+
+
+@pytest.mark.parametrize("status", ["unrecorded", "missing", "failed"])
+def test_a_cell_that_lacks_a_neighbour_is_not_complete(status):
+    state, _ = settle(problem(), Table(bowl))
+    assert certified(state)["complete"]
+    left_out = neighbours(state.problem, state.centre, GRIDS)[0]
+    if status == "unrecorded":
+        state.runs[left_out] = [Outcome("unrecorded", math.inf)]
+    else:
+        del state.runs[left_out]
+    failed = {str(Trial(CELL, left_out, 0)): "it broke"} if status == "failed" else {}
+    found = certified(state, failed=failed)
+    assert not found["complete"] and [n["status"] for n in found["missing"]] == [status]
 
 
 def test_certificate_names_what_would_overturn_the_choice():
