@@ -112,7 +112,7 @@ def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callab
         old = json.loads(before.read_text())
         if reason := config.incompatible(old, named):
             raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
-        changes = list(config.differences(old, named))
+        changes = config.changes(old, named)
     if changes and not (arguments.extend or getattr(arguments, "dry_run", False)):
         name, old, new = changes[0]
         raise Refused(
@@ -158,7 +158,7 @@ def begin(
     if reason := over_budget(study, found.outcomes, arguments.device):
         raise Refused(reason)
     if arguments.retry_failed:
-        Accidents(study, workdir).forget(plan(study, found.outcomes).pending)
+        Accidents(workdir, study.hash).forget(plan(study, found.outcomes).pending)
     storage.write_json(workdir / "study.json", study.config)
     if found.outcomes:
         log(f"{len(found.outcomes)} trials are finished already")

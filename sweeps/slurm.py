@@ -24,18 +24,15 @@ from pathlib import Path
 
 from lm import storage
 from lm.command import guarded
-from lm.config import what
 from sweeps import run as run_lib
 from sweeps.dispatch import ledger
-from sweeps.dispatch.accidents import Accidents, Refused, begun
+from sweeps.dispatch.accidents import Accidents, Refused, begun, write_off
 from sweeps.dispatch.driver import lock
 from sweeps.dispatch.executor import Report
 from sweeps.dispatch.local import TRAINER, Workers
 from sweeps.dispatch.packs import Widths, packs
 from sweeps.dispatch.quarantine import Quarantine
 from sweeps.plan.phases import plan
-from sweeps.plan.study import Study
-from sweeps.plan.trial import Trial
 
 OVER, PREEMPTED, AVOIDED = 1, 3, 4
 
@@ -83,7 +80,7 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     workdir = arguments.workdir.resolve()
     with lock(workdir):
         outcomes = run_lib.begin(study, workdir, arguments, say)
-        accidents, state = Accidents(study, workdir), plan(study, outcomes)
+        accidents, state = Accidents(workdir, study.hash), plan(study, outcomes)
         if not begun(outcomes):
             try:
                 accidents.check_start(state.pending)
@@ -92,7 +89,7 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
                 raise
         if arguments.retry_failed:
             forget_nodes(workdir)
-        while begun(outcomes) and (found := accidents.write_off(state.pending)):
+        while begun(outcomes) and (found := write_off(study, state.pending, accidents)):
             outcomes |= found
             state = plan(study, outcomes)
         failed = accidents.failed(state.pending)
@@ -103,7 +100,7 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             return OVER
         width = Widths(study.config["pack"]["width"])
         round_ = packs(trials, study.program, study.flops, width=width, alone=accidents.alone)
-        value = [[study.run(trial) for trial in pack.trials] for pack in round_]
+        value = [{study.hash(t): study.run(t) for t in pack.trials} for pack in round_]
         name = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
         (workdir / "rounds").mkdir(exist_ok=True)
         storage.write_json(workdir / "rounds" / f"{name}.json", value)
@@ -155,7 +152,6 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     workdir = arguments.workdir.resolve()
     try:
         round_ = json.loads(arguments.round.read_text())
-        study = Study(json.loads((workdir / "study.json").read_text()))
     except (OSError, ValueError) as error:
         raise Refused(f"--round={arguments.round} cannot be read: {error}") from None
     if not 0 <= number < len(round_):
@@ -164,36 +160,38 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if node in nodes_to_avoid(workdir):
         print(f"node {node} is set aside: the pack is left to the next round", flush=True)
         return AVOIDED
-    trials = [study.trial(what(config)) for config in round_[number]]
-    before = {trial for trial in trials if _ended(study, workdir, trial)}
-    try:
-        code = _train(arguments, study, workdir, trials, f"{number}", node)
-    finally:
-        ended = {trial for trial in trials if _ended(study, workdir, trial)}
-        note = {"ended": ended - before, "lost": set(trials) - ended}
-        note = {key: sorted(map(study.hash, found)) for key, found in note.items()}
-        path = arguments.round.with_name(f"{arguments.round.stem}-{number}.jsonl")
-        with open(path, "a") as file:
-            file.write(json.dumps({"time": time.time(), "node": node, **note}) + "\n")
-    return code
-
-
-def _train(
-    arguments: argparse.Namespace,
-    study: Study,
-    workdir: Path,
-    trials: list[Trial],
-    number: str,
-    node: str,
-) -> int:
-    accidents, queue = Accidents(study, workdir), [trials]
+    task = Task(workdir, round_[number], node)
+    path = arguments.round.with_name(f"{arguments.round.stem}-{number}.jsonl")
     name = f"task-{os.environ.get('SLURM_ARRAY_JOB_ID', '0')}-{number}"
     workers = Workers(1, trainer=arguments.trainer, log_folder=workdir / "logs" / name)
+    before = {trial for trial in task.configs if task.ended(trial)}
     try:
+        return task.train(workers)
+    finally:
+        workers.close()
+        ended = {trial for trial in task.configs if task.ended(trial)}
+        note = {"ended": sorted(ended - before), "lost": sorted(set(task.configs) - ended)}
+        with open(path, "a") as file:
+            file.write(json.dumps({"time": time.time(), "node": node, **note}) + "\n")
+
+
+class Task:
+    """One pack of a round, on one node; its trials are named by their hashes."""
+
+    def __init__(self, workdir: Path, configs: dict[str, dict], node: str):
+        self.workdir, self.configs, self.node = workdir, configs, node
+        self.accidents = Accidents(workdir, str)
+
+    def ended(self, trial: str) -> bool:
+        return ledger.take(ledger.folder(self.workdir, trial)) is not None
+
+    def train(self, workers: Workers) -> int:
+        """Trains the pack, and what is left of it in halves; returns the exit code."""
+        queue = [list(self.configs)]
         while queue:
             pack = queue.pop(0)
-            report = _run(workers, study, workdir, pack)
-            left = [trial for trial in pack if not _ended(study, workdir, trial)]
+            report = self.run(workers, pack)
+            left = [trial for trial in pack if not self.ended(trial)]
             print(f"{len(pack) - len(left)} of {len(pack)} trials have results", flush=True)
             if not left:
                 continue
@@ -203,23 +201,16 @@ def _train(
                 raise OSError(errno.ENOSPC, reason)
             if cause == "preempted":
                 return PREEMPTED
-            queue += accidents.lost(left, report._replace(where=node))
-    finally:
-        workers.close()
-    return 0
+            queue += self.accidents.lost(left, report._replace(where=self.node))
+        return 0
 
-
-def _run(workers: Workers, study: Study, workdir: Path, pack: list[Trial]) -> Report:
-    configs = [study.run(trial) for trial in pack]
-    folders = [ledger.folder(workdir, study.hash(trial)) for trial in pack]
-    handle = workers.start(configs, folders, timeout=float("inf"))
-    while (report := workers.poll(handle)) is None:
-        time.sleep(0.05)
-    return report
-
-
-def _ended(study: Study, workdir: Path, trial: Trial) -> bool:
-    return ledger.take(ledger.folder(workdir, study.hash(trial))) is not None
+    def run(self, workers: Workers, pack: list[str]) -> Report:
+        folders = [ledger.folder(self.workdir, trial) for trial in pack]
+        configs = [self.configs[trial] for trial in pack]
+        handle = workers.start(configs, folders, timeout=float("inf"))
+        while (report := workers.poll(handle)) is None:
+            time.sleep(0.05)
+        return report
 
 
 def nodes_to_avoid(workdir: Path) -> set[str]:

@@ -10,9 +10,9 @@ others do, is recorded as infeasible.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lm.config import what
 from lm.storage import write_json
@@ -44,13 +44,14 @@ class Attempt(NamedTuple):
 
 
 class Accidents:
-    """The failed attempts at a study's trials."""
+    """The failed attempts at trials of a workdir."""
 
-    def __init__(self, study: Study, workdir: Path):
-        self.study, self.workdir = study, Path(workdir)
-        self.known: dict[Trial, list[Attempt]] = {}
+    def __init__(self, workdir: Path, name: Callable[[Any], str]):
+        """`name` is a trial's hash; trials are whatever it takes."""
+        self.workdir, self.name = Path(workdir), name
+        self.known: dict[Any, list[Attempt]] = {}
 
-    def of(self, trial: Trial) -> list[Attempt]:
+    def of(self, trial: Any) -> list[Attempt]:
         if trial not in self.known:
             try:
                 found = json.loads(self._path(trial).read_text())
@@ -59,7 +60,7 @@ class Accidents:
                 self.known[trial] = []
         return self.known[trial]
 
-    def lost(self, trials: Sequence[Trial], report: Report) -> list[list[Trial]]:
+    def lost(self, trials: Sequence[Any], report: Report) -> list[list[Any]]:
         """Takes in the end of a pack that left these trials without results.
 
         Returns:
@@ -78,11 +79,11 @@ class Accidents:
         # Together, for they go on from checkpoints of the same step.
         return [left] if left and report.cause == "preempted" else []
 
-    def alone(self, trial: Trial) -> bool:
+    def alone(self, trial: Any) -> bool:
         """Whether a trial has brought a pack down, and must not share one again."""
         return any(attempt.cause != "preempted" for attempt in self.of(trial))
 
-    def spent(self, trial: Trial) -> str | None:
+    def spent(self, trial: Any) -> str | None:
         """Why a trial is not tried again, or None."""
         for cause, most in ATTEMPTS.items():
             ends = [attempt for attempt in self.of(trial) if attempt.cause == cause]
@@ -90,22 +91,12 @@ class Accidents:
                 return f"{cause}: {ends[-1].reason}"
         return None
 
-    def failed(self, trials: Iterable[Trial]) -> dict[Trial, str]:
+    def failed(self, trials: Iterable[Any]) -> dict[Any, str]:
         """Those of the trials that are not tried again, and why."""
         causes = {trial: self.spent(trial) for trial in trials}
         return {trial: cause for trial, cause in causes.items() if cause}
 
-    def write_off(self, trials: Iterable[Trial]) -> dict[Trial, Outcome]:
-        """Records as infeasible those that, alone, never fitted in memory; gives their outcomes."""
-        found = {}
-        for trial, cause in self.failed(trials).items():
-            if cause.startswith("memory"):
-                config = what(self.study.run(trial))
-                path = self._path(trial).parent
-                found[trial] = ledger.record(path, config, "infeasible", reason=cause)
-        return found
-
-    def check_start(self, trials: Sequence[Trial]) -> None:
+    def check_start(self, trials: Sequence[Any]) -> None:
         """For a study of which nothing has finished: is it the set-up that fails?
 
         Args:
@@ -121,11 +112,22 @@ class Accidents:
             self.forget(trials)
             raise Refused(f"the first {len(failed)} trials all failed; the last: {cause}: {reason}")
 
-    def forget(self, trials: Iterable[Trial]) -> None:
+    def forget(self, trials: Iterable[Any]) -> None:
         """Gives trials all their attempts back."""
         for trial in trials:
             self._path(trial).unlink(missing_ok=True)
             self.known[trial] = []
 
-    def _path(self, trial: Trial) -> Path:
-        return ledger.folder(self.workdir, self.study.hash(trial)) / "attempts.json"
+    def _path(self, trial: Any) -> Path:
+        return ledger.folder(self.workdir, self.name(trial)) / "attempts.json"
+
+
+def write_off(study: Study, trials: Iterable[Trial], accidents: Accidents) -> dict[Trial, Outcome]:
+    """Records as infeasible those that, alone, never fitted in memory; gives their outcomes."""
+    found = {}
+    for trial, cause in accidents.failed(trials).items():
+        if cause.startswith("memory"):
+            path = ledger.folder(accidents.workdir, study.hash(trial))
+            config = what(study.run(trial))
+            found[trial] = ledger.record(path, config, "infeasible", reason=cause)
+    return found

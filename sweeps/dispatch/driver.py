@@ -14,7 +14,7 @@ from typing import Any
 
 from lm.config import what
 from sweeps.dispatch import ledger
-from sweeps.dispatch.accidents import Accidents, Refused, begun
+from sweeps.dispatch.accidents import Accidents, Refused, begun, write_off
 from sweeps.dispatch.executor import Executor, Report
 from sweeps.dispatch.packs import Pack, Widths, packs
 from sweeps.dispatch.progress import Progress
@@ -59,7 +59,7 @@ class Driver:
     ):
         self.study, self.workdir, self.executor, self.log = study, Path(workdir), executor, log
         self.outcomes, self.timeout = outcomes, timeout
-        self.accidents = Accidents(study, workdir)
+        self.accidents = Accidents(workdir, study.hash)
         self.widths = Widths(min(study.config["pack"]["width"], executor.widest))
         self.workers = executor.capacity()
         self.running: dict[Any, tuple[Pack, Any, float]] = {}
@@ -115,7 +115,7 @@ class Driver:
         if not begun(self.outcomes):
             self.accidents.check_start(state.pending)
             return False
-        found = self.accidents.write_off(state.pending)
+        found = write_off(self.study, state.pending, self.accidents)
         for trial, outcome in found.items():
             self.log(f"{trial.cell}: recorded as infeasible: {outcome.reason}")
         self.outcomes |= found

@@ -23,6 +23,7 @@ from sweeps.dispatch.executor import Executor, Report
 from sweeps.dispatch.lease import LOST
 
 TRAINER = "lm.train:train_pack"
+STARTED = b"started"  # what a worker says when it begins with a pack, its imports behind it
 
 
 def trainer(name: str) -> Callable:
@@ -136,7 +137,7 @@ class _Worker:
         os.set_blocking(self.process.stdout.fileno(), False)
 
     def send(self, configs: Sequence[dict], folders: Sequence[Path], timeout: float) -> None:
-        self.deadline = time.monotonic() + timeout
+        self.timeout, self.deadline = timeout, float("inf")
         order = {"configs": list(configs), "folders": [str(folder) for folder in folders]}
         try:
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -147,9 +148,11 @@ class _Worker:
     def poll(self) -> Report | None:
         chunk = self.process.stdout.read()
         self.output += chunk or b""
-        if b"\n" in self.output:
+        while b"\n" in self.output:
             line, self.output = self.output.split(b"\n", 1)
-            return Report(**json.loads(line))
+            if line != STARTED:
+                return Report(**json.loads(line))
+            self.deadline = time.monotonic() + self.timeout
         if (code := self.process.poll()) is not None:
             self.kill()
             return Report(_exit_cause(code), _exit_reason(code))

@@ -16,7 +16,7 @@ import threading
 
 from sweeps.dispatch import lease
 from sweeps.dispatch.executor import Report
-from sweeps.dispatch.local import run_pack
+from sweeps.dispatch.local import STARTED, run_pack
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     while True:
         order = json.loads(orders.get())
+        os.write(answers, STARTED + b"\n")
         report = _train(name, order["configs"], order["folders"])
         os.write(answers, json.dumps(report._asdict()).encode() + b"\n")
 

@@ -174,6 +174,12 @@ def differences(old: Mapping, new: Mapping, path: str = "") -> Iterator[tuple[st
             yield here, a, b
 
 
+def changes(old: Mapping, new: Mapping) -> list[tuple[str, Any, Any]]:
+    """The differences that say another study; how packs are trained, and at what cost, does not."""
+    free = ("pack", "budget", *HOW)
+    return [change for change in differences(old, new) if change[0].split(".")[0] not in free]
+
+
 def incompatible(old: Mapping, new: Mapping) -> str | None:
     """Why a study may not continue another's workdir, or None: adding and extending is allowed."""
     for name, a, b in differences(old, new):

@@ -214,7 +214,8 @@ def test_no_space_left_says_so_and_keeps_results(undisturbed, tmp_path, capsys, 
 @pytest.mark.slow
 @pytest.mark.parametrize("accident", ["crash", "hang"])
 def test_one_bad_trial_holds_up_its_cell_alone(undisturbed, tmp_path, accident):
-    child = process(tmp_path, "--workers=1", "--timeout=2", **{accident: 0.004})
+    words = {"crash": [], "hang": ["--timeout=4", "--config.pack.width=1"]}[accident]
+    child = process(tmp_path, "--workers=1", *words, **{accident: 0.004})
     output, _ = child.communicate(timeout=120)
     assert child.returncode == 2 and "2 of 4 cells are certified" not in output, output
     cause = {"crash": "failed: its process exited with code 3", "hang": "timeout: no result"}
