@@ -40,6 +40,8 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
         "analysis.published",
         "analysis.fits",
     },
+    "analysis.claims": {"analysis.stats", "analysis.runs", "analysis.published"},
+    "analysis.records": {"analysis.stats", "analysis.published", "analysis.claims"},
     "analysis.pages": {"analysis.runs", "analysis.fits", "analysis.estimates"},
 }
 OUTSIDE = {  # packages that only these rooms may import

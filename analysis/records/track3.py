@@ -1,0 +1,218 @@
+"""Track 3 of modded-nanogpt re-analysed: noise, seeds, exchange rate, the board with intervals.
+
+A result's time is the step at which its mean loss is 3.28: its accepted step less what the margin
+below 3.28 is worth at the exchange rate. One sigma, pooled over all results, serves for all.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from analysis.claims import tables
+from analysis.claims.judge import Question
+from analysis.claims.rules import RULES
+from analysis.claims.target import reached
+from analysis.published import track3
+from analysis.records.rows import Rows
+from analysis.stats import compare, exchange
+from analysis.stats.noise import Noise
+
+BOARD = RULES["track3"]
+SHORTENED = "exchange-rate runs: setting of #12 shortened by 200 steps"
+BASELINE = (1, 3, 6, 12, 36)  # Muon, tuned by several people; nothing else changed
+PAIRED = 8  # common seeds that a correlation needs to be listed
+# results that were built on another one: a lineage of settings that share most of their code
+PREDECESSOR = {
+    11: 9, 14: 11, 16: 14, 17: 11, 20: 16, 29: 20, 30: 29, 34: 30, 38: 30, 40: 30, 41: 40, 42: 40,
+    43: 41, 45: 44, 46: 45, 13: 8, 24: 11, 31: 23, 32: 20, 25: 19, 37: 5, 39: 12, 36: 12, 12: 6,
+}  # fmt: skip
+
+
+def evidence() -> pd.DataFrame:
+    """The runs that count for the board: result_number, seed, loss at the accepted step, ..."""
+    runs = track3.runs()
+    runs = runs[runs.role == track3.EVIDENCE].astype({"result_number": int})
+    return runs.rename(columns={"loss_at_accepted_step": "loss"})
+
+
+def numbers() -> pd.DataFrame:
+    """Every estimate as a long table: table, subject, quantity, value, low, high, note."""
+    runs, rows = evidence(), Rows()
+    noise = _noise(rows, runs)
+    rate = _exchange(rows, noise)
+    _seeds(rows, runs)
+    times = _board(rows, runs, noise, rate)
+    _ties(rows, times)
+    _predecessors(rows, runs, times, rate, noise)
+    _stopping(rows, noise)
+    _tuning(rows, times)
+    return rows.frame()
+
+
+def _noise(rows, runs) -> Noise:
+    groups = [g.loss.to_numpy() for _, g in runs.groupby("result_number") if len(g) >= 4]
+    others = track3.runs()
+    groups += [g.loss_at_accepted_step.dropna().to_numpy() for role, g in others.groupby("role")
+               if role != track3.EVIDENCE and g.loss_at_accepted_step.notna().sum() >= 4]  # fmt: skip
+    noise, bartlett, df = compare.pooled(groups)
+    low, high = compare.sd_interval(noise)
+    note = f"nats, {len(groups)} groups of four or more seeds, {noise.df:.0f} degrees of freedom"
+    rows.add("noise", "all", "sd", noise.sd, low, high, note)
+    p = float(special.chdtrc(df, bartlett))
+    note = f"Bartlett {bartlett:.1f} on {df}: one sigma {'fits' if p > 0.05 else 'does not fit'} all"
+    rows.add("noise", "all", "equal_sd_p", p, note=note)
+    sds = [g.std(ddof=1) for g in groups]
+    rows.add("noise", "all", "sd_smallest_group", min(sds), note="what single groups show")
+    rows.add("noise", "all", "sd_largest_group", max(sds), note="what single groups show")
+    p = float(special.ndtr(-BOARD.threshold / noise.sd))
+    note = f"the board assumes sigma {BOARD.sigma}, p {BOARD.p_value(BOARD.threshold):.2g}"
+    rows.add("noise", "board", "p_at_threshold", p, note=note)
+    return noise
+
+
+def _exchange(rows, noise) -> exchange.Rate:
+    """Result 12 against the same setting shortened by 200 steps, both at their ends."""
+    runs = track3.runs()
+    long = runs[(runs.result_number == 12) & (runs.role == track3.EVIDENCE)]
+    short = runs[runs.role == SHORTENED]
+    both = pd.concat([long, short])
+    rate = exchange.from_lengths(both.last_step, both.final_val_loss)
+    ends = 100 * np.array([rate.value, *_interval(rate.value, rate.se, rate.df)])
+    note = f"nats per 100 steps, {rate.how}, like with like; the board takes 0.0045"
+    rows.add("exchange", "12", "rate_per_100_steps", *ends, note)
+    steps = noise.sd / rate.value
+    rows.add("exchange", "all", "sd_in_steps", steps, note=f"{steps / 3250:.1%} of 3,250 steps")
+    slopes = []
+    for number in evidence().result_number.unique():
+        arm = tables.arm(str(number), tables.read(f"track3:{number}"))
+        try:
+            slope = exchange.from_curves(arm.curves("step"))
+        except ValueError:
+            continue
+        slopes.append(slope.value * arm.last.step.mean() / (rate.value * 3250))
+    low, middle, high = np.quantile(slopes, [0.1, 0.5, 0.9])
+    note = f"slope of the last 5 % of a curve over that rate, at equal share of the run; {len(slopes)} results, 10th to 90th percentile"  # noqa: E501
+    rows.add("exchange", "all", "slope_within_runs_over_rate", middle, low, high, note)
+    return rate
+
+
+def _interval(value, se, df, level=0.95):
+    half = stats.t.ppf(0.5 + level / 2, df) * se
+    return value - half, value + half
+
+
+def _seeds(rows, runs):
+    """How far same-seed losses go together, inside lineages and elsewhere."""
+    wide = runs[runs.seed.notna()].pivot(index="seed", columns="result_number", values="loss")
+    inside, elsewhere = [], []
+    for a in wide:
+        for b in wide:
+            pair = wide[[a, b]].dropna() if a < b else ()
+            if len(pair) < PAIRED:
+                continue
+            r = float(np.corrcoef(pair.T)[0, 1])
+            near = PREDECESSOR.get(b) == a
+            (inside if near else elsewhere).append((r, len(pair)))
+            if near:
+                ends = compare.fisher([r], [len(pair)])[1:]
+                rows.add("seeds", f"{b} after {a}", "correlation", r, *ends, f"{len(pair)} seeds")
+    r, low, high = compare.fisher(*zip(*inside, strict=True))
+    note = f"{len(inside)} pairs of a result and the one it was built on; dependent where they share one"
+    rows.add("seeds", "inside lineages", "correlation", r, low, high, note)
+    note = "share of the runs that a paired test needs"
+    rows.add("seeds", "inside lineages", "runs_needed_share", 1 - r, 1 - high, 1 - low, note)
+    values = [r for r, _ in elsewhere]
+    note = f"median of {len(values)} other pairs, quartiles"
+    quartiles = np.quantile(values, [0.25, 0.75])
+    rows.add("seeds", "elsewhere", "correlation", np.median(values), *quartiles, note)
+
+
+def _board(rows, runs, noise, rate) -> pd.DataFrame:
+    """Mean loss and time of every result."""
+    found = []
+    for number, group in runs.groupby("result_number"):
+        n, mean, step = len(group), group.loss.mean(), group.accepted_step.iloc[0]
+        se = noise.sd / math.sqrt(n)
+        rows.add("board", number, "loss", mean, *_interval(mean, se, noise.df), f"{n} runs")
+        # the rate is per step near 3,300 steps; elsewhere a share of the run is worth the same
+        local = rate.value * 3250 / step
+        margin = track3.TARGET - mean
+        time = step - margin / local
+        error = math.hypot(se / local, margin / local * rate.se / rate.value)
+        note = f"{group.method.iloc[0]}; accepted at {step}"
+        rows.add("board", number, "time", time, *_interval(time, error, noise.df), note)
+        found.append((number, group.method.iloc[0], step, n, mean, time, error))
+    columns = ["number", "method", "step", "n", "loss", "time", "error"]
+    return pd.DataFrame(found, columns=columns).set_index("number").sort_values("time")
+
+
+def _ties(rows, times):
+    """Rank intervals that hold for all results at once (Bonferroni over all pairs)."""
+    k = len(times)
+    bar = float(special.ndtri(1 - 0.05 / (k * (k - 1))))
+    time, error = times.time.to_numpy(), times.error.to_numpy()
+    gap = (time[:, None] - time) / np.hypot(error[:, None], error)
+    for i, number in enumerate(times.index):
+        low, high = 1 + int((gap[i] > bar).sum()), k - int((gap[i] < -bar).sum())
+        note = f"of {k}; any rank in this range fits, all results at once"
+        rows.add("board", number, "rank", i + 1, low, high, note)
+
+
+def _predecessors(rows, runs, times, rate, noise):
+    """Every result against the one it was built on: steps gained, paired by seed where it helps."""
+    keyed = {
+        n: {s if s == s else (n, i): x for i, (s, x) in enumerate(zip(g.seed, g.loss, strict=True))}
+        for n, g in runs.groupby("result_number")
+    }
+    for new, old in sorted(PREDECESSOR.items()):
+        found = compare.difference(keyed[new], keyed[old], noise=noise)
+        steps = times.step[old] - times.step[new]
+        value = found.value / rate.value + steps
+        error = math.hypot(found.se / rate.value, found.value / rate.value * rate.se / rate.value)
+        low, high = _interval(value, error, found.df)
+        said = "gains" if low > 0 else "loses" if high < 0 else "cannot be told from it"
+        how = "paired by seed" if found.paired else "unpaired"
+        board = BOARD.beats((times.loss[old], times.n[old], times.step[old]),
+                            (times.loss[new], times.n[new], times.step[new]))  # fmt: skip
+        rule = f"board's rule {board:.4f}: {'passes' if BOARD.passes(board) else 'fails'}"
+        note = f"steps; {said}; {how}; {rule}"
+        rows.add("predecessor", f"{new} after {old}", "gain", value, low, high, note)
+
+
+def _stopping(rows, noise):
+    """The earliest step at the board's own error rate, with stopping corrected, beside its own."""
+    error, moved = 2 * BOARD.p_value(BOARD.threshold), 0
+    ask = Question(level=1 - error, noise=noise)
+    for number in evidence().result_number.unique():
+        arm = tables.arm(str(number), tables.read(f"track3:{number}"))
+        if len(arm.looks().columns) < 3:
+            continue
+        earliest = BOARD.stopping_step(arm)
+        _, _, sure, note = reached(arm, track3.TARGET, ask)
+        board = "never passes" if earliest is None else f"the board's earliest is {earliest:g}"
+        later = earliest is not None and sure > earliest
+        moved += later
+        rows.add("stopping", number, "first_sure_step", sure, note=f"{board}; {note}")
+    note = "results whose earliest step moves later once stopping is corrected, at the same error"
+    rows.add("stopping", "all", "moved_later", moved, note=note)
+
+
+def _tuning(rows, times):
+    """What tuning alone brought to the baseline, and what was left of a rival's lead."""
+    for old, new in zip(BASELINE, BASELINE[1:], strict=False):
+        _gain(rows, times, f"Muon {new} after {old}", old, new)
+    _gain(rows, times, "Muon, all tuning", BASELINE[0], BASELINE[-1])
+    _gain(rows, times, "Muon, from the first with 20 runs", 6, 36)
+    _gain(rows, times, "MuonH over Muon, before the last tuning", 12, 5)
+    _gain(rows, times, "MuonH over Muon, both tuned alike", 36, 37)
+
+
+def _gain(rows, times, subject, old, new):
+    value = times.time[old] - times.time[new]
+    error = math.hypot(times.error[old], times.error[new])
+    low, high = value - 1.96 * error, value + 1.96 * error
+    runs = f"{times.n[old]} and {times.n[new]} runs"
+    share = f"{value / times.time[old]:.1%}"
+    rows.add("tuning", subject, "steps_gained", value, low, high, f"{share}; {runs}")
