@@ -85,49 +85,37 @@ def _arms(given) -> list[Arm]:
             raise ClaimError("--arm needs --a and --b, the two names in that column")
     elif given.a or given.b:
         raise ClaimError("--a and --b name values of a column: say which with --arm")
-    only = dict(options.only(text) for text in given.only)
     if given.sizes and not given.arm and not given.b_source:
         raise ClaimError("--sizes needs two arms")
     if given.sizes:
         return []
-    return _split(given, only)
+    return [tables.arm(name, table) for name, table in _halves(given)]
 
 
-def _split(given, only) -> list[Arm]:
-    table = tables.read(given.a_source, loss=given.loss)
-    if given.arm:
-        names = (given.a, given.b)
-        return [tables.arm(name, table, only | {given.arm: name}) for name in names]
-    arms = [tables.arm(given.a_source, table, only)]
-    if given.b_source:
-        other = tables.read(given.b_source, loss=given.loss)
-        arms.append(tables.arm(given.b_source, other, only))
-    return arms
+def _halves(given) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of A and of B, by name."""
+    only = dict(options.only(text) for text in given.only)
+    sources = [source for source in (given.a_source, given.b_source) if source]
+    read = [tables.select(s, tables.read(s, loss=given.loss), only) for s in sources]
+    if not given.arm:
+        return list(zip(sources, read, strict=True))
+    names = (given.a, given.b)
+    return [(n, tables.select(sources[0], read[0], {given.arm: n})) for n in names]
 
 
 def _by_size(given) -> dict[str, tuple[Arm, Arm]]:
-    only = dict(options.only(text) for text in given.only)
-    sources = [s for s in (given.a_source, given.b_source) if s]
-    read = [tables.read(source, loss=given.loss) for source in sources]
-    for source, table in zip(sources, read, strict=True):
+    halves = _halves(given)
+    for name, table in halves:
         if given.sizes not in table:
             hint = tables.nearest(given.sizes, table.columns)
-            raise ClaimError(f"{source}: no column {given.sizes!r}{hint}")
-    if given.arm and given.arm not in read[0]:
-        hint = tables.nearest(given.arm, read[0].columns)
-        raise ClaimError(f"{sources[0]}: no column {given.arm!r}{hint}")
-    names = (given.a, given.b) if given.arm else sources
-    filters = [only | ({given.arm: name} if given.arm else {}) for name in names]
-    both = [read[0], read[-1]]
-    if given.arm:
-        both = [t[t[given.arm].map(tables.plain) == n] for t, n in zip(both, names, strict=True)]
-    sizes = [set(table[given.sizes].map(tables.plain)) for table in both]
+            raise ClaimError(f"{name}: no column {given.sizes!r}{hint}")
+    sizes = [set(table[given.sizes].map(tables.plain)) for _, table in halves]
     return {
         size: tuple(
-            tables.arm(f"{name} {size}", table, chosen | {given.sizes: size})
-            for name, table, chosen in zip(names, both, filters, strict=True)
+            tables.arm(f"{name} {size}", tables.select(name, table, {given.sizes: size}))
+            for name, table in halves
         )
-        for size in sorted(sizes[0] & sizes[1])
+        for size in sorted(set.intersection(*sizes))
     }
 
 
@@ -157,8 +145,12 @@ def _board(verdict, board, arms, ask):
     value = board.beats(old, new)
     said = "better" if board.passes(value) else "not shown to be better"
     verdict.add("board_value", value, note=f"the board asks for {board.threshold:g} or more")
-    p = f"p = {board.p_value(value):.2g}"
-    verdict.notes.append(f"the board, at steps {steps[0]:g} and {steps[1]:g}: {said} ({p})")
+    p = board.p_value(board.threshold)
+    where = f"the board, at steps {steps[0]:g} and {steps[1]:g}"
+    strict = dataclasses.replace(ask, steps=steps, level=1 - 2 * p)
+    ours = judge.judge(*arms, strict).answer
+    verdict.notes.append(f"{where}: {said} (p = {board.p_value(value):.2g})")
+    verdict.notes.append(f"ours at the board's strictness (p < {p:.1g}): {ours}")
 
 
 def _check(given) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.claims.judge import BETTER, OPEN, WORSE, Question, Verdict, answer, judge
 from analysis.claims.tables import Arm, ClaimError
-from analysis.stats import sequential
+from analysis.stats import sequential, trend
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -84,17 +84,11 @@ def _projection(verdict, points, project, ask):
         verdict.add(label, math.nan, note="needs three sizes with a finite interval each")
         return OPEN
     se = width / 2 / sequential.critical(ask.error, math.inf)
-    at = np.array([1.0, math.log2(project)])
-    design = np.column_stack([np.ones_like(x), x])
-    inverse = np.linalg.inv((design.T / se**2) @ design)
-    line = inverse @ (design.T / se**2) @ y
-    misfit = (((y - design @ line) / se) ** 2).sum() / (len(x) - 2)
-    value, error = float(at @ line), math.sqrt(float(at @ inverse @ at) * max(misfit, 1.0))
-    half = sequential.critical(ask.error, len(x) - 2) * error
-    said = answer(value - half, value + half, ask.margin)
+    fit = trend.line(x, y, se)
+    value, low, high = fit.at(math.log2(project), 1 - ask.error)
+    said = answer(low, high, ask.margin)
     octaves = math.log2(project) - x.max()
     note = f"{said}: a straight line in log size, {octaves:.1f} doublings past the largest"
-    verdict.add(label, value, value - half, value + half, note)
-    slope = math.sqrt(inverse[1, 1] * max(misfit, 1.0)) * half / error
-    verdict.add("slope_per_doubling", line[1], line[1] - slope, line[1] + slope, "nats")
+    verdict.add(label, value, low, high, note)
+    verdict.add("slope_per_doubling", *fit.per_unit(1 - ask.error), "nats")
     return said

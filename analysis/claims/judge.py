@@ -100,7 +100,8 @@ def judge(a: Arm, b: Arm, ask: Question) -> Verdict:
     verdict.answer = answer(low, high, ask.margin)
     if note and scaled is None:
         verdict.answer = _without_rate(verdict.answer, *budget)
-    verdict.add("advantage_loss", value, low, high, "nats at equal " + ask.axis)
+    known = "budgets are not recorded" if None in budget else f"at equal {ask.axis}"
+    verdict.add("advantage_loss", value, low, high, f"nats, {known}")
     rate = ask.rate or _slope(a, b, verdict.notes)
     if rate is not None and ask.steps != "chosen":
         _worth(verdict, found, (a, b), steps, rate, bar)

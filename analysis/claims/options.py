@@ -58,17 +58,23 @@ def parser(about: str) -> argparse.ArgumentParser:
     return made
 
 
-def number(text):
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
+def _parsed(text, convert, good, expected):
+    """A number that fits, or an error that says what was expected."""
+    try:
+        value = convert(text)
+    except ValueError:
+        value = None
+    if value is None or not good(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value
 
 
+def number(text):
+    return _parsed(text, float, math.isfinite, "a number")
+
+
 def count(text):
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+    return _parsed(text, int, lambda n: n > 0, "a positive whole number")
 
 
 def looks(text):
@@ -76,17 +82,13 @@ def looks(text):
 
 
 def share(text):
-    if not 0.5 <= float(text) < 1:
-        raise ValueError
-    return float(text)
+    return _parsed(text, float, lambda p: 0.5 <= p < 1, "0.5 or more and below 1")
 
 
 def sigma(text):
     sd, _, df = text.partition(":")
-    noise = Noise(float(sd), float(df or "inf"))
-    if not (noise.sd > 0 and noise.df > 0 and math.isfinite(noise.sd)):
-        raise ValueError
-    return noise
+    nats = _parsed(sd, float, lambda x: 0 < x < math.inf, "a positive SD or SD:DF")
+    return Noise(nats, _parsed(df or "inf", float, lambda x: x > 0, "positive degrees of freedom"))
 
 
 def rate(text) -> exchange.Rate:
@@ -117,7 +119,7 @@ def steps(text):
         return text
     try:
         parts = [number(part) for part in text.split(",")]
-    except ValueError:
+    except argparse.ArgumentTypeError:
         parts = []
     if len(parts) not in (1, 2):
         raise ClaimError(f"--step: expected a step, two (A's,B's) or `chosen`, got {text!r}")

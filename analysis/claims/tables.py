@@ -25,6 +25,7 @@ NAMES = {  # our name -> what tables call it; the first that is there counts
     "seconds": ("seconds", "train_time_s", "time"),
 }
 AXES = ("step", "tokens", "flops", "seconds")
+SETTING = ("optimizer", "model_size", "size", "params", "chinchilla_ratio", "learning_rate")
 
 
 class ClaimError(ValueError):
@@ -55,10 +56,14 @@ class Arm:
                 ends = ", ".join(f"{s:g}" for s in sorted(last.step.unique())[:4])
                 raise ClaimError(f"{self.name}: runs end at steps {ends}; name one with --step")
         else:
-            last = self.points[self.points.get("step") == step].set_index("run")
+            if "step" not in self.points:
+                raise ClaimError(f"{self.name}: no column `step`, so there is no step {step:g}")
+            last = self.points[self.points.step == step].set_index("run")
             missing = self.points.run.nunique() - len(last)
             if missing:
-                raise ClaimError(f"{self.name}: {missing} of its runs have no loss at step {step}")
+                raise ClaimError(
+                    f"{self.name}: {missing} of its runs have no loss at step {step:g}"
+                )
         return dict(zip(self._keys(last), last.loss, strict=True))
 
     def _keys(self, table):
@@ -205,13 +210,13 @@ def _repeats(certificate):
     return fresh if len(fresh) > 1 else [winner, *fresh]
 
 
-def arm(name: str, table: pd.DataFrame, only: dict | None = None) -> Arm:
-    """One arm out of a table: rows where the columns of `only` have the values given.
+def select(name: str, table: pd.DataFrame, only: dict) -> pd.DataFrame:
+    """Rows where the columns of `only` have the values given.
 
     Raises:
-      ClaimError: a column or value that is not there, points that belong to no run, or to it twice.
+      ClaimError: a column or a value that is not there, with the nearest name.
     """
-    for column, value in (only or {}).items():
+    for column, value in only.items():
         if column not in table:
             raise ClaimError(f"{name}: no column {column!r}{nearest(column, table.columns)}")
         text = table[column].map(plain)
@@ -220,7 +225,24 @@ def arm(name: str, table: pd.DataFrame, only: dict | None = None) -> Arm:
             hint = nearest(value, known) or f" (there are {', '.join(known[:6])})"
             raise ClaimError(f"{name}: {column} is nowhere {value!r}{hint}")
         table = table[text == value]
+    return table
+
+
+def arm(name: str, table: pd.DataFrame) -> Arm:
+    """All rows of a table as one arm.
+
+    Raises:
+      ClaimError: rows of several settings, points that belong to no run, or to one twice.
+    """
     table = table.copy()
+    for column in table:
+        if column in SETTING or column.startswith("hp_"):
+            values = sorted(set(table[column].map(plain)))
+            if len(values) > 1:
+                raise ClaimError(
+                    f"{name}: {column} is {', '.join(values[:3])}; one setting per arm"
+                    f" (--only={column}={values[0]})"
+                )
     if "run" not in table:
         table["run"] = _runs(name, table)
     order = [axis for axis in AXES if axis in table][:1]
@@ -229,7 +251,7 @@ def arm(name: str, table: pd.DataFrame, only: dict | None = None) -> Arm:
     if twice.any():
         row = table[twice].iloc[0]
         where = f" at {order[0]} {row[order[0]]:g}" if order else ""
-        raise ClaimError(f"{name}: run {row.run} has two losses{where}; one setting per arm")
+        raise ClaimError(f"{name}: run {row.run} has two losses{where}")
     return Arm(name, table.reset_index(drop=True))
 
 

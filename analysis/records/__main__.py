@@ -1,7 +1,7 @@
 """The recorded races as a table of estimates with intervals.
 
-    python -m analysis.records qwen3_ladder
-    python -m analysis.records track3 --table=board --out=board.csv
+python -m analysis.records qwen3_ladder
+python -m analysis.records track3 --table=board --out=board.csv
 """
 
 import argparse

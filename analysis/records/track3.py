@@ -5,6 +5,7 @@ below 3.28 is worth at the exchange rate. One sigma, pooled over all results, se
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -53,15 +54,19 @@ def numbers() -> pd.DataFrame:
 
 def _noise(rows, runs) -> Noise:
     groups = [g.loss.to_numpy() for _, g in runs.groupby("result_number") if len(g) >= 4]
-    others = track3.runs()
-    groups += [g.loss_at_accepted_step.dropna().to_numpy() for role, g in others.groupby("role")
-               if role != track3.EVIDENCE and g.loss_at_accepted_step.notna().sum() >= 4]  # fmt: skip
+    others = track3.runs().query("role != @track3.EVIDENCE")
+    folder = others.file.str.rpartition("/")[0].where(others.seed.notna(), others.role)
+    for _, group in others.groupby(["role", folder]):
+        if len(group) >= 4 and not group.seed.dropna().duplicated().any():  # one setting
+            groups.append(group.final_val_loss.to_numpy())
     noise, bartlett, df = compare.pooled(groups)
     low, high = compare.sd_interval(noise)
     note = f"nats, {len(groups)} groups of four or more seeds, {noise.df:.0f} degrees of freedom"
     rows.add("noise", "all", "sd", noise.sd, low, high, note)
     p = float(special.chdtrc(df, bartlett))
-    note = f"Bartlett {bartlett:.1f} on {df}: one sigma {'fits' if p > 0.05 else 'does not fit'} all"
+    note = (
+        f"Bartlett {bartlett:.1f} on {df}: one sigma {'fits' if p > 0.05 else 'does not fit'} all"
+    )
     rows.add("noise", "all", "equal_sd_p", p, note=note)
     sds = [g.std(ddof=1) for g in groups]
     rows.add("noise", "all", "sd_smallest_group", min(sds), note="what single groups show")
@@ -93,7 +98,7 @@ def _exchange(rows, noise) -> exchange.Rate:
             continue
         slopes.append(slope.value * arm.last.step.mean() / (rate.value * 3250))
     low, middle, high = np.quantile(slopes, [0.1, 0.5, 0.9])
-    note = f"slope of the last 5 % of a curve over that rate, at equal share of the run; {len(slopes)} results, 10th to 90th percentile"  # noqa: E501
+    note = f"last 5 % of a curve over that rate, {len(slopes)} results, 10th to 90th percentile"
     rows.add("exchange", "all", "slope_within_runs_over_rate", middle, low, high, note)
     return rate
 
@@ -105,7 +110,7 @@ def _interval(value, se, df, level=0.95):
 
 def _seeds(rows, runs):
     """How far same-seed losses go together, inside lineages and elsewhere."""
-    wide = runs[runs.seed.notna()].pivot(index="seed", columns="result_number", values="loss")
+    wide = runs.pivot_table(index="seed", columns="result_number", values="loss")
     inside, elsewhere = [], []
     for a in wide:
         for b in wide:
@@ -119,7 +124,7 @@ def _seeds(rows, runs):
                 ends = compare.fisher([r], [len(pair)])[1:]
                 rows.add("seeds", f"{b} after {a}", "correlation", r, *ends, f"{len(pair)} seeds")
     r, low, high = compare.fisher(*zip(*inside, strict=True))
-    note = f"{len(inside)} pairs of a result and the one it was built on; dependent where they share one"
+    note = f"{len(inside)} pairs of a result and the one it was built on"
     rows.add("seeds", "inside lineages", "correlation", r, low, high, note)
     note = "share of the runs that a paired test needs"
     rows.add("seeds", "inside lineages", "runs_needed_share", 1 - r, 1 - high, 1 - low, note)
@@ -133,7 +138,7 @@ def _board(rows, runs, noise, rate) -> pd.DataFrame:
     """Mean loss and time of every result."""
     found = []
     for number, group in runs.groupby("result_number"):
-        n, mean, step = len(group), group.loss.mean(), group.accepted_step.iloc[0]
+        n, mean, step = len(group), group.loss.mean(), int(group.accepted_step.iloc[0])
         se = noise.sd / math.sqrt(n)
         rows.add("board", number, "loss", mean, *_interval(mean, se, noise.df), f"{n} runs")
         # the rate is per step near 3,300 steps; elsewhere a share of the run is worth the same
@@ -162,9 +167,10 @@ def _ties(rows, times):
 
 def _predecessors(rows, runs, times, rate, noise):
     """Every result against the one it was built on: steps gained, paired by seed where it helps."""
+    seeds = runs.seed.where(~runs.duplicated(["result_number", "seed"]))
+    seeds = seeds.astype(object).where(seeds.notna(), runs.run_id)  # a run without one pairs none
     keyed = {
-        n: {s if s == s else (n, i): x for i, (s, x) in enumerate(zip(g.seed, g.loss, strict=True))}
-        for n, g in runs.groupby("result_number")
+        n: dict(zip(seeds[g.index], g.loss, strict=True)) for n, g in runs.groupby("result_number")
     }
     for new, old in sorted(PREDECESSOR.items()):
         found = compare.difference(keyed[new], keyed[old], noise=noise)
@@ -201,7 +207,7 @@ def _stopping(rows, noise):
 
 def _tuning(rows, times):
     """What tuning alone brought to the baseline, and what was left of a rival's lead."""
-    for old, new in zip(BASELINE, BASELINE[1:], strict=False):
+    for old, new in pairwise(BASELINE):
         _gain(rows, times, f"Muon {new} after {old}", old, new)
     _gain(rows, times, "Muon, all tuning", BASELINE[0], BASELINE[-1])
     _gain(rows, times, "Muon, from the first with 20 runs", 6, 36)

@@ -92,7 +92,9 @@ def _unpaired(a, b, noise, correlation, note):
     own_df = len(a) + len(b) - 2
     if noise.df > 0:
         merged = merge(sum(squares), own_df, noise)
-        note += "; the noise given" + ("" if merged.df > own_df else " is refuted by the runs")
+        note += "; the noise given" + (
+            " is joined" if merged.df > own_df else " is refuted by the runs"
+        )
         se = merged.sd / math.sqrt(n)
         return Difference(value, se, merged.df, n, merged.sd, False, correlation, note)
     if not sum(squares) > 0:
