@@ -102,7 +102,10 @@ def rate(text) -> exchange.Rate:
         if not (nats > 0 and steps > 0):
             raise ClaimError(f"--exchange: expected NATS/STEPS such as 0.0045/100, got {text!r}")
         return exchange.Rate(nats / steps, se / steps, math.inf, "as given")
-    lengths = tables.arm(text, tables.read(text)).last
+    table = tables.read(text)
+    if "run" not in table and "seed" not in table:
+        table = table.assign(run=range(len(table)))  # a row is a run
+    lengths = tables.arm(text, table).last
     if "step" not in lengths:
         raise ClaimError(f"{text}: no column `step`, so no lengths")
     try:

@@ -4,7 +4,7 @@
 
 Every scenario draws losses of two arms that differ by `effect` standard deviations of a run, lets
 the claimant do what the scenario says, and counts how often the verdict is "better". With no effect
-that is the false alarm, promised to be at most 2.5 % (half of 5 %, the other half is "worse").
+that is a false alarm: nominally 2.5 % (half of 5 %, the other half is "worse"), at most 5 %.
 """
 
 import argparse

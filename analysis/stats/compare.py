@@ -14,6 +14,7 @@ from scipy import special
 from analysis.stats.noise import UNKNOWN, Noise
 
 PAIRS = 4  # fewer common seeds say nothing about how far seeds carry over
+ROUNDING = 1e-12  # relative: losses closer than this are the same
 
 
 class Difference(NamedTuple):
@@ -65,7 +66,7 @@ def difference(
         gap = y - x
         sd = float(gap.std(ddof=1))
         note = f"paired on {len(common)} common seeds (correlation {correlation:.2f})"
-        if not sd > 0:
+        if sd <= ROUNDING * np.abs(x).max():
             return _blind(float(gap.mean()), len(common), correlation, "all pairs differ alike")
         se, df = sd / math.sqrt(len(gap)), len(gap) - 1
         return Difference(float(gap.mean()), se, df, len(gap), sd, True, correlation, note)
@@ -97,7 +98,7 @@ def _unpaired(a, b, noise, correlation, note):
         )
         se = merged.sd / math.sqrt(n)
         return Difference(value, se, merged.df, n, merged.sd, False, correlation, note)
-    if not sum(squares) > 0:
+    if sum(squares) <= (ROUNDING * np.abs(a).max()) ** 2:
         why = "one run each" if not own_df else "all losses of an arm are the same"
         return _blind(value, n, correlation, f"{why}: nothing tells the noise (give --sigma)")
     sd = math.sqrt(sum(squares) / own_df)

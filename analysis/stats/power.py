@@ -35,7 +35,11 @@ def power(effect: float, seeds: int, design: Design) -> float:
         return 0.0
     if math.isinf(df):
         return float(special.ndtr(shift - bar))
-    return float(1 - special.nctdtr(df, shift, bar))
+    below = float(special.nctdtr(df, shift, bar))
+    if math.isnan(below):  # far out scipy gives up; Abramowitz and Stegun 26.7.10 does not
+        spread = math.sqrt(1 + bar**2 / (2 * df))
+        below = float(special.ndtr((bar * (1 - 1 / (4 * df)) - shift) / spread))
+    return 1 - below
 
 
 def seeds_needed(effect: float, design: Design, *, chance=0.8, most=10_000) -> int | None:

@@ -79,7 +79,7 @@ def not_before(margin, critical) -> int | None:
     return last if last >= 0 else None
 
 
-def largest_of(residual_nK, df: float, error: float, *, draws=40_000) -> float:
+def largest_of(residual_nK, df: float, error: float) -> float:
     """Two-sided critical value of the largest |t| over K looks at the same runs.
 
     Args:
@@ -93,7 +93,7 @@ def largest_of(residual_nK, df: float, error: float, *, draws=40_000) -> float:
     residual = np.asarray(residual_nK, float)
     n, K = residual.shape
     unit = residual / np.maximum(np.sqrt((residual**2).sum(0)), 1e-300)
-    rng = np.random.default_rng(0)
+    rng, draws = np.random.default_rng(0), int(max(10_000, 300 / error))
     top = np.abs(rng.standard_normal((draws, n)) @ unit).max(1)
     scale = np.sqrt(rng.chisquare(df, draws) / df) if np.isfinite(df) else 1.0
     return min(float(np.quantile(top / scale, 1 - error)), _t(1 - error / 2 / K, df))
