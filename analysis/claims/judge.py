@@ -125,7 +125,8 @@ def _widest(a, b, ask):
     if ask.looks is sequential.ANY:
         raise ClaimError("--step=chosen needs a declared number of looks, not --looks=any")
     left, right = a.looks(), b.looks()
-    steps = [s for s in left if s in right and left[s].std(ddof=0) + right[s].std(ddof=0) > 0]
+    apart = left.std(ddof=0) + right.std(ddof=0)  # NaN where one arm did not look
+    steps = list(apart.index[apart > 0])
     if not steps:
         raise ClaimError("--step=chosen: the arms have no step in common")
     last = _difference(left[steps[-1]].to_dict(), right[steps[-1]].to_dict(), ask.pair, ask.noise)

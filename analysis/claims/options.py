@@ -103,7 +103,7 @@ def rate(text) -> exchange.Rate:
             raise ClaimError(f"--exchange: expected NATS/STEPS such as 0.0045/100, got {text!r}")
         return exchange.Rate(nats / steps, se / steps, math.inf, "as given")
     table = tables.read(text)
-    if "run" not in table and "seed" not in table:
+    if "run" not in table:
         table = table.assign(run=range(len(table)))  # a row is a run
     lengths = tables.arm(text, table).last
     if "step" not in lengths:

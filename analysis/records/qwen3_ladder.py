@@ -202,7 +202,7 @@ def _gaps(rows, sweeps, noise):
             note = f"nats per doubling of parameters, straight line through {len(points)} sizes"
             rows.add("gap", f"{worse} - {better}", "per_doubling", *line, note)
             value, half = gaps[-1] - gaps[0], 1.96 * math.hypot(errors[0], errors[-1])
-            sign = "shrinks" if value + half < 0 else "grows" if value > half else "cannot be told"
+            sign = "falls" if value + half < 0 else "rises" if value > half else "cannot be told"
             note = f"from {found[0]} to {found[-1]}: {sign}; {why}"
             rows.add(
                 "gap", f"{worse} - {better}", "change", value, value - half, value + half, note

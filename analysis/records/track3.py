@@ -41,13 +41,14 @@ def evidence() -> pd.DataFrame:
 def numbers() -> pd.DataFrame:
     """Every estimate as a long table: table, subject, quantity, value, low, high, note."""
     runs, rows = evidence(), Rows()
+    arms = {n: tables.arm(str(n), tables.read(f"track3:{n}")) for n in runs.result_number.unique()}
     noise = _noise(rows, runs)
-    rate = _exchange(rows, noise)
+    rate = _exchange(rows, noise, arms)
     _seeds(rows, runs)
     times = _board(rows, runs, noise, rate)
     _ties(rows, times)
     _predecessors(rows, runs, times, rate, noise)
-    _stopping(rows, noise)
+    _stopping(rows, noise, arms)
     _tuning(rows, times)
     return rows.frame()
 
@@ -77,7 +78,7 @@ def _noise(rows, runs) -> Noise:
     return noise
 
 
-def _exchange(rows, noise) -> exchange.Rate:
+def _exchange(rows, noise, arms) -> exchange.Rate:
     """Result 12 against the same setting shortened by 200 steps, both at their ends."""
     runs = track3.runs()
     long = runs[(runs.result_number == 12) & (runs.role == track3.EVIDENCE)]
@@ -90,8 +91,7 @@ def _exchange(rows, noise) -> exchange.Rate:
     steps = noise.sd / rate.value
     rows.add("exchange", "all", "sd_in_steps", steps, note=f"{steps / 3250:.1%} of 3,250 steps")
     slopes = []
-    for number in evidence().result_number.unique():
-        arm = tables.arm(str(number), tables.read(f"track3:{number}"))
+    for arm in arms.values():
         try:
             slope = exchange.from_curves(arm.curves("step"))
         except ValueError:
@@ -187,12 +187,11 @@ def _predecessors(rows, runs, times, rate, noise):
         rows.add("predecessor", f"{new} after {old}", "gain", value, low, high, note)
 
 
-def _stopping(rows, noise):
+def _stopping(rows, noise, arms):
     """The earliest step at the board's own error rate, with stopping corrected, beside its own."""
     error, moved = 2 * BOARD.p_value(BOARD.threshold), 0
     ask = Question(level=1 - error, noise=noise)
-    for number in evidence().result_number.unique():
-        arm = tables.arm(str(number), tables.read(f"track3:{number}"))
+    for number, arm in arms.items():
         if len(arm.looks().columns) < 3:
             continue
         earliest = BOARD.stopping_step(arm)

@@ -11,9 +11,10 @@ HONEST = [name for name in proof.SCENARIOS if not name.startswith("uncorrected")
 
 @pytest.mark.parametrize("name", HONEST)
 def test_false_better_is_rare_and_real_gains_are_found(name):
-    row = proof.prove(CLAIMS, [name]).iloc[0]
-    wrong = round(row.false_better * CLAIMS)
-    assert stats.binom.sf(wrong - 1, CLAIMS, 0.05) > 1e-4  # at most 5 %
+    claims = 80 if "at a step" in name else CLAIMS  # whole curves take longer
+    row = proof.prove(claims, [name]).iloc[0]
+    wrong = round(row.false_better * claims)
+    assert stats.binom.sf(wrong - 1, claims, 0.05) > 1e-4  # at most 5 %
     assert row.power > (0.03 if "sd 3 to 1" in name else 0.2)
 
 
