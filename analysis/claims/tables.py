@@ -25,7 +25,10 @@ NAMES = {  # our name -> what tables call it; the first that is there counts
     "seconds": ("seconds", "train_time_s", "time"),
 }
 AXES = ("step", "tokens", "flops", "seconds")
-SETTING = ("optimizer", "model_size", "size", "params", "chinchilla_ratio", "learning_rate")
+SETTING = (  # columns that tell settings apart, beside hp_*
+    *("optimizer", "model_size", "size", "params", "non_embedding_params", "chinchilla_ratio"),
+    "learning_rate",
+)
 
 
 class ClaimError(ValueError):
@@ -188,14 +191,15 @@ def _folder(path):
         if several:
             name = f"{cell[0]} {cell[1]} {cell[2]:g}x"
             raise ClaimError(f"{path}: the runs of {name} differ in {several[0][3:]}, not in seed")
-    axes = ["hash", "seed", *CELL, "steps", "tokens", "flops", "seconds", "loss"]
-    ends = runs[axes].rename(columns={"hash": "run", "steps": "step"})
+    cell = [*CELL, "non_embedding_params"]
+    ends = runs[["hash", "seed", *cell, "steps", "tokens", "flops", "seconds", "loss"]]
+    ends = ends.rename(columns={"hash": "run", "steps": "step"})
     if not len(study.curves):
         return ends
     curves = study.curves[study.curves.hash.isin(runs.hash)].dropna(subset="validation_loss")
     curves = curves.rename(columns={"hash": "run", "validation_loss": "loss"})
     along = curves[["run", "step", "tokens", "loss"]].merge(
-        ends[["run", "seed", *CELL, "step", "flops"]].rename(columns={"step": "end"}), on="run"
+        ends[["run", "seed", *cell, "step", "flops"]].rename(columns={"step": "end"}), on="run"
     )
     along = along[along.step < along.end].assign(flops=along.flops * along.step / along.end)
     return pd.concat([along.drop(columns="end"), ends.drop(columns="seconds")], ignore_index=True)

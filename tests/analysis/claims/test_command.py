@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic_study
 
 from analysis.claims.__main__ import main
 from analysis.published import track3
@@ -117,6 +118,23 @@ def test_gates_over_sizes(tmp_path, capsys):
     assert numbers["slope_per_doubling"]["value"] > 0
     swapped = [w.replace("--a=new", "--a=old").replace("--b=old", "--b=new") for w in words]
     assert said(capsys, *swapped)[0] == 1
+
+
+def test_results_folders(tmp_path, capsys):
+    synthetic_study.write(tmp_path, optimizers=("muon", "adamw"), ratios=(4,), seeds=6)
+    words = [str(tmp_path), "--arm=optimizer", "--a=muon", "--b=adamw"]
+    code, answer, numbers = said(capsys, *words, "--only=model_size=tiny")
+    truth = synthetic_study.law("tiny", 4, 1.0) - synthetic_study.law("tiny", 4, 1.4)
+    assert code == 0 and "5 common seeds" in answer["notes"][0]  # the chosen run itself is left out
+    row = numbers["advantage_loss"]
+    assert row["low"] < truth < row["high"]
+    assert {"speedup_step", "speedup_tokens", "speedup_flops"} <= set(numbers)
+    assert main(words) == 2 and "model_size is small, tiny" in capsys.readouterr().err
+    code, _, numbers = said(capsys, *words, "--sizes=non_embedding_params")
+    assert code == 0 and {"advantage_100000", "gate_2_sizes"} <= set(numbers)
+    (tmp_path / "certificates").rename(tmp_path / "gone")
+    assert main([*words, "--only=model_size=tiny"]) == 2
+    assert "differ in" in capsys.readouterr().err
 
 
 def test_track3_rule_beside_ours(capsys):
