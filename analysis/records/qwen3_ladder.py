@@ -153,11 +153,13 @@ def _optima(rows, sweeps, noise):
         s, subject = sweeps[name, size], f"{name} {size}"
         where = f"at learning rate {s.rate:g}"
         if s.edge:
-            where += f", the {s.edge} of its grid: open, so an upper bound"
-            rows.add("optimum", subject, "best_loss", s.best, -math.inf, s.best, where)
-            continue
+            where += f", the {s.edge} of its grid: open"
         rows.add("optimum", subject, "best_loss", s.best, note=where)
         half = stats.t.ppf(0.975, noise[name].df) * noise[name].sd * math.sqrt(s.leverage)
+        if s.edge:
+            note = "fitted at the edge: an upper bound of what tuning would reach"
+            rows.add("optimum", subject, "loss", s.loss, -math.inf, s.loss + half, note)
+            continue
         flat = math.isnan(s.vertex)
         note = "fitted at the best rate: the vertex lies beyond the grid" if flat else "fitted"
         rows.add("optimum", subject, "loss", s.loss, s.loss - half, s.loss + half, note)
@@ -179,21 +181,20 @@ def _gaps(rows, sweeps, noise):
             a, b = sweeps[worse, size], sweeps[better, size]
             subject = f"{worse} - {better} {size}"
             rows.add("gap", subject, "best_runs", a.best - b.best, note="of the best single runs")
-            gap = a.best - b.best
-            if a.edge or b.edge:
-                ends = (gap if b.edge and not a.edge else -math.inf,
-                        gap if a.edge and not b.edge else math.inf)  # fmt: skip
-                said = "open" if a.edge and b.edge else "at most" if a.edge else "at least"
-                note = f"{said}: the optimum of {worse if a.edge else better} is open; {why}"
-                rows.add("gap", subject, "loss", gap, *ends, note)
-                continue
-            parts = [
-                (noise[n].sd ** 2 * s.leverage, noise[n].df) for n, s in ((worse, a), (better, b))
-            ]
-            variance = sum(v for v, _ in parts)
-            df = variance**2 / sum(v * v / d for v, d in parts)
+            parts = [(noise[n], s.leverage) for n, s in ((worse, a), (better, b))]
+            shares = [one.sd**2 * leverage for one, leverage in parts]
+            variance = sum(shares)
+            df = variance**2 / sum(v * v / n.df for v, (n, _) in zip(shares, parts, strict=True))
             gap, half = a.loss - b.loss, stats.t.ppf(0.975, df) * math.sqrt(variance)
-            rows.add("gap", subject, "loss", gap, gap - half, gap + half, f"fitted minima; {why}")
+            low = (
+                -math.inf if a.edge else gap - half
+            )  # a rival that was not tuned out may be better
+            high = math.inf if b.edge else gap + half
+            still = " and ".join(n for n, s in ((worse, a), (better, b)) if s.edge)
+            note = f"the optimum of {still} is open" if still else "fitted minima"
+            rows.add("gap", subject, "loss", gap, low, high, f"{note}; {why}")
+            if still:
+                continue
             found.append(size)
             points.append((math.log2(params[worse, size]), gap, math.sqrt(variance)))
         if len(points) > 2:
@@ -248,6 +249,7 @@ def _feedback(rows, runs):
             gap = base.best - s.best
             half = stats.t.ppf(1 - 0.025 / tried, df) * sd * math.sqrt(2)
             note = f"nats below Muon, best runs; corrected for {tried} comparisons"
+            note += "; open" * bool(s.edge) + "; Muon's optimum is open" * bool(base.edge)
             rows.add("error_feedback", f"{name} {size}", "gain", gap, gap - half, gap + half, note)
 
 

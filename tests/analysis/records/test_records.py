@@ -55,8 +55,10 @@ def test_ladder_gaps_as_published(of_ladder, pair, gaps):
 
 def test_ladder_says_its_doubts_unasked(of_ladder):
     for size in ("520m", "1.2b"):
-        row = of_ladder.loc["optimum", f"adamc {size}", "best_loss"]
-        assert "open" in row.note and row.low == -np.inf
+        assert "open" in of_ladder.note["optimum", f"adamc {size}", "best_loss"]
+        assert of_ladder.low["optimum", f"adamc {size}", "loss"] == -np.inf
+        row = of_ladder.loc["gap", f"adamc - muonc {size}", "loss"]
+        assert "adamc is open" in row.note and row.low == -np.inf and row.high < 0.01
     assert "learning_rate" in of_ladder.loc["optimum", "adamc 300m"].index
     assert all(
         "top" in of_ladder.note["optimum", f"muonremez {s}", "best_loss"] for s in ladder.SIZES
