@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis.claims.judge import BETTER, OPEN, WORSE, Question, answer, judge
 from analysis.claims.tables import Arm
-from analysis.claims.target import judge_target
+from analysis.claims.target import judge_race, judge_target
 from analysis.stats import compare, power, sequential
 
 TARGET, SLOPE = 3.28, 0.05  # nats; standard deviations of a run per look
@@ -97,6 +97,13 @@ def chosen_stop(rng, effect, *, n=8, looks=60):
     return BETTER if row["high"] < true_step else WORSE if row["low"] >= true_step else OPEN
 
 
+def race(rng, effect, *, n=5, looks=120):
+    """Two arms' times to a target, curves that are `effect` standard deviations apart."""
+    start = TARGET + SLOPE * 80
+    a, b = (_curves(rng, x, n, looks, name) for x, name in ((start - effect, "a"), (start, "b")))
+    return judge_race(a, b, TARGET, Question()).answer
+
+
 SCENARIOS = {  # what the claimant does -> (scenario, effect at which power is stated)
     "5 and 5 seeds": (fixed, 2.0),
     "3 and 20 seeds, sd 3 to 1": (partial(fixed, n=(3, 20), sd=(3.0, 1.0)), 2.0),
@@ -113,6 +120,7 @@ SCENARIOS = {  # what the claimant does -> (scenario, effect at which power is s
     ),
     "20 looks at a step, widest gap chosen": (chosen_step, 2.0),
     "60 looks at a step, earliest pass chosen": (chosen_stop, 1.0),
+    "120 looks at a step, time to target, 5 and 5": (race, 2.0),
     # what the corrections are for: the same claims, taken at their word
     "uncorrected: 20 looks, none declared": (partial(peeking, looks=20, declared=1), 2.0),
 }
