@@ -182,8 +182,8 @@ def _folder(path):
     runs = study.runs[study.runs.status == "finished"]
     if not len(runs):
         raise ClaimError(f"{path}: no finished run")
-    if study.certificates:
-        fresh = [_repeats(certificate) for certificate in study.certificates.values()]
+    if study.certificate_of:
+        fresh = [_repeats(certificate) for certificate in study.certificate_of.values()]
         runs = runs[runs.hash.isin({name for names in fresh for name in names})]
     settings = [c for c in runs if c.startswith("hp_")]
     for cell, group in runs.groupby(CELL):
