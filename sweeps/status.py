@@ -18,10 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lm import storage
+from lm.storage import folder
 from sweeps.dispatch import ledger
+from sweeps.plan.study import Study
+from sweeps.plan.trial import Outcome
 
 STALE = 60.0  # seconds after which a silent driver counts as gone
+COUNTS = ("finished", "running", "queued", "diverged", "infeasible")
 
 
 @dataclass
@@ -33,7 +36,18 @@ class Row:
     best: float = math.inf
     flops: float = 0.0
     seconds: float = 0.0
-    state: str = ""
+    state: str = "open"
+
+    def add(self, outcome: Outcome) -> None:
+        self.counts[outcome.status] += 1
+        self.best = min(self.best, outcome.loss)
+        self.flops += outcome.flops
+        self.seconds += outcome.seconds
+
+    def words(self) -> tuple[str, ...]:
+        best = f"{self.best:.4f}" if math.isfinite(self.best) else ""
+        counts = (str(self.counts[name] or "") for name in COUNTS)
+        return (self.phase, *counts, best, f"{self.seconds:.0f}", f"{self.flops:.2g}", self.state)
 
 
 class Status:
@@ -48,32 +62,27 @@ class Status:
         Raises:
           FileNotFoundError: the workdir holds no study.
         """
-        study = json.loads((self.workdir / "study.json").read_text())
-        rows = {
-            f"{optimizer}-{size}-{ratio:g}x": Row(phase)
-            for phase, settings in study["phases"].items()
-            for size, ratio in settings
-            for optimizer in study["optimizers"]
-        }
+        study = Study(json.loads((self.workdir / "study.json").read_text()))
+        rows = {str(cell): Row(phase) for cell, phase in study.cells.items()}
         for path in ledger.folders(self.workdir):
-            if path.name not in self.seen and (found := _trial(path)):
+            if path.name not in self.seen and (found := self._trial(study, path)):
                 self.seen[path.name] = found
         for cell, outcome in self.seen.values():
-            if cell not in rows:
-                continue
-            row = rows[cell]
-            row.counts[outcome.status] += 1
-            row.best = min(row.best, outcome.loss)
-            row.flops += outcome.flops
-            row.seconds += outcome.seconds
-        driver = self.driver()
-        live = driver is not None and not driver["over"] and driver["age"] < STALE
+            if cell in rows:
+                rows[cell].add(outcome)
+        driver = self.driver() or {}
+        if driver and not driver["over"] and driver["age"] < STALE:
+            for name in ("running", "queued"):
+                for cell, count in driver[name].items():
+                    rows[cell].counts[name] = count
         for cell, row in rows.items():
-            row.counts["running"] = driver["running"].get(cell, 0) if live else 0
-            row.counts["queued"] = driver["queued"].get(cell, 0) if live else 0
-            certified = (self.workdir / "certificates" / f"{cell}.json").exists()
-            waiting = driver["waiting"].get(cell, "") if driver else ""
-            row.state = "certified" if certified else waiting or "open"
+            row.state = driver.get("waiting", {}).get(cell, row.state)
+            path = self.workdir / "certificates" / f"{cell}.json"
+            if cell in driver.get("failed", {}):
+                row.state = f"held up: {driver['failed'][cell]}"
+            elif path.exists():
+                complete = json.loads(path.read_text())["complete"]
+                row.state = "certified" if complete else "certified, not complete"
         return rows
 
     def driver(self) -> dict | None:
@@ -86,51 +95,36 @@ class Status:
 
     def text(self) -> str:
         """The table as it is printed."""
-        rows, driver = self.rows(), self.driver()
-        names = ("finished", "running", "queued", "diverged", "failed")
-        heads = ("cell", "phase", *names, "best", "device-s", "FLOPs", "state")
-        body = [
-            (
-                cell,
-                row.phase,
-                *(str(row.counts[name] or "") for name in names),
-                f"{row.best:.4f}" if math.isfinite(row.best) else "",
-                f"{row.seconds:.0f}",
-                f"{row.flops:.2g}",
-                row.state,
-            )
-            for cell, row in rows.items()
-        ]
-        widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
+        rows = self.rows()
+        heads = ("cell", "phase", *COUNTS, "best", "device-s", "FLOPs", "state")
+        body = [heads, *((cell, *row.words()) for cell, row in rows.items())]
+        widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+        left = (0, 1, len(heads) - 1)
         lines = [
             "  ".join(
-                text.ljust(width) if i in (0, 1, 10) else text.rjust(width)
+                text.ljust(width) if i in left else text.rjust(width)
                 for i, (text, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
-            for line in (heads, *body)
+            for line in body
         ]
         done = sum(row.counts[name] for row in rows.values() for name in ledger.STATUSES)
-        certified = sum(row.state == "certified" for row in rows.values())
+        certified = sum(row.state.startswith("certified") for row in rows.values())
         lines.append(
             f"{done} trials over, {certified} of {len(rows)} cells certified, "
             f"{sum(row.seconds for row in rows.values()):.0f} device seconds, "
             f"{sum(row.flops for row in rows.values()):.3g} FLOPs"
         )
-        lines.append(_driver_line(driver))
+        lines.append(_driver_line(self.driver()))
         return "\n".join(lines)
 
-
-def _trial(path: Path):
-    """(cell, outcome) of a finished trial folder, None while it has none or cannot be read."""
-    try:
-        outcome = ledger.read(path)
-        if outcome is None:
+    def _trial(self, study: Study, path: Path) -> tuple[str, Outcome] | None:
+        """(cell, outcome) of a finished trial folder, None while it has none or cannot be read."""
+        try:
+            outcome = ledger.read(path)
+            trial = study.trial(json.loads((path / "config.json").read_text()))
+            return (str(trial.cell), outcome) if outcome and trial else None
+        except (OSError, *ledger.UNUSABLE):
             return None
-        config = json.loads((path / "config.json").read_text())
-        name = f"{config['optimizer']['name']}-{config['model']['name']}"
-        return f"{name}-{config['train']['chinchilla_ratio']:g}x", outcome
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _driver_line(driver: dict | None) -> str:
@@ -138,7 +132,9 @@ def _driver_line(driver: dict | None) -> str:
         return "no driver has run here"
     who = f"driver: process {driver['process']} on {driver['host']}"
     if driver["over"]:
-        return f"{who}: the study is over"
+        return (
+            f"{who}: {'it stopped at failed trials' if driver['failed'] else 'the study is over'}"
+        )
     if driver["age"] > STALE:
         return f"{who}: silent for {driver['age']:.0f} s; start it again to go on"
     eta = driver["eta_seconds"]
@@ -146,8 +142,13 @@ def _driver_line(driver: dict | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sweeps.status", allow_abbrev=False)
-    parser.add_argument("workdir", type=storage.folder)
+    parser = argparse.ArgumentParser(
+        prog="python -m sweeps.status",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("workdir", type=folder)
     parser.add_argument("--watch", action="store_true", help="refresh until interrupted")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between refreshes")
     arguments = parser.parse_args(argv)

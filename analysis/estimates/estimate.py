@@ -77,7 +77,7 @@ def _put_winners(rows, study, best):
         for name in ("seconds", "compile_seconds"):
             rows.put("time", "best", name, row[name], **at(row))
     for row in cost(study).to_dict("records"):
-        for name in ("trials", "finished", "diverged", "failed", "tokens", "flops"):
+        for name in ("trials", "finished", "diverged", "infeasible", "tokens", "flops"):
             rows.put("tuning", "all trials", name, row[name], optimizer=row["optimizer"])
         for name in ("seconds", "compile_seconds"):
             rows.put("time", "tuning", name, row[name], optimizer=row["optimizer"])

@@ -225,7 +225,12 @@ def cost(f: View, show) -> str:
     """What tuning cost, and loss against time, FLOPs and memory."""
     table = f.cost.assign(optimizer=f.cost["optimizer"].map(label))
     columns = {"optimizer": "optimizer", "trials": "trials", "finished": "finished"}
-    columns |= {"diverged": "diverged", "failed": "failed", "tokens": "tokens", "flops": "FLOPs"}
+    columns |= {
+        "diverged": "diverged",
+        "infeasible": "infeasible",
+        "tokens": "tokens",
+        "flops": "FLOPs",
+    }
     columns |= {"seconds": "device seconds", "compile_seconds": "compile seconds"}
     formats = {"tokens": short, "seconds": page.digits(0), "compile_seconds": page.digits(0)}
     captions = {

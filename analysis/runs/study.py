@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.published import OPTIMIZERS, PARAMS, TOKENS_PER_PARAM
 from analysis.runs.names import BASELINE, CELL, canonical, did_you_mean, settings
 
-STATUSES = ("finished", "diverged", "failed")
+STATUSES = ("finished", "diverged", "infeasible")
 RESULT_COLUMNS = [
     *("status", "reason", "diverged_step", "loss", "bits_per_byte", "train_loss"),
     *("steps", "tokens", "non_embedding_params", "total_params", "optimizer_bytes", "flops"),

@@ -166,7 +166,7 @@ def cost(study: Study) -> pd.DataFrame:
     runs = study.runs.astype(dict.fromkeys(totals, float))
     groups = runs.groupby("optimizer")
     table = groups[totals].sum(min_count=1)
-    for status in ("failed", "diverged", "finished"):
+    for status in ("infeasible", "diverged", "finished"):
         table.insert(0, status, (runs["status"] == status).groupby(runs["optimizer"]).sum())
     table.insert(0, "trials", groups.size())
     return table.loc[ordered(table.index)].reset_index()

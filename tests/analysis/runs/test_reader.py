@@ -72,7 +72,7 @@ def test_unusable_files_are_named_and_left_out(small, file, content, expected):
         ({"loss": float("nan")}, "finished with a loss of nan"),
         ({"loss": None}, "finished with a loss of None"),
         ({"hash": "0123"}, "carries the hash 0123"),
-        ({"status": "done"}, "status 'done' is none of finished, diverged, failed"),
+        ({"status": "done"}, "status 'done' is none of finished, diverged, infeasible"),
     ],
 )
 def test_results_that_contradict_themselves_are_left_out(small, change, expected):

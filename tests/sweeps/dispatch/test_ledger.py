@@ -124,7 +124,7 @@ def test_status_tells_a_live_driver_from_a_silent_and_a_finished_one(race, tmp_p
     write_json(tmp_path / "study.json", race.config)
     cell = "adamw-nano-xs-1x"
     live = {
-        **{"process": 7, "host": "here", "over": False, "eta_seconds": 30.0, "settled": []},
+        **{"process": 7, "host": "here", "over": False, "eta_seconds": 30.0, "failed": {}},
         **{"running": {cell: 3}, "queued": {cell: 2}, "waiting": {"adamw-nano-xs-2x": "waits"}},
     }
     write_json(tmp_path / "driver.json", live)
@@ -138,9 +138,14 @@ def test_status_tells_a_live_driver_from_a_silent_and_a_finished_one(race, tmp_p
     assert "start it again to go on" in status.text()
     write_json(tmp_path / "driver.json", {**live, "over": True})
     assert "the study is over" in status.text()
+    write_json(tmp_path / "driver.json", {**live, "over": True, "failed": {cell: "killed: twice"}})
+    assert "stopped by failed trials" in status.text()
+    assert status.rows()[cell].state == "held up: killed: twice"
+    write_json(tmp_path / "driver.json", {**live, "over": True})
     (tmp_path / "certificates").mkdir()
-    write_json(tmp_path / "certificates" / f"{cell}.json", {})
-    assert status.rows()[cell].state == "certified"
+    for complete, state in ((False, "certified, not complete"), (True, "certified")):
+        write_json(tmp_path / "certificates" / f"{cell}.json", {"complete": complete})
+        assert status.rows()[cell].state == state
 
 
 def test_packs_hold_one_program_each_and_every_trial_once():
