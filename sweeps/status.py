@@ -132,9 +132,7 @@ def _driver_line(driver: dict | None) -> str:
         return "no driver has run here"
     who = f"driver: process {driver['process']} on {driver['host']}"
     if driver["over"]:
-        return (
-            f"{who}: {'it stopped at failed trials' if driver['failed'] else 'the study is over'}"
-        )
+        return f"{who}: {'stopped by failed trials' if driver['failed'] else 'the study is over'}"
     if driver["age"] > STALE:
         return f"{who}: silent for {driver['age']:.0f} s; start it again to go on"
     eta = driver["eta_seconds"]
