@@ -14,8 +14,10 @@ on every host of a TPU pod slice; the study trained on v5e-128. `--dry_run` says
 
 from ml_collections import ConfigDict
 
-from configs import grids, ladder, winners
+import optim
+from configs import grids, ladder, study, winners
 from lm.config_file import complete
+from optim.plugins import is_path
 
 
 def get_config(arg: str = "nano-s,1x,adamw") -> ConfigDict:
@@ -44,8 +46,10 @@ def get_config(arg: str = "nano-s,1x,adamw") -> ConfigDict:
 def cpu(size: str, ratio: float, optimizer: str) -> dict:
     """The CPU ladder: the published starting point, its warm-up carried to this run's length."""
     start = {"batch_size": ladder.BATCH}
-    if optimizer in grids.GRIDS:
-        start = grids.recentred(optimizer, size, ratio)["start"]
+    if optimizer in grids.GRIDS or is_path(optimizer):
+        start = study.entry(optimizer, size, ratio)["start"]
+    if is_path(optimizer):  # only a race may choose a learning rate
+        start["learning_rate"] = optim.spec(optimizer).values["learning_rate"]
     batch_size = start.pop("batch_size")
     return {
         "data": {"corpus": "stdlib"},

@@ -21,8 +21,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import grids, ladder
+import optim
+from configs import grids, ladder, spaces
 from lm.config import unknown
+from optim.plugins import is_path
 from sweeps.plan.config import complete
 
 CORE = ("learning_rate", "weight_decay", "warmup", "decay", "beta2", "momentum")
@@ -33,15 +35,17 @@ PUBLISHED_RULE = {"mode": "published", "max_moves": 4}
 TESTED_RULE = {"mode": "tested", "max_moves": 4, "extend": ["I", "II"]}
 
 
-def get_config(name: str = "nano") -> ConfigDict:
-    """A race by name, complete and locked.
+def get_config(name: str = "nano", optimizers: Sequence[str] = ()) -> ConfigDict:
+    """A race by name, complete and locked; between `optimizers`, names or import paths, if given.
 
     Raises:
-      ValueError: no such race; names the nearest.
+      ValueError: no such race or optimizer; names the nearest.
     """
     if name not in RACES:
         raise ValueError(unknown("study", name, RACES))
-    full = complete({"name": name, **RACES[name]()})
+    for optimizer in optimizers:
+        optim.catalogue.get(optimizer)
+    full = complete({"name": name, **RACES[name](*[tuple(optimizers)] * bool(optimizers))})
     return ConfigDict(full, allow_dotted_keys=True).lock()  # starts are named nano-s,0.5x
 
 
@@ -67,9 +71,7 @@ def cpu(
         "sizes": {name: ladder.SIZES[name] for name in sizes},
         "ratios": sorted({ratio for _, ratio in settings}),
         "phases": phases,
-        "optimizers": {
-            name: grids.recentred(name, smallest, ratio, only=only) for name in optimizers
-        },
+        "optimizers": {name: entry(name, smallest, ratio, only) for name in optimizers},
         "rule": dict(rule or PUBLISHED_RULE),
         "seeds": list(seeds),
         "data": {"corpus": "stdlib"},
@@ -79,15 +81,23 @@ def cpu(
     }
 
 
-def smoke() -> dict[str, Any]:
+def entry(name: str, size: str, ratio: float, only: Sequence[str] = ()) -> dict[str, Any]:
+    """One optimizer's part in a race on the CPU ladder, whose shortest training this is."""
+    if not is_path(name):
+        return grids.recentred(name, size, ratio, only=only)
+    adamw = grids.recentred("adamw", size, ratio)
+    return spaces.entry(name, adamw, ladder.steps(size, ratio), only)
+
+
+def smoke(optimizers: Sequence[str] = tuple(grids.GRIDS)) -> dict[str, Any]:
     """The shortest race that goes through everything, with all eleven: for tests, a first look."""
     phases = {"I": cells(["nano-xs"], [0.125]), "II": cells(["nano-xs"], [0.25])}
     rule = {**PUBLISHED_RULE, "max_moves": 1}
     only = ("learning_rate",)
-    return cpu(list(grids.GRIDS), phases, only=only, rule=rule, seeds=(0, 1), sequences=64)
+    return cpu(optimizers, phases, only=only, rule=rule, seeds=(0, 1), sequences=64)
 
 
-def nano() -> dict[str, Any]:
+def nano(optimizers: Sequence[str] = ("adamw", "nadamw", "lion", "muon")) -> dict[str, Any]:
     """The quick start: who wins at two tiny sizes, with the noise known.
 
     Two moves at most: here a run's noise is above the published threshold, and would be chased.
@@ -96,26 +106,28 @@ def nano() -> dict[str, Any]:
     sizes = ["nano-xs", "nano-s"]
     phases = {"I": cells(sizes, [1]), "II": cells(sizes, [2, 4])}
     rule = {**PUBLISHED_RULE, "max_moves": 2, "extend": ["I", "II"]}
-    return cpu(["adamw", "nadamw", "lion", "muon"], phases, only=CORE, rule=rule)
+    return cpu(optimizers, phases, only=CORE, rule=rule)
 
 
-def hour() -> dict[str, Any]:
+SIX = ("adamw", "nadamw", "lion", "muon", "scion", "soap")
+
+
+def hour(optimizers: Sequence[str] = SIX) -> dict[str, Any]:
     """Six optimizers, decided by the tested rule; a third size by the cut search of Phase II."""
     second = [*cells(["nano-xs", "nano-m"], [2, 4]), ["nano-l", 1]]
     phases = {"I": cells(["nano-xs", "nano-m"], [1]), "II": second}
-    names = ["adamw", "nadamw", "lion", "muon", "scion", "soap"]
-    return cpu(names, phases, only=CORE, rule=TESTED_RULE)
+    return cpu(optimizers, phases, only=CORE, rule=TESTED_RULE)
 
 
-def tenhours() -> dict[str, Any]:
+def tenhours(optimizers: Sequence[str] = tuple(grids.GRIDS)) -> dict[str, Any]:
     """All eleven, every hyper-parameter, equal effort, and laws verified where none was tuned."""
     first = [*cells(["nano-xs"], [1, 2, 4]), ["nano-m", 1]]
     second = [*cells(["nano-m"], [2, 4]), *cells(["nano-l"], [1, 2])]
     phases = {"I": first, "II": second, "III": [["nano-l", 4], ["micro-xs", 1]]}
-    return cpu(list(grids.GRIDS), phases, rule={**TESTED_RULE, "equal_effort": 0.1})
+    return cpu(optimizers, phases, rule={**TESTED_RULE, "equal_effort": 0.1})
 
 
-def published() -> dict[str, Any]:
+def published(optimizers: Sequence[str] = tuple(grids.GRIDS)) -> dict[str, Any]:
     """arXiv 2509.02046 as it was run: its settings, grids, starting points and thresholds; one
     seed.
     """
@@ -129,7 +141,12 @@ def published() -> dict[str, Any]:
         "sizes": {name: ladder.SIZES[name] for name in ladder.PUBLISHED},
         "ratios": [1, 2, 4, 8],
         "phases": phases,
-        "optimizers": {name: grids.published(name) for name in grids.GRIDS},
+        "optimizers": {
+            name: spaces.entry(name, grids.published("adamw"), grids.PUBLISHED_STEPS)
+            if is_path(name)
+            else grids.published(name)
+            for name in optimizers
+        },
         "rule": {**PUBLISHED_RULE, "extend": []},
         "seeds": [0],
         "data": {"corpus": "study"},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,16 +54,23 @@ def load_run(spec: str, overrides: Sequence[str] = ()) -> dict:
     return finalise(json.loads(canonical(config.to_dict())))
 
 
-def read(spec: str) -> dict:
-    """`get_config(argument)` of a config file as a nested dict."""
+def read(spec: str, **choices) -> dict:
+    """`get_config(argument, **choices)` of a config file as a nested dict.
+
+    Modules that lie beside the file can be imported from here on: optimizers by path, for one.
+    """
     path, _, argument = spec.partition(":")
     if not Path(path).is_file():
         raise ConfigError(f"--config={spec}: there is no file {path}")
+    sys.path.append(str(Path(path).resolve().parent))
     found = importlib.util.spec_from_file_location("bestiary_config", path)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
+    for name in choices:
+        if name not in inspect.signature(module.get_config).parameters:
+            raise ConfigError(f"--config={spec}: its get_config takes no {name}")
     try:
-        config = module.get_config(argument) if argument else module.get_config()
+        config = module.get_config(*[argument] * bool(argument), **choices)
     except ValueError as error:
         raise ConfigError(f"--config={spec}: {error}") from None
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)

@@ -55,10 +55,15 @@ def add_study(out: argparse.ArgumentParser) -> None:
     add = out.add_argument
     add("--config", required=True, help="FILE.py:NAME; --config.a.b=VALUE sets any of its fields")
     add("--workdir", required=True, type=storage.folder, help="holds the study and its results")
+    add("--optimizers", type=_names, default=(), help="race these: adamw,muon,my_opt:my_sgd")
     add("--extend", action="store_true", help="let a changed study go on in its workdir")
     add("--retry_failed", action="store_true", help="try trials again that failed for good")
     add("--device", default=cost.HERE, help=f"for costs, one of {', '.join(cost.known())}")
     add("--trainer", default=TRAINER, help=argparse.SUPPRESS)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _count(text: str) -> int:
@@ -83,6 +88,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
     study, changes = resolve(arguments, overrides, log)
     workdir = arguments.workdir
     if arguments.dry_run:
+        for line in config.own_grids(study.config):
+            log(line)
         dry_run(study, ledger.load(workdir, study).outcomes, arguments.device, changes, log)
         return 0
     with lock(workdir):
@@ -101,7 +108,8 @@ def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callab
       ConfigError, CorpusError, Refused: one line; also when the workdir holds another study.
     """
     cost.rate(arguments.device)  # refuses an unknown device
-    named = config.load(arguments.config, overrides)
+    sys.path.append(str(arguments.workdir / "optimizers"))  # of whoever began it; ours come first
+    named = config.load(arguments.config, overrides, arguments.optimizers)
     named["data"] = resolve_data(named, log)
     workdir = arguments.workdir
     study = Study(named)
@@ -144,7 +152,9 @@ def resolve_data(named: dict, log: Callable) -> dict:
 def begin(
     study: Study, workdir: Path, arguments: argparse.Namespace, log: Callable
 ) -> dict[Trial, Outcome]:
-    """Writes study.json, under the workdir's lock; returns what has finished already.
+    """Writes study.json and the sources of own optimizers, under the workdir's lock.
+
+    Returns what has finished already.
 
     Unusable results are reported and set aside.
 
@@ -160,6 +170,10 @@ def begin(
     if arguments.retry_failed:
         Accidents(workdir, study.hash).forget(plan(study, found.outcomes).pending)
     storage.write_json(workdir / "study.json", study.config)
+    if own := [name for name, entry in study.config["optimizers"].items() if "source" in entry]:
+        from optim import plugins
+
+        plugins.keep(own, workdir / "optimizers")  # for workers, and whoever goes on with it
     if found.outcomes:
         log(f"{len(found.outcomes)} trials are finished already")
     return found.outcomes

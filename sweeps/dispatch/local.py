@@ -32,8 +32,14 @@ def trainer(name: str) -> Callable:
 
 
 def run_pack(name: str, configs: Sequence[dict], folders: Sequence[Path], log=print) -> Report:
-    """Trains one pack here and says how it ended."""
+    """Trains one pack here and says how it ended; the study's own copies of optimizers by import
+    path are the ones it trains with.
+    """
     try:
+        if any("source" in config["optimizer"] for config in configs):
+            from optim import plugins
+
+            plugins.look_in(Path(folders[0]).parents[1] / "optimizers")
         trainer(name)(configs, folders, log=log)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -19,20 +19,23 @@ SECTIONS: dict[str, dict[str, Field]] = {
 }
 MODEL = {name: field for name, field in FIELDS["model"].items() if name != "name"}
 OWN = ("name", "sizes", "ratios", "phases", "optimizers", "rule", "seeds")
-ENTRY = ("preset", "start", "starts", "grids", "bounds", "phase_two")
+ENTRY = ("preset", "source", "start", "starts", "grids", "bounds", "phase_two")
 # What a finished study may not change: its trials would mean something else under the same names.
 FIXED = ("name", "data", "eval", "train")
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> dict:
+def load(spec: str, overrides: Sequence[str] = (), optimizers: Sequence[str] = ()) -> dict:
     """The study of `path/to/file.py:argument`, with `--config.a.b=value` overrides of any field.
+
+    With `optimizers`, names or import paths, it races those instead of its own.
 
     Another `rule.mode` stands for that rule's own knobs, on which the other overrides act.
 
     Raises:
       ConfigError: one line; unknown names come with the nearest known one.
     """
-    config, changes = read(spec), [parse(override) for override in overrides]
+    config = read(spec, **({"optimizers": tuple(optimizers)} if optimizers else {}))
+    changes = [parse(override) for override in overrides]
     for mode in [value for path, value in changes if path == ["rule", "mode"]]:
         kept = {n: v for n, v in config.get("rule", {}).items() if n in rules.SHARED}
         config["rule"] = {"mode": mode, **kept}
@@ -144,7 +147,9 @@ def _entry(path: str, given: Any) -> dict:
         if name not in ENTRY:
             raise ConfigError(unknown(f"config key {path}.", name, ENTRY))
     entry = {"preset": given.get("preset", "study")}
-    for part in ENTRY[1:]:
+    if "source" in given:  # of an optimizer by import path
+        entry["source"] = checked(f"{path}.source", Field(str, ""), given["source"])
+    for part in ENTRY[2:]:
         entry[part] = dict(_mapping(f"{path}.{part}", given.get(part, {})))
     if "batch_size" not in entry["start"]:
         raise ConfigError(f"{path}.start has no batch_size")
@@ -161,6 +166,14 @@ def _entry(path: str, given: Any) -> dict:
         if len(high) != 1 or not low < high[0]:
             raise ConfigError(f"{path}.bounds.{name}={values} is not [lowest, highest]")
     return entry
+
+
+def own_grids(config: Mapping) -> Iterator[str]:
+    """A line for each hyper-parameter of each optimizer by import path: its start and its grid."""
+    for optimizer, entry in config["optimizers"].items():
+        for name, value in entry["start"].items() if "source" in entry else ():
+            grid = ", ".join(f"{v:g}" for v in entry["grids"].get(name, []))
+            yield f"{optimizer}: {name} from {value}" + (f", grid {grid}" if grid else ", fixed")
 
 
 def differences(old: Mapping, new: Mapping, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -184,6 +197,8 @@ def incompatible(old: Mapping, new: Mapping) -> str | None:
     """Why a study may not continue another's workdir, or None: adding and extending is allowed."""
     for name, a, b in differences(old, new):
         top = name.split(".")[0]
+        if top == "optimizers" and name.endswith(".source") and a and b:
+            return f"the source of {name[11:-7]} has changed (digest {a} there, {b} here)"
         if top in FIXED or (top == "sizes" and a is not None and b is not None):
             return f"{name} is {a!r} there and {b!r} here"
     return None

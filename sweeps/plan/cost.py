@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lm.config import ConfigError, unknown
 from sweeps.plan.phases import ALWAYS_MOVE
 from sweeps.plan.rules import Tested
+from sweeps.plan.search import in_decades
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 
@@ -78,7 +79,8 @@ def most_trials(study: Study) -> dict[Cell, int]:
         if phase == "III" and not rule.verify:
             grids = {}
         grows = entry.get("bounds", {}) if phase in rule.extend else ()
-        star = sum(len(grid) - 1 + (name in grows) for name, grid in grids.items())
+        finer = {name: 5 if in_decades(grids[name]) else 1 for name in grows if name in grids}
+        star = sum(len(grid) - 1 + finer.get(name, 0) for name, grid in grids.items())
         rounds = 1 + (rule.max_moves if star else 0)
         calibration = 3 * (rule.calibration - 1) if isinstance(rule, Tested) and phase == "I" else 0
         bound[cell] = 1 + calibration + rounds * (star + rule.most_repeats(star)) + fresh

@@ -134,8 +134,21 @@ def neighbours(problem: Problem, centre: Point, names: Iterable[str]) -> list[Po
         if name in problem.bounds:
             beyond = extension(values, base[name], problem.bounds[name])
             values += [beyond] if beyond is not None else []
+            values += between(values, base[name])
         found += [freeze({**base, name: value}) for value in values if value != base[name]]
     return found
+
+
+def between(values: Sequence[Any], value: Any) -> list[float]:
+    """Factors of two and four around the centre of a grid of decades; nothing in a finer grid."""
+    if not in_decades(values):
+        return []
+    return [v for k in (0.25, 0.5, 2, 4) if (v := float(f"{value * k:.6g}")) not in values]
+
+
+def in_decades(values: Sequence[Any]) -> bool:
+    numbers = sorted(values)
+    return len(numbers) > 2 and numbers[0] > 0 and all(b >= 8 * a for a, b in pairwise(numbers))
 
 
 def extension(values: Sequence[Any], value: Any, bounds: tuple[float, float]) -> Any | None:

@@ -71,6 +71,7 @@ class Study:
           ConfigError: one line, naming the cell, the field, its value and the allowed range.
         """
         config, cell, point = self.config, trial.cell, dict(trial.point)
+        entry = config["optimizers"][cell.optimizer]
         run = {
             "model": {"name": cell.size, **config["sizes"][cell.size]},
             "data": dict(config["data"]),
@@ -82,7 +83,8 @@ class Study:
             },
             "optimizer": {
                 "name": cell.optimizer,
-                "preset": config["optimizers"][cell.optimizer].get("preset", "study"),
+                "preset": entry.get("preset", "study"),
+                **({"source": entry["source"]} if "source" in entry else {}),
                 **point,
             },
             "eval": dict(config["eval"]),

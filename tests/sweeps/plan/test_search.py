@@ -12,7 +12,7 @@ from analysis.stats.noise import Noise
 from sweeps.plan import rules
 from sweeps.plan.certificates import certificate
 from sweeps.plan.phases import Plan
-from sweeps.plan.search import Problem, descend, extension, neighbours, opening
+from sweeps.plan.search import Problem, between, descend, extension, neighbours, opening
 from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 
 CELL = Cell("adamw", "s", 1)
@@ -298,3 +298,10 @@ def test_large_seed_effects_do_not_hide_small_gains():
         train(state.pending, table)
     assert dict(state.centre) == {"learning_rate": 0.008, "beta2": 0.98}
     assert state.noise.sd < 2e-3  # not the 0.05 of the seeds
+
+
+def test_a_grid_of_decades_is_refined_by_factors_of_two_around_the_centre():
+    decades = [1e-3, 1e-2, 0.1]
+    assert between(decades, 0.01) == [0.0025, 0.005, 0.02, 0.04]
+    assert between(decades, 0.02) == [0.005, 0.04, 0.08]
+    assert not between([1, 2, 4], 2) and not between([0, 1, 10], 1) and not between([1, 10], 1)
