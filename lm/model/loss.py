@@ -35,7 +35,14 @@ def chunk_count(rows: int, T: int, vocab: int, itemsize: int = 2) -> int:
 
 
 @jax.named_scope("loss")
-def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 0) -> Loss:
+def next_token(
+    x_BTD: Array,
+    head_DV: Array,
+    tokens_BT: Array,
+    weight_B: Array | None = None,
+    *,
+    chunks: int = 0,
+) -> Loss:
     """Cross-entropy of every position's successor; the last position of each sequence predicts
     nothing.
 
@@ -43,6 +50,7 @@ def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 
       x_BTD: outputs of the final norm, in the compute dtype.
       head_DV: output matrix, in the compute dtype.
       tokens_BT: int32.
+      weight_B: fp32, of each row in the sums; 1 if not given.
       chunks: pieces along T whose logits are made one after the other and made again in the
         backward pass; temporary memory falls by that factor. Must divide T; 0 takes `chunk_count`.
     """
@@ -56,22 +64,22 @@ def next_token(x_BTD: Array, head_DV: Array, tokens_BT: Array, *, chunks: int = 
     weight_T = (jnp.arange(T) < T - 1).astype(jnp.float32)
     total = functools.partial(_in_chunks, weight_T=weight_T, chunks=chunks)
     if rows == 1 or B % rows:
-        return total(x_BTD, head_DV, target_BT)
+        return total(x_BTD, head_DV, target_BT, weight_B)
 
     # Left to the compiler, every chunk would gather the head and reduce its gradient. Here each
     # device gathers once, sums the gradient of its own rows over the chunks, and reduces once.
-    def local(x_BTD, head_DV, target_BT):
+    def local(x_BTD, head_DV, target_BT, weight_B):
         head_DV = jax.lax.pcast(head_DV, "data", to="varying")
-        return jax.lax.psum(total(x_BTD, head_DV, target_BT), "data")
+        return jax.lax.psum(total(x_BTD, head_DV, target_BT, weight_B), "data")
 
-    specs = (P("data"), P(), P("data"))
+    specs = (P("data"), P(), P("data"), P("data"))
     spread = jax.shard_map(local, in_specs=specs, out_specs=P(), axis_names={"data"})
-    return spread(x_BTD, head_DV, target_BT)
+    return spread(x_BTD, head_DV, target_BT, weight_B)
 
 
-def _in_chunks(x_BTD, head_DV, target_BT, *, weight_T, chunks) -> Loss:
+def _in_chunks(x_BTD, head_DV, target_BT, weight_B, *, weight_T, chunks) -> Loss:
     if chunks == 1:
-        return _chunk(x_BTD, head_DV, target_BT, weight_T)
+        return _chunk(x_BTD, head_DV, target_BT, weight_B, weight_T)
 
     def split(a, axis):
         a = a.reshape(*a.shape[:axis], chunks, -1, *a.shape[axis + 1 :])
@@ -82,19 +90,21 @@ def _in_chunks(x_BTD, head_DV, target_BT, *, weight_T, chunks) -> Loss:
     @jax.checkpoint
     def body(_, piece):
         x_BTD, target_BT, weight_T = piece
-        return None, _chunk(x_BTD, head_DV.astype(dtype), target_BT, weight_T)
+        return None, _chunk(x_BTD, head_DV.astype(dtype), target_BT, weight_B, weight_T)
 
     pieces = (split(x_BTD, 1), split(target_BT, 1), split(weight_T, 0))
     return jax.tree.map(jnp.sum, jax.lax.scan(body, None, pieces)[1])
 
 
-def _chunk(x_BTD: Array, head_DV: Array, target_BT: Array, weight_T: Array) -> Loss:
+def _chunk(x_BTD, head_DV, target_BT, weight_B, weight_T) -> Loss:
     logits_BTV = jnp.einsum("btd,dv->btv", x_BTD, head_DV).astype(jnp.float32)
     log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_logit_BT = jax.lax.platform_dependent(
         logits_BTV, target_BT, cpu=_gathered, default=_summed
     )
     weight_BT = jnp.broadcast_to(weight_T[None, :], target_BT.shape)
+    if weight_B is not None:
+        weight_BT *= weight_B[:, None]
     return Loss(
         nats=jnp.sum((log_z_BT - target_logit_BT) * weight_BT),
         z=jnp.sum(jnp.square(log_z_BT) * weight_BT),

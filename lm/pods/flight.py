@@ -43,7 +43,7 @@ MOST_DATA = 128
 
 
 class TooLarge(Exception):
-    """The compiler's own words: the step does not fit a chip's memory."""
+    """The compiler's own words: a part of the run does not fit a chip's memory."""
 
 
 class Flight(NamedTuple):
@@ -73,13 +73,13 @@ class Flight(NamedTuple):
 
 
 def check(config: Mapping, topology: str, run: str = "") -> Flight:
-    """Compiles the step of a finalised run for a topology such as `v5e:16x16`.
+    """Compiles start, step and evaluation of a finalised run for a topology such as `v5e:16x16`.
 
     The mesh gives `data` as many chips as divide the batch and `MOST_DATA`, and `model` the rest,
     unless the config names sizes. Attention is splash.
     Raises:
       ConfigError: an unknown topology, or a mesh that does not fit the run.
-      TooLarge: the step needs more memory than a chip has.
+      TooLarge: one of them needs more memory than a chip has.
     """
     config, devices = {k: dict(v) for k, v in config.items()}, _devices(topology)
     if config["mesh"] == {"data": -1, "model": 1}:
@@ -88,19 +88,16 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     config["program"] |= {"attention": "splash", "steps_per_call": 1}
     program = Solo([config], devices)
     start = time.monotonic()
-    try:
-        compiled = program.lower("tpu").compile()
-    except jax.errors.JaxRuntimeError as error:
-        words = [line for line in str(error).splitlines() if "Ran out of memory" in line]
-        if not words:
-            raise
-        raise TooLarge(words[0].strip()) from None
+    others = [_compile(program, part).memory_analysis() for part in ("init", "evaluation")]
+    compiled = _compile(program, "step")
     seconds = time.monotonic() - start
     memory = compiled.memory_analysis()
     (state,) = program.abstract_members()
-    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    total += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total += memory.generated_code_size_in_bytes
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    # An evaluation holds the optimizer's state too, which it does not take as an argument.
+    totals = [_total(memory), *(_total(other) for other in others)]
+    totals[-1] += _local_bytes(state.optimizer)
+    total = max(totals)
     model, train = config["model"], config["train"]
     tokens = train["batch_size"] * model["sequence_length"]
     model_flops = 3 * flops.forward_flops_per_token(model) * tokens / len(devices)
@@ -111,7 +108,6 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     kind = devices[0].device_kind
     chip, peak = flops.by_kind(CHIPS, kind), flops.peak_flops(kind)
     compute = (model_flops + repeated + update_flops) / peak
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     traffic = 2 * held / chip.hbm_rate
     network = sum(moved.least.values()) / chip.ici_rate
     state_bytes = _local_bytes(state.optimizer)
@@ -138,6 +134,23 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
         mfu_bound=model_flops / peak / max(compute, traffic, network),
         compile_seconds=seconds,
     )
+
+
+def _compile(program: Solo, part: str):
+    try:
+        return program.lower("tpu", part).compile()
+    except jax.errors.JaxRuntimeError as error:
+        words = [line for line in str(error).splitlines() if "Ran out of memory" in line]
+        if not words:
+            raise
+        raise TooLarge(f"{part}: {words[0].strip()}") from None
+
+
+def _total(memory) -> int:
+    """Bytes that a chip needs for a compiled function."""
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    total += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return total + memory.generated_code_size_in_bytes
 
 
 def _devices(topology: str) -> Sequence:

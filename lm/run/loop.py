@@ -52,11 +52,12 @@ class Loop:
             seed: Batches(corpus.train, train["batch_size"], seed).host_slice(*program.host)
             for seed in {c["train"]["seed"] for c in configs}
         }
+        sequences, points = first["eval"]["sequences"], first["eval"]["points"]
         self.evaluations = {
-            name: Evaluation(source, corpus.token_bytes, first["eval"]["sequences"])
+            name: Evaluation(source, corpus.token_bytes, sequences, **program.rows)
             for name, source in corpus.validation.items()
         }
-        points, call = first["eval"]["points"], program.steps_per_call
+        call = program.steps_per_call
         self.eval_steps = {max(1, round(self.steps * (i + 1) / points)) for i in range(points)}
         self.log_every = first["log"]["every_steps"] or -(-self.steps // (100 * call)) * call
         folders = [storage.at(folder) for folder in folders]
@@ -191,7 +192,8 @@ class Loop:
         """
         sums = {}
         for name, evaluation in self.evaluations.items():
-            found = self.program.evaluate(self.state, evaluation.tokens_EBT, self.active)
+            batches = evaluation.tokens_EBT, evaluation.weight_EB
+            found = self.program.evaluate(self.state, *batches, self.active)
             sums[name] = self.program.fetch(found)
         self.share_time(step)
         for i in np.flatnonzero(self.active):

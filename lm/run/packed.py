@@ -50,6 +50,7 @@ class Packed(Program):
         self.sharding = NamedSharding(self.mesh, P("trial"))
         self.functions = _compiled(configs[0], self.mesh, self.steps_per_call)
         self.device_kind, self.device_count = devices[0].device_kind, len(devices)
+        self.rows = {}
         self.host = (0, 1)  # a pack lives in one process and reads whole batches
         rows = [step_lib.hyperparameters(c) for c in configs]
         self.hparams = {k: self._place([row[k] for row in rows]) for k in rows[0]}
@@ -74,12 +75,12 @@ class Packed(Program):
         put = functools.partial(jax.device_put, device=self.sharding)
         return self.functions.advance(state, self.hparams, put(block), put(steps))
 
-    def evaluate(self, state, tokens_EBT: np.ndarray, active: np.ndarray) -> Array:
+    def evaluate(self, state, tokens_EBT, weight_EB, active: np.ndarray) -> Array:
         """Sums over the batches, (capacity, 2): nats and predicted tokens; 0 where inactive."""
         batches = np.zeros(self.capacity, np.int32)
         batches[self.slots] = np.where(active, len(tokens_EBT), 0)
         batches = jax.device_put(batches, self.sharding)
-        return self.functions.evaluate(state.params, tokens_EBT, batches)
+        return self.functions.evaluate(state.params, tokens_EBT, weight_EB, batches)
 
     def optimizer_bytes(self, state) -> int:
         return sum(x.nbytes for x in jax.tree.leaves(state.optimizer)) // self.capacity
@@ -154,12 +155,13 @@ def _compiled(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
 
 
 def _of_model(run: step_lib.Run, mesh: Mesh) -> tuple[Callable, Callable]:
-    def evaluate(params, tokens_EBT, batches):
+    def evaluate(params, tokens_EBT, weight_EB, batches):
         def one(args):
             params, count = args
 
             def body(i, total):
-                return total + run.evaluate(params, tokens_EBT[i].astype(jnp.int32))
+                tokens_BT = tokens_EBT[i].astype(jnp.int32)
+                return total + run.evaluate(params, tokens_BT, weight_EB[i])
 
             return jax.lax.fori_loop(0, count, body, jnp.zeros(2, jnp.float32))
 
@@ -168,7 +170,7 @@ def _of_model(run: step_lib.Run, mesh: Mesh) -> tuple[Callable, Callable]:
     trial = P("trial")
     return (
         _jit(lambda seeds: _walk(run.params, seeds, mesh), mesh, trial),
-        _jit(evaluate, mesh, trial, P(), trial),
+        _jit(evaluate, mesh, trial, P(), P(), trial),
     )
 
 

@@ -24,6 +24,7 @@ class Program(Protocol):
     configs: Sequence[Mapping]
     steps_per_call: int
     host: tuple[int, int]  # (index, number) of the processes that share a batch
+    rows: dict[str, int]  # of an evaluation's batch: at `most`, and a `multiple` of
     device_kind: str
     device_count: int
 
@@ -40,7 +41,9 @@ class Program(Protocol):
           active: (members,) bool.
         """
 
-    def evaluate(self, state: State, tokens_EBT: np.ndarray, active: np.ndarray) -> Array:
+    def evaluate(
+        self, state: State, tokens_EBT: np.ndarray, weight_EB: np.ndarray, active: np.ndarray
+    ) -> Array:
         """Sums over the batches, (..., 2): nats and predicted tokens; every host passes all."""
 
     def fetch(self, tree):

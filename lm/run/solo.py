@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm.run import mesh as mesh_lib
 from lm.run import step as step_lib
+from lm.run.evaluation import ROWS, Evaluation
 from lm.run.program import CPU_STEPS_PER_CALL, Program
 
 
@@ -29,6 +30,9 @@ class Solo(Program):
             CPU_STEPS_PER_CALL if on_cpu else 1
         )
         self.device_kind, self.device_count = flat[0].device_kind, self.mesh.size
+        # What fits a training step fits an evaluation, which makes no gradients.
+        microbatch = self.config["train"]["batch_size"] // self.config["program"]["accumulate"]
+        self.rows = {"most": max(microbatch, ROWS), "multiple": self.mesh.shape["data"]}
         self.host = (jax.process_index(), jax.process_count())
         self.run = step_lib.build(self.config)
         self.numbers = step_lib.hyperparameters(self.config)
@@ -54,11 +58,12 @@ class Solo(Program):
         steps = steps if self.steps_per_call > 1 else 1
         return self.run.advance(state, hparams, block_KBT, steps)
 
-    def _sums(self, params, tokens_EBT):
-        def body(total, tokens_BT):
-            return total + self.run.evaluate(params, tokens_BT.astype(jnp.int32)), None
+    def _sums(self, params, tokens_EBT, weight_EB):
+        def body(total, batch):
+            tokens_BT, weight_B = batch
+            return total + self.run.evaluate(params, tokens_BT.astype(jnp.int32), weight_B), None
 
-        return jax.lax.scan(body, jnp.zeros(2, jnp.float32), tokens_EBT)[0]
+        return jax.lax.scan(body, jnp.zeros(2, jnp.float32), (tokens_EBT, weight_EB))[0]
 
     @cached_property
     def hparams(self) -> dict[str, Array]:
@@ -69,20 +74,41 @@ class Solo(Program):
         with jax.set_mesh(self.mesh):
             return self._init(jax.device_put(self.seed, self.whole), self.hparams)
 
-    def lower(self, platform: str):
-        """The training step lowered for a platform from shapes alone; nothing is allocated."""
+    def lower(self, platform: str, part: str = "step"):
+        """A part lowered for a platform from shapes alone: "init", "step" or "evaluation".
+
+        Nothing is allocated. An evaluation is that of `eval.sequences` rows.
+        """
         (state,) = self.abstract_members()
 
         def whole(x):
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole)
 
-        train, model = self.config["train"], self.config["model"]
-        shape = (self.steps_per_call, train["batch_size"], model["sequence_length"])
-        block = jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=self.batch_sharding)
-        hparams = jax.tree.map(whole, self.numbers)
+        def rows(shape, dtype):
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=self.batch_sharding)
+
+        train, T = self.config["train"], self.config["model"]["sequence_length"]
+        hparams, one = jax.tree.map(whole, self.numbers), whole(np.int32(1))
+        count = self.config["eval"]["sequences"]
+        found = Evaluation(np.zeros((count, 1), np.uint32), None, count, **self.rows).tokens_EBT
+        parts = {
+            "init": (self._init, one, hparams),
+            "step": (
+                self._advance,
+                *(state, hparams),
+                rows((self.steps_per_call, train["batch_size"], T), jnp.uint32),
+                one,
+            ),
+            "evaluation": (
+                self._evaluate,
+                state.params,
+                rows((*found.shape[:2], T), jnp.uint32),
+                rows(found.shape[:2], jnp.float32),
+            ),
+        }
+        function, *arguments = parts[part]
         with jax.set_mesh(self.mesh):
-            traced = self._advance.trace(state, hparams, block, whole(np.int32(1)))
-            return traced.lower(lowering_platforms=(platform,))
+            return function.trace(*arguments).lower(lowering_platforms=(platform,))
 
     def advance(
         self, state, batches: Sequence[np.ndarray], active
@@ -97,15 +123,15 @@ class Solo(Program):
         with jax.set_mesh(self.mesh):
             return self._advance(state, self.hparams, block, np.int32(count))
 
-    def evaluate(self, state, tokens_EBT: np.ndarray, active) -> Array:
-        """Sums over the batches, (2,): nats and predicted tokens; every host passes all tokens."""
+    def evaluate(self, state, tokens_EBT, weight_EB, active) -> Array:
+        """Sums over the batches, (2,): nats and predicted tokens; each device gets its rows."""
         del active
-        rows = tokens_EBT.shape[1]
-        axis = "data" if rows % self.mesh.shape["data"] == 0 else None
-        sharding = NamedSharding(self.mesh, P(None, axis))
-        tokens = jax.make_array_from_callback(tokens_EBT.shape, sharding, lambda i: tokens_EBT[i])
+        batches = (
+            jax.make_array_from_callback(x.shape, self.batch_sharding, x.__getitem__)
+            for x in (tokens_EBT, weight_EB)
+        )
         with jax.set_mesh(self.mesh):
-            return self._evaluate(state.params, tokens)
+            return self._evaluate(state.params, *batches)
 
     def optimizer_bytes(self, state) -> int:
         return sum(x.nbytes for x in jax.tree.leaves(state.optimizer))

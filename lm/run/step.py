@@ -44,13 +44,13 @@ class Report(NamedTuple):
 
 class Run(NamedTuple):
     """`params(seed)`, `init(params, hparams)`, `advance(state, hparams, block_KBT, steps)` with at
-    most K steps, `evaluate(params, tokens_BT)`.
+    most K steps, `evaluate(params, tokens_BT, weight_B)`.
     """
 
     params: Callable[[Array], Any]
     init: Callable[[Any, Mapping], State]
     advance: Callable[[State, Mapping, Array, Array | int], tuple[State, Report]]
-    evaluate: Callable[[Any, Array], Array]
+    evaluate: Callable[[Any, Array, Array], Array]
 
 
 def hyperparameters(config: Mapping) -> dict[str, np.generic]:
@@ -137,9 +137,9 @@ def build(config: Mapping) -> Run:
         }
         return state, Report(total / jnp.maximum(steps, 1), state.diverged_at, watched)
 
-    def evaluate(params, tokens_BT):
+    def evaluate(params, tokens_BT, weight_B):
         x_BTD, head_DV = model.apply({"params": params}, tokens_BT)
-        sums = loss_lib.next_token(x_BTD, head_DV, tokens_BT, chunks=chunks)
+        sums = loss_lib.next_token(x_BTD, head_DV, tokens_BT, weight_B, chunks=chunks)
         return jnp.stack([sums.nats, sums.count])
 
     return Run(

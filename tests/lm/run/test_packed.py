@@ -119,9 +119,9 @@ def test_a_pack_of_different_programs_is_refused(pack):
 
 def test_evaluation_sums_nats_over_the_fixed_tokens(pack):
     program = Packed(pack[:2])
-    tokens_EBT = tiny.tokens(3, 2, 16)
-    sums = program.fetch(program.evaluate(program.init(), tokens_EBT, np.ones(2, bool)))
+    batches = tiny.tokens(3, 2, 16), np.float32([[1, 1], [1, 1], [1, 0]])
+    sums = program.fetch(program.evaluate(program.init(), *batches, np.ones(2, bool)))
     assert sums.shape == (2, 2)
-    assert list(sums[:, 1]) == [3 * 2 * 15] * 2
+    assert list(sums[:, 1]) == [(3 * 2 - 1) * 15] * 2
     # An untouched model guesses: log 257, and half a nat for the spread of its logits.
     np.testing.assert_allclose(sums[:, 0] / sums[:, 1], np.log(257) + 0.5, atol=0.6)

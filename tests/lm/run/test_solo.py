@@ -12,6 +12,7 @@ import optim
 from lm.config import ConfigError
 from lm.pods import hlo
 from lm.run import mesh as mesh_lib
+from lm.run.evaluation import Evaluation
 from lm.run.packed import Packed
 from lm.run.solo import Solo
 
@@ -129,6 +130,32 @@ def test_more_chunks_of_the_loss_move_no_more():
 def test_impossible_meshes_are_refused_with_the_arithmetic(settings, message):
     with pytest.raises(ConfigError, match=message):
         mesh_lib.make(config(**settings))
+
+
+@pytest.mark.parametrize("sequences", [1, 13, 251])
+def test_evaluation_on_a_mesh_is_that_of_one_device(sequences):
+    source = tiny.tokens(300, 16, vocab_size=64)
+
+    def evaluated(data, devices):
+        program = Solo([config(data=data)], jax.devices()[:devices])
+        fixed = Evaluation(source, None, sequences, **program.rows)
+        batches = fixed.tokens_EBT, fixed.weight_EB
+        return fixed, program.fetch(program.evaluate(program.init(), *batches, None))
+
+    (one, alone), (eight, spread) = evaluated(1, 1), evaluated(8, 8)
+    assert eight.tokens_EBT.shape[1] % 8 == 0
+    assert len(eight.tokens_EBT) == len(one.tokens_EBT) == -(-sequences // 16)
+    assert alone[0, 1] == spread[0, 1] == sequences * 15
+    np.testing.assert_allclose(spread, alone, rtol=1e-6)
+
+
+def test_every_part_is_made_for_a_mesh_wider_than_a_batch_of_evaluation():
+    """Kernels cannot be split by the compiler: rows have to fill the `data` axis."""
+    sizes = {"model": {"sequence_length": 128}, "eval": {"sequences": 13}}
+    sections = {**sizes, "mesh": {"data": 8}, "program": {"attention": "splash"}}
+    program = Solo([tiny.config(batch_size=8, sections=sections)], jax.devices())
+    for part in ("init", "step", "evaluation"):
+        assert program.lower("tpu", part).as_text()
 
 
 def test_minus_one_takes_what_is_left():
