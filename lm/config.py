@@ -80,13 +80,15 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "checkpoint": {
         "every_steps": Field(int, 0, 0, 2**31 - 1),  # 0: never by step
-        "every_minutes": Field(float, 0.0, 0.0, 1e6),  # 0: never by time
+        "every_minutes": Field(float, 5.0, 0.0, 1e6),  # 0: never by time; at logged lines
         "keep": Field(int, 2, 1, 1000),
         "delete_when_finished": Field(bool, True),
-        "grace_seconds": Field(float, 25.0, 0.0, 3600.0),
+        "grace_seconds": Field(float, 25.0, 0.0, 3600.0),  # from SIGTERM to the end
+        # A process of several ends when the others make no progress for so long.
+        "patience_seconds": Field(float, 60.0, 1.0, 86_400.0),
     },
     "log": {
-        "every_steps": Field(int, 0, 0, 2**31 - 1),  # 0: about a hundred points a run
+        "every_steps": Field(int, 0, 0, 2**31 - 1),  # 0: at most a thousand lines a run
         "tensorboard": Field(bool, False),
         "wandb": Field(str, ""),  # a project name switches it on
         "profile": Field(str, ""),  # "first:last" steps to trace

@@ -22,11 +22,15 @@ from lm.data.corpus import Corpus
 from lm.data.corpus import load as load_corpus
 from lm.run import dry_run
 from lm.run.loop import Loop
-from lm.run.stopping import Stopped, Termination
+from lm.run.stopping import LOST, Lost, Stopped, Termination
 
 
 def train_pack(
-    configs: Sequence[Mapping], folders: Sequence[str | Path], *, log: Callable[[str], None] = print
+    configs: Sequence[Mapping],
+    folders: Sequence[str | Path],
+    *,
+    log: Callable[[str], None] = print,
+    termination: Termination | None = None,
 ) -> list[dict]:
     """Trains the runs as one packed program; each leaves its files in its folder as soon as it is
     over.
@@ -35,18 +39,20 @@ def train_pack(
       configs: finalised configs of one `program_key`.
       folders: one folder per run.
       log: called with a progress line every few seconds.
+      termination: asked after every call whether to save and stop.
     Returns:
       the results, in the order of the configs.
     Raises:
       ConfigError, CorpusError: one line.
       OSError: when a file cannot be written.
+      Stopped: after a stop that `termination` was asked for; all members are saved.
     """
     prepare_cpu()
     from lm.run.packed import Packed
 
     first = configs[0]
     corpus = open_corpus(first, log)
-    return Loop(Packed(configs), folders, corpus, log).run()
+    return Loop(Packed(configs), folders, corpus, log, termination).run()
 
 
 def train_one(
@@ -64,7 +70,7 @@ def train_one(
     Returns:
       the result, which `folder` holds too.
     Raises:
-      as `train_pack`, and `Stopped` after a stop that `termination` was asked for.
+      as `train_pack`, and `Lost` when another process of the job is gone.
     """
     from lm.run.solo import Solo
 
@@ -165,6 +171,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     except Stopped as stopped:
         log(str(stopped))
         return 0
+    except Lost as lost:
+        log(f"error: {lost}; the same command goes on from the last checkpoint")
+        os._exit(LOST)  # leaving in order would wait for the others
     loss = "no loss" if result["loss"] is None else f"validation loss {result['loss']:.4f}"
     reason = f" ({result['reason']})" if result["reason"] else ""
     print(f"{result['status']}: {loss}{reason}, {result['seconds']:.1f} s")

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from lm.storage import in_bucket
 
@@ -28,11 +30,18 @@ class Checkpoints:
         self.managers: list[ocp.CheckpointManager] = []
         self.saved_at, self.saved_step = time.monotonic(), 0
 
-    def due(self, step: int) -> bool:
-        """Whether the policy by steps or by wall time asks for a checkpoint now."""
+    def due(self, step: int, *, look: bool) -> bool:
+        """Whether the policy by steps asks for a checkpoint now, or, if it is to look, the clock.
+
+        The processes of a job all look at the clock of the first, which takes a small collective.
+        """
         steps, minutes = self.settings["every_steps"], self.settings["every_minutes"]
-        by_step = steps and step // steps > self.saved_step // steps
-        return bool(by_step or (minutes and time.monotonic() - self.saved_at >= 60 * minutes))
+        if steps and step // steps > self.saved_step // steps:
+            return True
+        if not minutes or not look:
+            return False
+        elapsed = np.float32(time.monotonic() - self.saved_at)
+        return bool(multihost_utils.broadcast_one_to_all(elapsed) >= 60 * minutes)
 
     def next_step(self, step: int) -> float:
         """The next step after `step` at which the policy by steps asks for one."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from lm import storage
@@ -19,7 +20,7 @@ from lm.run.checkpoints import Checkpoints
 from lm.run.evaluation import Evaluation
 from lm.run.program import Program
 from lm.run.progress import Progress
-from lm.run.stopping import Stopped, Termination
+from lm.run.stopping import Lost, Stopped, Termination, Watchdog, stop_agreed
 from lm.run.trackers import Trackers
 
 
@@ -59,7 +60,7 @@ class Loop:
         }
         call = program.steps_per_call
         self.eval_steps = {max(1, round(self.steps * (i + 1) / points)) for i in range(points)}
-        self.log_every = first["log"]["every_steps"] or -(-self.steps // (100 * call)) * call
+        self.log_every = first["log"]["every_steps"] or -(-self.steps // (1000 * call)) * call
         folders = [storage.at(folder) for folder in folders]
         if program.host[0] == 0:
             for folder, config in zip(folders, configs, strict=True):
@@ -74,6 +75,8 @@ class Loop:
         self.trackers = Trackers(first, folders[0], first_host=program.host[0] == 0)
         self.optimizer_bytes = program.optimizer_bytes(self.state)
         self.progress = Progress(program, self.step, log)
+        patience = first["checkpoint"]["patience_seconds"]
+        self.watchdog = Watchdog(patience, log) if program.host[1] > 1 else None
         self.active = np.ones(len(configs), bool)
         self.results: list[dict | None] = [None] * len(configs)
         self.last_loss = np.full(len(configs), np.nan)
@@ -91,6 +94,12 @@ class Loop:
         """Trains to the end and returns the results; raises `Stopped` after a requested stop."""
         try:
             self.train()
+        except jax.errors.JaxRuntimeError as error:
+            if self.program.host[1] == 1:
+                self.close(delete=False)
+                raise
+            reason = str(error).splitlines()[0][:200]  # closing would wait for who is gone
+            raise Lost(f"another process of this job is gone: {reason}") from error
         except BaseException:
             self.close(delete=False)  # a stop waits for its checkpoint here
             raise
@@ -103,6 +112,8 @@ class Loop:
             recorder.close()
         self.trackers.close()
         self.checkpoints.close(delete=delete)
+        if self.watchdog is not None:
+            self.watchdog.close()
 
     def train(self) -> None:
         """Calls the program until the end, or until all members have diverged."""
@@ -116,8 +127,9 @@ class Loop:
             if pending is not None:
                 self.receive(*pending)
             pending = (step, report)
-            stop = self.stop_requested(step)
-            save = (stop or self.checkpoints.due(step)) and step < self.steps
+            stop = self.stop_requested(step - count + 1, step)
+            due = self.checkpoints.due(step, look=step % self.log_every == 0)
+            save = (stop or due) and step < self.steps
             if step in self.eval_steps or save:  # look at everything up to this step
                 self.receive(*pending)
                 pending = None
@@ -145,19 +157,14 @@ class Loop:
         evaluations = [s for s in self.eval_steps if s > step]
         return min([line, self.checkpoints.next_step(step), *evaluations])
 
-    def stop_requested(self, step: int) -> bool:
-        """Whether some host was asked to stop; all hosts agree, and look once a logged line."""
+    def stop_requested(self, first: int, last: int) -> bool:
+        """Whether to save and stop after steps [first, last]; the processes of a job agree."""
+        if self.program.host[1] > 1:
+            return stop_agreed(first, last)
         if self.termination is None:
             return False
         self.termination.busy = True
-        mine = self.termination.requested.is_set()
-        if self.program.host[1] == 1:
-            return mine
-        if step % self.log_every:
-            return False
-        from jax.experimental import multihost_utils
-
-        return bool(np.any(multihost_utils.process_allgather(np.array(mine))))
+        return self.termination.requested.is_set()
 
     def read(self, step: int, count: int) -> list[np.ndarray]:
         """Each member's batches of the next steps; runs of one seed share what is read."""
@@ -244,6 +251,8 @@ class Loop:
 
     def share_time(self, step: int) -> None:
         """Shares the time since the last look among the active; the first look was compilation."""
+        if self.watchdog is not None:
+            self.watchdog.hear()
         now = time.perf_counter()
         if self.compile_seconds is None:
             self.compile_seconds = now - self.clock

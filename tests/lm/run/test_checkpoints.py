@@ -1,9 +1,10 @@
-"""lm/run/checkpoints.py, termination.py: resuming is the uninterrupted run, bit for bit."""
+"""lm/run/checkpoints.py, stopping.py: resuming is the uninterrupted run, bit for bit."""
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -14,11 +15,14 @@ import tiny
 import optim
 from lm import train
 from lm.config import config_hash
+from lm.data import documents
+from lm.data.cache import key_of
+from lm.data.tokenizer import Bytes
 from lm.run.checkpoints import Checkpoints
 from lm.run.loop import Loop
 from lm.run.packed import Packed
 from lm.run.solo import Solo
-from lm.run.stopping import Stopped
+from lm.run.stopping import LOST, UNSAVED, Stopped
 
 ROOT = Path(__file__).parents[3]
 CHECKPOINT = {"delete_when_finished": False, "keep": 3}
@@ -140,11 +144,20 @@ def test_old_checkpoints_go_and_finished_runs_keep_none_by_default(tmp_path):
 COMMAND = ["--config=configs/run.py:nano-s,1x,adamw", "--config.log.every_steps=16"]
 
 
-def start(folder):
+def start(folder, **environment):
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "lm.train", *COMMAND, f"--workdir={folder}"],
         **{"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
+        env=os.environ | environment,
     )
+
+
+def line_with(words, process):
+    """Waits for the process to say something."""
+    for line in process.stdout:
+        if words in line:
+            return line
+    raise AssertionError(f"ended without saying {words!r}")
 
 
 @pytest.mark.slow
@@ -153,11 +166,9 @@ def test_sigterm_saves_and_a_fresh_process_goes_on(tmp_path):
     out, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0, out
     process = start(tmp_path / "cut")
-    for line in process.stdout:
-        if line.startswith("step"):
-            break
+    line_with("loss", process)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and "stopped at step" in out
     again = start(tmp_path / "cut")
     out, _ = again.communicate(timeout=300)
@@ -167,11 +178,36 @@ def test_sigterm_saves_and_a_fresh_process_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_before_the_first_step_ends_at_once(tmp_path):
-    process = start(tmp_path)
-    time.sleep(3.0)  # imports are over, data or compilation under way
-    begun = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and time.monotonic() - begun < 20
-    assert "SIGTERM" in out
+def test_sigterm_before_there_is_anything_to_save_is_answered_at_once(tmp_path):
+    """While the main thread is deep in a call: it waits for a lock that is never given."""
+    cache, texts = tmp_path / "cache", documents.standard_library()
+    cache.mkdir()
+    with open(cache / f".stdlib-{key_of(texts, Bytes())[:12]}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = start(tmp_path / "runs", BESTIARY_CACHE=str(cache))
+        line_with("waiting for another process", process)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=300)
+    assert process.returncode == UNSAVED and "nothing to save yet" in out
+
+
+def test_time_asks_for_a_checkpoint_where_it_may_be_looked_at(tmp_path, monkeypatch):
+    settings = config()["checkpoint"] | {"every_minutes": 1.0}
+    saved = Checkpoints([tmp_path], settings, print)
+    assert not saved.due(8, look=True)
+    saved.saved_at -= 60
+    assert saved.due(8, look=True) and not saved.due(8, look=False)
+
+
+def test_a_watchdog_ends_a_process_that_hears_nothing():
+    code = """
+import time
+from lm.run.stopping import Watchdog
+dog = Watchdog(0.2, print)
+dog.hear()
+time.sleep(600)
+"""
+    out = subprocess.run([sys.executable, "-u", "-c", code], cwd=ROOT, capture_output=True)
+    assert out.returncode == LOST
+    (line,) = out.stdout.decode().splitlines()
+    assert line.startswith("error: no progress for 0.2 s: another process of this job is gone")
