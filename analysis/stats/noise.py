@@ -165,14 +165,24 @@ def estimate(
     *,
     prior: Noise = UNKNOWN,
 ) -> Noise:
-    """The noise from two-way layouts, null changes and what was known before."""
+    """The noise from two-way layouts, null changes and what was known before.
+
+    Null changes may move a run less than a seed does, so they only ever raise the estimate, with
+    their own degrees of freedom: alone where they are significantly larger, else together with the
+    rest.
+    """
     square, df = prior.df * prior.sd**2, prior.df
     for rows in layouts:
         more, degrees = layout_scatter(rows)
         square, df = square + more, df + degrees
     variance = square / df if df else 0.0
     null = null_spread(nulls)
-    return null if null.df and null.sd**2 > variance else Noise(math.sqrt(variance), df)
+    if not null.df or null.sd**2 <= variance:
+        return Noise(math.sqrt(variance), df)
+    if not variance or special.fdtrc(null.df, df, null.sd**2 / variance) < 0.05:
+        return null
+    square, df = square + null.df * null.sd**2, df + null.df
+    return Noise(math.sqrt(square / df), df)
 
 
 def levels(

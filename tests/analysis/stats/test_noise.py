@@ -43,7 +43,10 @@ def test_noise_estimates():
     identical = {point: 3.0 for point in losses}
     assert noise.scatter(noise.null_groups(identical)) == (0.0, 0)
     nulls = noise.estimate([], [[3.0, 3.002]], prior=noise.Noise(1e-4, 5))
-    assert nulls.sd == pytest.approx(0.002 / math.sqrt(2))
+    assert nulls.sd == pytest.approx(0.002 / math.sqrt(2)) and nulls.df == 1
+    near = noise.estimate([], [[3.0, 3.002]], prior=noise.Noise(1.2e-3, 5))
+    assert near == pytest.approx((math.sqrt((5 * 1.2e-3**2 + 2e-6) / 6), 6))
+    assert noise.estimate([], [[3.0, 3.0001]], prior=noise.Noise(1e-3, 5)) == (1e-3, 5)
     known = noise.Noise(1e-3, 1e9).margin(0.05, 1)
     assert known == pytest.approx(1.6449e-3 * math.sqrt(2), rel=1e-3)
     assert noise.Noise(1e-3, 9).margin(0.05, 4) == pytest.approx(
