@@ -3,6 +3,7 @@
 Placement acts under `jax.set_mesh` only; without a mesh the program is unchanged.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,7 +69,11 @@ def state_shardings(tx, params):
         return NamedSharding(mesh, PartitionSpec())
 
     return optax.tree.map_params(
-        init, like_params, state, transform_non_params=whole, is_leaf=lambda _: True
+        functools.partial(jax.eval_shape, init),  # nothing runs: the mesh may have no real devices
+        like_params,
+        state,
+        transform_non_params=whole,
+        is_leaf=lambda _: True,
     )
 
 
