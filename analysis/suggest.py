@@ -2,9 +2,9 @@
 
     python -m analysis.suggest --optimizer=muon --params=350e6 --tokens=14e9 [--results=WORKDIR]
 
-Numeric hyper-parameters that were swept over three values in three or more cells follow a law over
-(N, r) and come with a 95 % prediction interval and the loss expected to be lost; the others keep
-the value that was best most often in the cells nearest to the new one.
+Numeric hyper-parameters whose optimum enough cells bracket follow a law over (N, r) and come with a
+95 % prediction interval and the loss expected to be lost; the others, and those whose law would
+reach too far, keep the value that was best most often in the cells nearest to the new one.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from analysis.runs import reader, recorded
 from analysis.runs.names import CELL, canonical, did_you_mean, settings
 from analysis.runs.repeats import NULL_KEYS, null_groups
 from analysis.stats import noise
+from analysis.stats.hyper_laws import MEMORY, REACH, from_log2, to_log2
 
 SEQUENCE = 4096  # tokens, in the recorded study
 RECORDED_SD = 0.0011  # nats, of a run: null changes of the recorded study (a lower bound)
@@ -25,7 +26,7 @@ NEAREST = 4  # cells consulted for a hyper-parameter without a law
 # An epsilon may be anything small, and a block size is chosen for speed.
 NO_LAW = (*(key.removeprefix("hp_") for key in NULL_KEYS), "block_size")
 AT_MOST = {"decay": 1.0}
-HOPELESS = 64  # a prediction interval wider than this factor says less than the nearest cells do
+HOPELESS = 3  # factors of two: a wider half interval says less than the nearest cells do
 
 
 def recorded_runs() -> pd.DataFrame:
@@ -52,20 +53,18 @@ def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.
     """Suggested value of every hyper-parameter of one optimizer.
 
     Args:
-      runs: finished runs: CELL, loss, non_embedding_params, `hp_*`.
+      runs: finished runs: CELL, seed, loss, non_embedding_params, `hp_*`.
       params: non-embedding parameters; tokens: of the planned run.
-      sigma: noise of one run (nats); measured from `runs` where it is None.
+      sigma: noise of one run (nats); measured from null changes in `runs` where it is None.
 
     Returns:
       hyperparameter, value, low, high (blank without a law), rounded (to the x2 grid of the runs),
       regret (nats expected to be lost by `rounded`), source, note.
 
     Raises:
-      ValueError: an optimizer without runs (with the nearest name), or a count not positive.
+      ValueError: an optimizer without runs (with the nearest name), or counts that cannot be meant.
     """
-    for name, value in (("params", params), ("tokens", tokens)):
-        if not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{name}: must be positive and finite, got {value}")
+    check_counts(params, tokens)
     optimizer = canonical(optimizer)
     known = sorted(set(runs.optimizer))
     if optimizer not in known:
@@ -79,49 +78,69 @@ def suggest(runs: pd.DataFrame, optimizer, params, tokens, *, sigma=None) -> pd.
     ratio = tokens / params / published.TOKENS_PER_PARAM
     runs = runs[(runs.optimizer == optimizer) & np.isfinite(runs.loss.astype(float))]
     runs = runs.dropna(axis=1, how="all")
-    found = optima.optima(runs, sigma)
-    sizes = runs.groupby("model_size").non_embedding_params.first()
     winners = runs.loc[runs.groupby(CELL).loss.idxmin()]
-    steps = np.hypot(
-        np.log2(winners.non_embedding_params / params), np.log2(winners.chinchilla_ratio / ratio)
-    )
-    winners = winners.assign(distance=steps).sort_values("distance", kind="stable")
+    # points are compared on the seed that their cell's winner was found with
+    searched = runs.merge(winners[[*CELL, "seed"]], on=[*CELL, "seed"])
+    found = optima.optima(searched, sigma)
+    sizes = runs.groupby("model_size").non_embedding_params.first()
+    octaves = np.log2([winners.non_embedding_params / params, winners.chinchilla_ratio / ratio])
+    winners = winners.assign(distance=np.hypot(*octaves)).sort_values("distance", kind="stable")
     rows = []
     for column in settings(runs):
         name = column.removeprefix("hp_")
-        mine = found[found.hyperparameter == name] if len(found) else found
-        law = None
-        if len(mine) and (mine.points >= 3).sum() >= 3 and name not in NO_LAW:
-            law = optima.fit_transfer(
-                name, mine.x, mine.x_low, mine.x_high, mine.model_size.map(sizes),
-                mine.chinchilla_ratio, mine.curvature,
-            )  # fmt: skip
+        mine = found[found.hyperparameter == name]
+        law = None if name in NO_LAW else optima.law(mine, mine.model_size.map(sizes))
         common = winners[column].dropna().head(NEAREST)
-        value, low, high, _ = law.predict(params, ratio) if law else (np.nan,) * 4
-        wide = name not in optima.MEMORY and high > HOPELESS * low
-        wide = wide or (name in optima.MEMORY and low < 0)
-        if law is None or wide:
-            if len(common):
-                note = "its law is too wide to use here" if wide else ""
-                rows.append(_kept(name, common, runs[column], note))
-            continue
-        value, high = (min(v, AT_MOST.get(name, np.inf)) for v in (value, high))
-        tried = pd.to_numeric(runs[column], errors="coerce").dropna().unique()
-        rounded = min(_on_grid(name, value, tried), AT_MOST.get(name, np.inf))
-        note = law.extrapolates(params, ratio)
-        rows.append(
-            {
-                "hyperparameter": name,
-                "value": value,
-                "low": low,
-                "high": high,
-                "rounded": rounded,
-                "regret": law.regret(rounded, params, ratio),
-                "source": f"law over {len(mine)} cells",
-                "note": note,
-            }
-        )
+        row = _by_law(name, law, mine, params, ratio, runs[column]) if law else "no law"
+        if isinstance(row, dict):
+            rows.append(row)
+        elif len(common):
+            rows.append(_kept(name, common, runs[column], row if law else ""))
     return pd.DataFrame(rows)
+
+
+def check_counts(params, tokens) -> None:
+    """Refuses counts that cannot be meant, such as 350 for 350 million."""
+    for name, value, least in (("params", params, 1e4), ("tokens", tokens, 1e5)):
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name}: must be positive and finite, got {value}")
+        if value < least:
+            hint = f"{value:g}e6" if value * 1e6 >= least else f"{value:g}e9"
+            raise ValueError(f"{name}: {value:g} is fewer than {least:g}; did you mean {hint}?")
+    if not 0.05 <= tokens / params <= 1e5:
+        raise ValueError(
+            f"tokens: {tokens / params:.3g} for every parameter cannot be meant (0.05 to 100000)"
+        )
+
+
+def _by_law(name, law, optima_, params, ratio, column) -> dict | str:
+    """A row of `suggest` by a law, or why the law does not say."""
+    outside = law.outside(params, ratio)
+    if outside > REACH:
+        return f"its law would reach {2**outside:.2g} times beyond its cells"
+    x, variance = law.predict(params, ratio)
+    half = law.half_width(variance)
+    if half > HOPELESS:
+        return "its law is too wide to use here"
+    most = AT_MOST.get(name, np.inf)
+    value, low, high = from_log2(name, np.array([x, x - half, x + half]))
+    rounded = min(_on_grid(name, min(value, most), _numbers(column)), most)
+    curvature = float(np.nanmedian(optima_.curvature))
+    offset = float(to_log2(name, rounded)) - x
+    return {
+        "hyperparameter": name,
+        "value": min(value, most),
+        "low": low,
+        "high": min(high, most),
+        "rounded": rounded,
+        "regret": curvature * (offset**2 + variance),
+        "source": f"law over {int(optima_.side.notna().sum())} cells",
+        "note": f"extrapolates {2**outside:.2g} times beyond its cells" if outside > 0.01 else "",
+    }
+
+
+def _numbers(column):
+    return pd.to_numeric(column, errors="coerce").dropna().unique()
 
 
 def _kept(name, common, column, note):
@@ -144,11 +163,11 @@ def _kept(name, common, column, note):
 def _on_grid(name, value, tried):
     """The nearest point of the x2 grid the runs are on, in the hyper-parameter's own coordinate."""
     usable = tried[tried > 0]
-    x, grid = optima.to_log2(name, value), optima.to_log2(name, usable)
+    x, grid = to_log2(name, value), to_log2(name, usable)
     anchor = grid[np.abs(grid - x).argmin()]
-    if name in optima.MEMORY:
-        return float(optima.from_log2(name, anchor))
-    return float(optima.from_log2(name, anchor + np.round(x - anchor)))
+    if name in MEMORY:
+        return float(from_log2(name, anchor))
+    return float(from_log2(name, anchor + np.round(x - anchor)))
 
 
 def main(argv=None):

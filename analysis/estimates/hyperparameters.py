@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates.table import Rows
-from analysis.fits.optima import fit_transfer, optima
+from analysis.fits.optima import law, optima
 from analysis.fits.sensitivity import sensitivity_test
 from analysis.runs.names import CELL, at, settings
 from analysis.runs.study import Study
+from analysis.stats.hyper_laws import from_log2
 from analysis.stats.noise import Levels
 
 
@@ -21,14 +22,7 @@ def put_hyperparameters(rows: Rows, study: Study, winners: pd.DataFrame, noise: 
     searched = searched[[*CELL, "loss", "non_embedding_params", *names]]
     found = optima(searched, noise.residual.sd)
     for o in found.itertuples():
-        low = o.low if np.isfinite(o.x_low) else None
-        high = o.high if np.isfinite(o.x_high) else None
-        words = [f"best of the grid {o.best:.6g}"]
-        words += [f"at the {o.edge} edge of its grid"] if o.edge else []
-        words += ["not bounded"] if low is None or high is None else []
-        words += [f"regret {o.regret:.1g} nats"] if np.isfinite(o.regret) else []
-        note = "; ".join(words)
-        rows.put("optimum", "robust", o.hyperparameter, o.value, low, high, note, **at(o))
+        _put_optimum(rows, o)
     _put_laws(rows, found, searched)
     for t in sensitivity_test(searched, noise.residual.sd, found).itertuples():
         note = f"one value for {t.cells} cells costs {t.cost:.2g} nats; noise alone"
@@ -37,14 +31,27 @@ def put_hyperparameters(rows: Rows, study: Study, winners: pd.DataFrame, noise: 
         rows.put("sensitive", "robust", t.hyperparameter, float(t.sensitive), **where)
 
 
+def _put_optimum(rows, o):
+    """An optimum with its interval, or the bound that its sweep gives, if any."""
+    words = [f"best of the grid {o.best:.6g}"]
+    words += [f"at the {o.edge} edge of its grid"] if o.edge else []
+    words += [f"regret {o.regret:.1g} nats"] if np.isfinite(o.regret) else []
+    words += [f"sweeps lie {o.misfit:.2g} times the noise off a valley"] if o.misfit > 1.5 else []
+    bound = {1: "lower", -1: "upper"}.get(o.side, "")
+    value = {"lower": o.low, "upper": o.high}.get(bound, o.value)
+    ends = (o.low if np.isfinite(o.x_low) else None, o.high if np.isfinite(o.x_high) else None)
+    rows.put("optimum", "robust", o.hyperparameter, value, *ends, "; ".join(words), bound, **at(o))
+
+
 def _put_laws(rows, found, runs):
     """What the law through an optimizer's optima says in each of its cells."""
     params = runs.groupby("model_size").non_embedding_params.first()
     for (_, name), cells in found.groupby(["optimizer", "hyperparameter"], sort=False):
         sizes = cells.model_size.map(params)
-        law = fit_transfer(
-            name, cells.x, cells.x_low, cells.x_high, sizes, cells.chinchilla_ratio, cells.curvature
-        )
-        for cell, size in zip(cells.itertuples(), sizes, strict=True) if law else ():
-            value, low, high, _ = law.predict(size, cell.chinchilla_ratio)
-            rows.put("optimum", "law", name, value, low, high, f"{len(cells)} cells", **at(cell))
+        through = law(cells, sizes)
+        note = f"{len(cells)} cells, {(cells.side == 0).sum()} of them bracketed"
+        for cell, size in zip(cells.itertuples(), sizes, strict=True) if through else ():
+            x, variance = through.predict(size, cell.chinchilla_ratio)
+            half = through.half_width(variance)
+            ends = from_log2(name, np.array([x, x - half, x + half]))
+            rows.put("optimum", "law", name, *ends, note, **at(cell))

@@ -1,7 +1,10 @@
-"""Where the best hyper-parameter is, how well that is known, and how it moves with scale.
+"""Where the best value of a hyper-parameter is, and how well that is known, cell by cell.
 
-The optimum of each cell as an interval, a law through those intervals, and predictions with
-prediction intervals and the loss they are expected to cost. (The study's own law: `editions`.)
+A sweep is a valley in log2 of the value, L = a + c q_k(x - x*), q_k(d) = 2 (e^kd - kd - 1) / k^2,
+which rises faster on one side by k and is a parabola at k = 0. The interval of x* is its profile
+likelihood with k free about zero. What a hyper-parameter's sweeps lie off such valleys beyond the
+noise widens all of its intervals. An optimum that the sweep does not bracket has no value: it is
+bounded from one side, or not at all.
 """
 
 from dataclasses import dataclass
@@ -11,102 +14,163 @@ import pandas as pd
 from scipy import stats
 
 from analysis.runs.names import CELL, settings
+from analysis.stats.hyper_laws import IntervalLaw, from_log2, through_intervals, to_log2
 
-# Momenta live on the scale of their memory 1/(1 - beta); everything else on its own.
-MEMORY = ("beta1", "beta2", "momentum", "shampoo_beta")
-
-
-def to_log2(name, value):
-    """The coordinate in which a x2 grid is even: log2 of the value, or of a momentum's memory."""
-    value = np.asarray(value, float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return -np.log2(1 - value) if name in MEMORY else np.log2(value)
-
-
-def from_log2(name, x):
-    return 1 - 2.0 ** -np.asarray(x) if name in MEMORY else 2.0 ** np.asarray(x)
+ASYMMETRY = 0.7  # standard deviation of k: one octave up costs up to twice as much as one down
+WINDOW = 2.1  # octaves about the best value within which a valley is local
+CAP = 0.1  # nats above the best: runs further up say which side is worse and no more
+STEP = 0.02  # octaves
+_K = np.linspace(-1.5, 1.5, 31)
 
 
 @dataclass(frozen=True)
 class Optimum:
     """Where a one-dimensional sweep has its minimum, in log2 coordinates.
 
-    x, low, high: estimate and 95 % interval; an infinite end is open (the grid does not bound it).
-    curvature: nats per (factor of two)^2, so a setting off by d doublings costs curvature d^2;
-      NaN from two points.
-    edge: "low", "high" or "" - the side on which the best grid value is the last one.
-    regret: expected excess loss of the best grid value (nats); NaN from two points.
+    x: estimate; NaN where the sweep does not bracket it (`side` says where it lies).
+    low, high: 95 % interval; an infinite end is open.
+    side: 0 bracketed; 1 at or above `low`, -1 at or below `high`; NaN where nothing is known.
+    curvature: nats per (factor of two)^2, so d doublings off cost about curvature d^2;
+    regret: expected excess loss of the best grid value (nats); both NaN where not bracketed.
+    edge: "low", "high" or "", the side on which the best grid value is the last one.
+    chi2, df: distance of the points from the valley in units of the noise, and what is left over.
     """
 
     x: float
     low: float
     high: float
+    side: float
     curvature: float
-    edge: str
     regret: float
+    edge: str
     points: int
-
-    @property
-    def censored(self) -> bool:
-        return not (np.isfinite(self.low) and np.isfinite(self.high))
+    chi2: float
+    df: int
 
 
-def optimum(x, loss, sigma, *, window=2.1, level=0.95) -> Optimum | None:
-    """Local quadratic a + c (x - x*)^2, c >= 0, through the points within `window` of the best.
-
-    The interval is the profile likelihood of x*; (a, c) are linear and eliminated exactly.
+def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
+    """The minimum of one sweep.
 
     Args:
-      x: (n,) log2 coordinates; loss: (n,) nats; sigma: noise of one run.
+      x: (n,) log2 coordinates; -inf for a value of zero. loss: (n,) nats; those that are not finite
+        are left out.
+      sigma: noise of one run, and of the points about a valley.
 
     Returns:
       None with fewer than two finite points: a single value says nothing about where the best is.
     """
     x, loss = np.asarray(x, float), np.asarray(loss, float)
-    good = np.isfinite(x) & np.isfinite(loss)
+    good = ~np.isnan(x) & (x < np.inf) & np.isfinite(loss)
     x, loss = x[good], loss[good]
     x, loss = (a[np.lexsort((loss, x))] for a in (x, loss))
     _, first = np.unique(x, return_index=True)  # the better of two runs at one value
     x, loss = x[first], loss[first]
+    zero = len(x) > 0 and np.isneginf(x[0])
+    below = zero and loss.argmin() == 0  # nothing positive is as good as zero
+    x, loss = x[int(zero) :], loss[int(zero) :]
     if len(x) < 2:
         return None
     best = int(loss.argmin())
-    edge = "low" if best == 0 else "high" if best == len(x) - 1 else ""
-    near = np.abs(x - x[best]) <= window
-    x, loss = x[near], loss[near]
-    at = np.linspace(x.min() - 3, x.max() + 3, 1501)
-    square = (x[None] - at[:, None]) ** 2
-    mean = square.mean(1, keepdims=True)
-    spread = ((square - mean) ** 2).sum(1)
-    curvature = np.maximum(((square - mean) * loss).sum(1) / np.maximum(spread, 1e-12), 0)
-    fitted = loss.mean() + curvature[:, None] * (square - mean)
-    chi2 = ((loss - fitted) ** 2).sum(1) / sigma**2
-    i = int(chi2.argmin())
-    if len(x) == 2:  # two points fit any vertex: only their order is known
-        i = int(np.abs(at - x[loss.argmin()]).argmin())
-    inside = at[chi2 <= chi2.min() + stats.chi2.ppf(level, 1)]
-    step = at[1] - at[0]  # the ends lie up to one step beyond the last grid point inside
-    low = inside.min() - step if inside.min() > at[0] else -np.inf
-    high = inside.max() + step if inside.max() < at[-1] else np.inf
-    if len(x) == 2:
-        return Optimum(at[i], low, high, np.nan, edge, np.nan, 2)
-    posterior = np.exp(-(chi2 - chi2.min()) / 2)
-    spent = (posterior * curvature * (at - x[loss.argmin()]) ** 2).sum() / posterior.sum()
-    return Optimum(at[i], low, high, float(curvature[i]), edge, float(spent), len(x))
+    edge = "low" if best == 0 or below else "high" if best == len(x) - 1 else ""
+    place = np.arange(len(x))
+    near = (np.abs(x - x[best]) <= WINDOW) & (loss <= loss[best] + CAP) | (abs(place - best) <= 1)
+    x, loss, best = x[near], loss[near], x[best]
+    at, penalty_KA, chi2_KA, curvature_KA = _profile(x, loss, sigma)
+    profile = penalty_KA.min(0)
+    i = int(profile.argmin())
+    k = int(penalty_KA[:, i].argmin())
+    inside = at[profile <= profile[i] + stats.chi2.ppf(level, 1)]
+    low = inside.min() - STEP if inside.min() > at[0] else -np.inf
+    high = inside.max() + STEP if inside.max() < at[-1] else np.inf
+    if edge == "low":  # nothing lower was tried: how low it lies is not known
+        low, high = -np.inf, max(high, best)
+    elif edge == "high":
+        low, high = min(low, best), np.inf
+    open_low, open_high = np.isneginf(low), np.isposinf(high)
+    side = np.nan if open_low and open_high else float(open_high) - float(open_low)
+    bracketed = side == 0
+    weight = np.exp(-(penalty_KA - profile[i]) / 2)
+    spent = curvature_KA * _rise(_K[:, None], best - at)
+    return Optimum(
+        x=float(at[i]) if bracketed else np.nan,
+        low=float(low),
+        high=float(high),
+        side=side,
+        curvature=float(curvature_KA[k, i]) if bracketed else np.nan,
+        regret=float((weight * spent).sum() / weight.sum()) if bracketed else np.nan,
+        edge=edge,
+        points=len(x),
+        chi2=float(chi2_KA[k, i]),
+        df=max(len(x) - 3, 0),
+    )
+
+
+def _rise(k, d):
+    """q_k(d); the parabola's next term where k is small."""
+    kd, flat = np.clip(k * d, -30, 30), np.abs(k) < 1e-3
+    return np.where(flat, d**2 * (1 + kd / 3), 2 / np.where(flat, 1, k) ** 2 * (np.expm1(kd) - kd))
+
+
+def _profile(x, loss, sigma):
+    """Vertices tried, penalised and plain chi-square, and curvature, for every (k, vertex)."""
+    at = np.arange(x.min() - 3, x.max() + 3 + STEP / 2, STEP)
+    rise_KAn = _rise(_K[:, None, None], x - at[:, None])
+    centred = rise_KAn - rise_KAn.mean(-1, keepdims=True)
+    spread_KA = np.maximum((centred**2).sum(-1), 1e-12)
+    curvature_KA = np.maximum((centred * loss).sum(-1) / spread_KA, 0)
+    rest = loss - loss.mean() - curvature_KA[..., None] * centred
+    chi2_KA = (rest**2).sum(-1) / sigma**2
+    return at, chi2_KA + (_K[:, None] / ASYMMETRY) ** 2, chi2_KA, curvature_KA
 
 
 def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
     """Optimum of every swept numeric hyper-parameter in every cell.
 
     Args:
-      runs: CELL, loss and `hp_*`; a sweep is the largest set of a cell's runs that differ in this
-        hyper-parameter only.
+      runs: CELL, loss and `hp_*`, all of one seed per cell; a sweep is the largest set of a cell's
+        runs that differ in this hyper-parameter only.
+      sigma: noise of one run, nats.
 
     Returns:
-      CELL, hyperparameter, value, low, high (0 or inf where open), best (grid value), edge,
-      curvature, regret, points, x, x_low, x_high.
+      CELL, hyperparameter, value (NaN where not bracketed), low, high (0 or inf where open), best
+      (grid value), misfit (factor on the noise of this hyper-parameter), and the fields of
+      `Optimum`, x_low and x_high for low and high.
     """
+    found_sweeps = list(sweeps(runs))
+    shapes = [(name, optimum(x, loss, sigma)) for _, name, x, loss, _ in found_sweeps]
+    misfit = _misfit([(name, found) for name, found in shapes if found])
     rows = []
+    for (cell, name, x, loss, values), (_, found) in zip(found_sweeps, shapes, strict=True):
+        factor = misfit.get(name, misfit[None])
+        if found is not None and factor > 1:
+            found = optimum(x, loss, sigma * factor)
+        if found is None:
+            continue
+        value, low, high = from_log2(name, np.array([found.x, found.low, found.high]))
+        row = dict(zip(CELL, cell, strict=True)) | {"hyperparameter": name}
+        row |= vars(found) | {"x_low": found.low, "x_high": found.high, "misfit": factor}
+        rows.append(row | {"value": value, "low": low, "high": high, "best": values[loss.argmin()]})
+    columns = [*CELL, "hyperparameter", "value", "low", "high", "best", "misfit", "x", "x_low"]
+    columns += ["x_high", "side", "curvature", "regret", "edge", "points"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _misfit(shapes) -> dict:
+    """How many times the noise a hyper-parameter's sweeps lie off their valleys; None: all of them.
+
+    Only sweeps of four points and more can tell.
+    """
+    totals = {None: np.zeros(2)}
+    for name, found in shapes:
+        for key in (name, None):
+            totals.setdefault(key, np.zeros(2))
+            totals[key] += (found.chi2, found.df)
+    checked = {key: (chi2, df) for key, (chi2, df) in totals.items() if df or key is None}
+    return {key: max(1.0, np.sqrt(chi2 / max(df, 1))) for key, (chi2, df) in checked.items()}
+
+
+def sweeps(runs):
+    """(cell, name, log2 values, losses, values) of the longest sweep of every hyper-parameter."""
     runs = runs[np.isfinite(runs.loss.astype(float))]
     names = [c for c in settings(runs) if pd.api.types.is_numeric_dtype(runs[c])]
     code = np.random.default_rng(0).integers(1, 2**40, len(names))
@@ -118,30 +182,8 @@ def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
             name = names[j].removeprefix("hp_")
             # runs that agree in everything but j share this number
             sweep = _longest_sweep(index @ code - index[:, j] * code[j], index[:, j], loss)
-            x = to_log2(name, np.where(values[sweep, j] > 0, values[sweep, j], np.nan))
-            found = optimum(x, loss[sweep], sigma)
-            if found is None:
-                continue
-            ends = from_log2(name, np.array([found.x, found.low, found.high]))
-            rows.append(
-                dict(zip(CELL, cell, strict=True))
-                | {
-                    "hyperparameter": name,
-                    "value": ends[0],
-                    "low": ends[1],
-                    "high": ends[2],
-                    "best": values[sweep, j][loss[sweep].argmin()],
-                    "edge": found.edge,
-                    "curvature": found.curvature,
-                    "regret": found.regret,
-                    "points": found.points,
-                    "x": found.x,
-                    "x_low": found.low,
-                    "x_high": found.high,
-                }
-            )
-    columns = ["hyperparameter", "value", "low", "high", "best", "edge", "curvature", "regret"]
-    return pd.DataFrame(rows, columns=[*CELL, *columns, "points", "x", "x_low", "x_high"])
+            value = values[sweep, j]
+            yield cell, name, to_log2(name, np.where(value >= 0, value, np.nan)), loss[sweep], value
 
 
 def _longest_sweep(rest, value, loss):
@@ -150,89 +192,23 @@ def _longest_sweep(rest, value, loss):
     return max(groups, key=lambda rows: (len(np.unique(value[rows])), -loss[rows].min()))
 
 
-@dataclass(frozen=True)
-class TransferLaw:
-    """log2 h = c0 + c1 log2(N/N0) + c2 log2(r/r0), through intervals, with scatter tau."""
+def law(found: pd.DataFrame, params) -> IntervalLaw | None:
+    """The law over size and budget of one optimizer's optima of one hyper-parameter.
 
-    name: str
-    coefficients: np.ndarray
-    covariance: np.ndarray
-    tau: float  # factors of two, beyond what the intervals explain
-    df: int
-    params0: float
-    ratio0: float
-    params_range: tuple[float, float]
-    ratio_range: tuple[float, float]
-    curvature: float  # median over cells
-
-    def predict(self, params, ratio, level=0.95):
-        """value, low, high (a prediction interval) and the expected regret in nats."""
-        design = self._design(params, ratio)
-        x = float(design @ self.coefficients)
-        variance = float(design @ self.covariance @ design + self.tau**2)
-        half = stats.t.ppf(0.5 + level / 2, max(self.df, 1)) * np.sqrt(variance)
-        value, low, high = (
-            float(v) for v in from_log2(self.name, np.array([x, x - half, x + half]))
-        )
-        return value, low, high, self.curvature * variance
-
-    def regret(self, value, params, ratio) -> float:
-        """Expected excess loss (nats) of running `value` instead of the unknown optimum."""
-        design = self._design(params, ratio)
-        offset = float(to_log2(self.name, value)) - float(design @ self.coefficients)
-        variance = float(design @ self.covariance @ design + self.tau**2)
-        return self.curvature * (offset**2 + variance)
-
-    def extrapolates(self, params, ratio) -> str:
-        """What lies outside the fitted range, in words; empty inside."""
-        words = []
-        for label, value, (low, high) in (
-            ("params", params, self.params_range),
-            ("ratio", ratio, self.ratio_range),
-        ):
-            if not low * 0.999 <= value <= high * 1.001:
-                words.append(f"{label} {value:.3g} outside {low:.3g}-{high:.3g}")
-        return "extrapolates: " + ", ".join(words) if words else ""
-
-    def _design(self, params, ratio):
-        terms = [1.0, np.log2(params / self.params0), np.log2(ratio / self.ratio0)]
-        return np.array(terms)[: len(self.coefficients)]
-
-
-def fit_transfer(name, x, low, high, params, ratio, curvature) -> TransferLaw | None:
-    """Random-effects regression (Paule-Mandel) of the optima's log2 on log2 N and log2 r.
-
-    Each cell counts with its own variance (a 95 % interval is 3.92 wide) plus a common scatter tau;
-    an open end counts as a factor of two beyond the estimate, so censored cells weigh little.
-    None with fewer than three cells.
+    Args:
+      found: rows of `optima`. Those bounded from one side count as such; others are left out.
+      params: non-embedding parameters of the rows.
     """
-    x, params, ratio = (np.asarray(a, float) for a in (x, params, ratio))
-    low = np.where(np.isfinite(low), low, x - 2)
-    high = np.where(np.isfinite(high), high, x + 2)
-    variance = np.maximum((high - low) / 3.92, 0.05) ** 2
-    params0, ratio0 = np.exp(np.log(params).mean()), np.exp(np.log(ratio).mean())
-    columns = [np.ones_like(x), np.log2(params / params0), np.log2(ratio / ratio0)]
-    design = np.column_stack(columns)
-    if len(x) < 3 or np.linalg.matrix_rank(design, tol=1e-9) < 3:
+    known = found.side.notna().to_numpy()
+    found, params = found[known], np.asarray(params, float)[known]
+    if not len(found):
         return None
-    df = len(x) - 3
-
-    def solve(tau2):
-        weight = 1 / (variance + tau2)
-        covariance = np.linalg.inv((design.T * weight) @ design)
-        coefficients = covariance @ (design.T * weight) @ x
-        q = (weight * (x - design @ coefficients) ** 2).sum()
-        return coefficients, covariance, q
-
-    tau2 = 0.0
-    if df > 0 and solve(0.0)[2] > df:
-        lower, upper = 0.0, 64.0
-        for _ in range(80):
-            tau2 = (lower + upper) / 2
-            lower, upper = (tau2, upper) if solve(tau2)[2] > df else (lower, tau2)
-    coefficients, covariance, _ = solve(tau2)
-    return TransferLaw(
-        name, coefficients, covariance, float(np.sqrt(tau2)), df, float(params0), float(ratio0),
-        (float(params.min()), float(params.max())), (float(ratio.min()), float(ratio.max())),
-        float(np.nanmedian(curvature)) if np.isfinite(curvature).any() else np.nan,
-    )  # fmt: skip
+    side = found.side.to_numpy(float)
+    bound = np.where(side > 0, found.x_low, found.x_high)
+    # at an edge even odds lie at the last value tried; elsewhere the bound is all that is known
+    best = to_log2(found.hyperparameter.iloc[0], found.best)
+    middle = np.where((found.edge != "") & np.isfinite(best), best, bound)
+    width = np.where(side == 0, found.x_high - found.x_low, 2 * np.abs(middle - bound))
+    x = np.where(side == 0, found.x, middle)
+    sd = np.maximum(width / 3.92, 0.05)
+    return through_intervals(params, found.chinchilla_ratio, x, sd, side)

@@ -129,12 +129,12 @@ class View:
 
     @functools.cached_property
     def optima(self) -> pd.DataFrame:
-        """Best values of hyper-parameters: CELL, hyperparameter, value, low, high, note, `law`
+        """Best values: CELL, hyperparameter, value, low, high, bound, note, `law`
         (what the law through an optimizer's optima says there), non_embedding_params, tokens."""
         table = self.of("optimum", "robust").rename(columns={"quantity": "hyperparameter"})
         law = self.of("optimum", "law")[[*CELL, "quantity", "value"]]
         law = law.rename(columns={"quantity": "hyperparameter", "value": "law"})
-        table = table[[*CELL, "hyperparameter", "value", "low", "high", "note"]]
+        table = table[[*CELL, "hyperparameter", "value", "low", "high", "bound", "note"]]
         table = table.merge(law, on=[*CELL, "hyperparameter"], how="left")
         cells = self.best[[*CELL, "non_embedding_params", "tokens"]]
         return reading_order(table.merge(cells, on=CELL), then=["hyperparameter"])

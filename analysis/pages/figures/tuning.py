@@ -5,11 +5,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.fits.optima import MEMORY
 from analysis.pages import style
 from analysis.pages.figures.panels import log_axis, panels, shared_legend
 from analysis.runs.curves import COSTLY
 from analysis.runs.names import BASELINE, RACE, label, ordered, size_order
+from analysis.stats.hyper_laws import MEMORY
 
 # Hyper-parameters whose grids are geometric; all others are drawn on a linear axis.
 LOGARITHMIC = (
@@ -191,7 +191,8 @@ def optima_against_scale(optima: pd.DataFrame, hyperparameter: str) -> Figure:
         for size in size_order(mine):
             line = mine[mine["model_size"] == size].sort_values("tokens")
             look = {"color": shades[size], "marker": "o"}
-            axis.plot(line["tokens"], line["value"], linestyle="none", **look)
+            known = line[line["bound"] == ""]
+            axis.plot(known["tokens"], known["value"], linestyle="none", **look)
             low, high = line["low"].fillna(bottom / 2), line["high"].fillna(top * 2)
             axis.vlines(line["tokens"], low, high, color=shades[size], linewidth=1.6, alpha=0.5)
             axis.plot(line["tokens"], line["law"], color=shades[size], linewidth=0.9)
