@@ -150,8 +150,27 @@ def terminal(found: View) -> str:
         seconds = "" if np.isnan(cost.seconds) else f"{cost.seconds:.0f}"
         name = label(cost.optimizer)
         lines.append(row(name, cost.trials, cost.diverged, short(cost.tokens), seconds))
-    lines += ["", *verdicts.verdicts(found)]
+    lines += [*_searches(found), "", *verdicts.verdicts(found)]
     return "\n".join([*lines, *(f"doubt: {doubt}" for doubt in found.doubts)])
+
+
+def _searches(found: View) -> list[str]:
+    """One line per certificate: trials, what the start lost, what would overturn it, doubts."""
+    if found.searches.empty:
+        return []
+    row = "{:<10} {:>5}  {:<10} {:>6} {:>10} {:>13}  {}".format
+    lines = [
+        "",
+        row("search", "ratio", "optimizer", "trials", "start lost", "overturned by", "admits"),
+    ]
+    for cell in found.searches.to_dict("records"):
+        listed = ("ties", "edges", "missing", "failed", "infeasible", "refused")
+        admits = [f"{cell[n]:.0f} {n} ({cell[f'{n}_note']})" for n in listed if cell.get(n, 0) > 0]
+        named = (cell["model_size"], f"{cell['chinchilla_ratio']:g}x", label(cell["optimizer"]))
+        lost = _number(cell.get("start_regret", np.nan), ".4f")
+        fall = _number(cell.get("overturn", np.nan), ".4f")
+        lines.append(row(*named, cell["trials"], lost, fall, "; ".join(admits)).rstrip())
+    return lines
 
 
 def _number(value, spec) -> str:

@@ -42,7 +42,12 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
     },
     "analysis.claims": {"analysis.stats", "analysis.runs", "analysis.published"},
     "analysis.records": {"analysis.stats", "analysis.published", "analysis.claims"},
-    "analysis.pages": {"analysis.runs", "analysis.fits", "analysis.estimates"},
+    "analysis.pages": {
+        "analysis.stats",
+        "analysis.runs",
+        "analysis.fits",
+        "analysis.estimates",
+    },
 }
 OUTSIDE = {  # packages that only these rooms may import
     "flax": {"lm"},

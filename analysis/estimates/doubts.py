@@ -5,7 +5,7 @@ import pandas as pd
 from analysis.estimates.table import Rows, pick
 from analysis.fits import lint
 from analysis.fits.joint import JointFit
-from analysis.runs.names import cell_name, label
+from analysis.runs.names import RACE, cell_name, label
 from analysis.runs.study import Study
 from analysis.stats.noise import ENOUGH, Levels
 
@@ -15,9 +15,8 @@ def put_doubts(
 ) -> None:
     """A row per doubt: its kind, how many cases, and the sentence as note. None: a clean study."""
     found = [*_search(study, best), *_laws(rows, study), *_noise(noise, joint), *_mixtures(study)]
-    known = [("known", 1, sentence) for sentence in study.known_doubts]
     kinds = {}
-    for kind, count, sentence in [*known, *found]:
+    for kind, count, sentence in [*study.known_doubts, *found]:
         kinds[kind] = kinds.get(kind, 0) + 1
         quantity = kind if kinds[kind] == 1 else f"{kind} {kinds[kind]}"
         rows.put("doubt", "", quantity, count, note=sentence)
@@ -51,11 +50,38 @@ def _search(study, best):
             f" {counts}): their optimum may lie outside."
         )
         found.append(("edges", len(at_edge), sentence))
+    return [*found, *_certified(study), *_effort(best)]
+
+
+def _certified(study):
+    """What the certificates themselves admit."""
+    for name, words in (
+        ("failed", "trials failed on the machine, without a result"),
+        ("infeasible", "settings cannot be run (out of memory), and are left out"),
+        ("ties", "contenders could not be told apart from the settings that were chosen"),
+    ):
+        column = study.certificates.get(name, pd.Series(dtype=object))
+        lists = [(row, entries) for row, entries in column.items() if isinstance(entries, list)]
+        hit = [row for row, entries in lists if entries]
+        count = sum(len(entries) for _, entries in lists)
+        if count:
+            where = _cells(study.certificates.loc[hit])
+            yield name, count, f"{count} {words}, in {len(hit)} cells: {where}."
+
+
+def _effort(best):
+    """Unequal tuning flatters whoever was tuned longer."""
     uneven = lint.effort(best)
-    if uneven:
-        more = f"; and {len(uneven) - 1} more races" if len(uneven) > 1 else ""
-        found.append(("effort", len(uneven), f"{uneven[0]}{more}."))
-    return found
+    if not uneven:
+        return
+    total = best.groupby("optimizer")["trials"].sum().sort_values(kind="stable")
+    races = best.groupby(RACE).ngroups
+    sentence = (
+        f"Unequal effort in {len(uneven)} of {races} races, such as {uneven[0]}; over all of them"
+        f" {label(total.index[-1])} had {total.iloc[-1]} trials and {label(total.index[0])}"
+        f" {total.iloc[0]}."
+    )
+    yield "effort", len(uneven), sentence
 
 
 def _laws(rows, study):

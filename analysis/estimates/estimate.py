@@ -13,6 +13,7 @@ from analysis.estimates.doubts import put_doubts
 from analysis.estimates.editions import put_editions
 from analysis.estimates.hyperparameters import put_hyperparameters
 from analysis.estimates.losses import cell_losses, put_losses
+from analysis.estimates.searches import put_searches
 from analysis.estimates.speedups import put_cells, put_joint, put_published
 from analysis.estimates.table import Rows
 from analysis.fits.speedup import widened
@@ -39,6 +40,7 @@ def estimate(study: Study, *, noise: Levels | None = None, cards: bool = True) -
         quantity = f"{problem.kind} {number + 1}" if again else problem.kind
         rows.put("input", "", quantity, problem.count, note=problem.sentence)
     _put_winners(rows, study, best)
+    put_searches(rows, study)
     cells = cell_losses(study, best, noise)
     joint = wide = None
     if noise is not None:

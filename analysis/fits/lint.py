@@ -71,10 +71,10 @@ def effort(trials) -> list[str]:
         if len(group) < 2:
             continue
         most, least = group.loc[group.trials.idxmax()], group.loc[group.trials.idxmin()]
-        if most.trials > 1.5 * least.trials and most.trials - least.trials >= 5:
+        if most.trials > 1.1 * least.trials + 1:
             found.append(
-                f"{size} {ratio:g}x: unbalanced effort, {most.optimizer} {most.trials:g} trials "
-                f"against {least.optimizer} {least.trials:g}"
+                f"{size} {ratio:g}x: {most.optimizer} {most.trials:g} trials against "
+                f"{least.optimizer} {least.trials:g}"
             )
     return found
 

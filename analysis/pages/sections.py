@@ -88,6 +88,33 @@ def losses(f: View, show) -> str:
     )
 
 
+def search(f: View, show) -> str:
+    """What each certificate admits about its cell's search."""
+    if f.searches.empty:
+        return ""
+    columns = {"model_size": "size", "chinchilla_ratio": "ratio", "optimizer": "optimizer"}
+    columns |= {"trials": "trials", "start_regret": "lost by the start (nats)", "moves": "moves"}
+    columns |= {"overturn": "overturned by (nats)", "overturn_note": "of"}
+    columns |= {"ties": "ties", "ties_note": "not told apart", "edges": "edges"}
+    columns |= {"edges_note": "at the end of what was tried"}
+    for name in ("missing", "failed", "infeasible", "refused"):
+        columns |= (
+            {name: name, f"{name}_note": "which"}
+            if f.searches.get(name, pd.Series([0])).any()
+            else {}
+        )
+    return page.paragraph(
+        "A cell's certificate names its centre and admits what would change it: how far the loss of"
+        " another run would have to fall, which contenders were not told apart, which chosen values"
+        " end what was tried, and which neighbours are missing or could not be run."
+    ) + page.table(
+        f.searches.assign(optimizer=f.searches["optimizer"].map(label)),
+        columns,
+        formats=dict.fromkeys(["start_regret", "overturn"], page.digits(4)),
+        group="chinchilla_ratio",
+    )
+
+
 def tuning(f: View, show) -> str:
     """What each hyper-parameter does around the centre."""
     parts = []
@@ -300,6 +327,7 @@ STUDY = [
     ("The verdict", verdict),
     ("Losses", losses),
     ("Speed-up", comparison.speed),
+    ("The search", search),
     ("Hyper-parameters", tuning),
     ("During training", training),
     ("Noise", noise),
@@ -309,7 +337,7 @@ STUDY = [
 RECORDED = [
     *STUDY[:4],
     ("Three editions", comparison.editions),
-    *STUDY[4:7],
+    *STUDY[4:8],
     ("Downstream", downstream),
-    *STUDY[7:],
+    *STUDY[8:],
 ]

@@ -112,6 +112,18 @@ class View:
         return verdict(row.gap, row.together) if np.isfinite(row.together) else "noise unknown"
 
     @functools.cached_property
+    def searches(self) -> pd.DataFrame:
+        """One row per cell with a certificate: CELL, trials, and what it admits (`searches`), the
+        numbers under their names and what they count under `<name>_note`."""
+        rows = self.of("search")
+        table = self.best[[*CELL, "trials"]]
+        for name in rows["quantity"].unique():
+            part = rows[rows["quantity"] == name].rename(columns={"value": name})
+            part = part.rename(columns={"note": f"{name}_note"})[[*CELL, name, f"{name}_note"]]
+            table = table.merge(part, on=CELL, how="left")
+        return table[table[list(rows["quantity"].unique())].notna().any(axis=1)]
+
+    @functools.cached_property
     def law_table(self) -> pd.DataFrame:
         """The baseline's data law of every size by the published formula, with its limits."""
         rows = self.of("data_law", FORMULA)

@@ -51,7 +51,7 @@ class Study:
     unfinished    trials that have a config and no result yet
     settings      study.json, or {} where it is missing
     baseline      the optimizer that speed-ups are measured against
-    known_doubts  sentences that a reader must know and no table shows
+    known_doubts  what a reader must know of the records themselves
     """
 
     name: str
@@ -63,7 +63,7 @@ class Study:
     unfinished: int = 0
     settings: dict = dataclasses.field(default_factory=dict)
     baseline: str = BASELINE
-    known_doubts: tuple[str, ...] = ()
+    known_doubts: tuple[Problem, ...] = ()
 
     @property
     def hyperparameters(self) -> list[str]:

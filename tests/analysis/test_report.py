@@ -2,6 +2,7 @@
 
 import filecmp
 import html.parser
+import json
 import re
 import subprocess
 import sys
@@ -91,6 +92,39 @@ def test_without_adamw_losses_are_compared(tmp_path):
     assert found.speedups["speedup"].isna().all()
     assert any("No finished adamw run" in doubt for doubt in found.doubts)
     assert "Muon has the lowest loss" in verdicts.verdicts(found)[0]
+
+
+def test_certificates_reach_the_page_and_the_terminal(found):
+    table = found.searches
+    assert len(table) == 24 and set(table["ties"]) == {1} and set(table["overturn"]) == {0.0071}
+    line = next(line for line in report.terminal(found).splitlines() if "beta2 0.95" in line)
+    assert "1 ties (beta2 0.95)" in line and "0.0071" in line
+    assert any("could not be told apart" in doubt for doubt in found.doubts)
+
+
+@pytest.mark.parametrize("seed_noise", [0.0, 0.02])
+def test_a_seed_that_moves_a_whole_race_costs_no_verdict(tmp_path, seed_noise):
+    """Muon is 0.004 to 0.01 nats ahead; a seed moves every optimizer of a race by 0.02."""
+    options = {"ratios": [1, 2, 4, 8], "noise": 0.0005, "seeds": 4}
+    found = analyse(tmp_path, optimizers=["adamw", "muon"], seed_noise=seed_noise, **options)
+    verdict = found.speedups.loc[found.speedups["optimizer"] == "muon", "verdict"]
+    assert (verdict == "faster").all()
+    assert (found.value("noise", "seeds", "carried") > 0.9) == (seed_noise > 0)
+
+
+def test_an_infeasible_or_failed_trial_is_named(tmp_path):
+    synthetic_study.write(tmp_path, **SMALL)
+    path = next((tmp_path / "certificates").iterdir())
+    certificate = json.loads(path.read_text())
+    certificate["infeasible"] = [{"changes": {"batch_size": 64}, "hash": "0", "reason": "memory"}]
+    certificate["failed"] = [{"hash": "1", "reason": "no space left on device"}]
+    path.write_text(json.dumps(certificate | {"complete": False}))
+    found = view(reader.load(tmp_path), cards=False)
+    doubts = " ".join(found.doubts)
+    assert "1 settings cannot be run (out of memory)" in doubts
+    assert "1 trials failed on the machine" in doubts and "1 of 2 cells have no" in doubts
+    notes = found.of("search")["note"].tolist()
+    assert "batch_size 64: memory" in notes and "no space left on device" in notes
 
 
 def test_one_size_has_no_trend(tmp_path):
@@ -310,6 +344,13 @@ def test_a_corrupt_result_is_named_in_the_page(tmp_path, capsys):
 def test_the_recorded_study_and_a_comparison_with_it(tmp_path, capsys):
     assert report.main(["published", "--small", f"--out={tmp_path / 'published'}"]) == 0
     out = capsys.readouterr().out
+    for doubt in (
+        "76 of 150 reported settings are not the best run",
+        "147 neighbours in 67 cells beat the centre",
+        "3 cells have no loss of their centre (soap 130m 2x",
+        "Unequal effort in",
+    ):
+        assert f"doubt: {doubt}" in out
     assert "1.2b, 8×: Muon has the lowest loss, 2.7484, not resolvable from NAdamW, SOAP" in out
     assert all(path.suffix == ".png" for path in (tmp_path / "published" / "figures").iterdir())
     assert (tmp_path / "published" / "index.html").stat().st_size < 2e6

@@ -121,7 +121,9 @@ def test_lint_names_the_patterns():
     assert any("n - p = 0" in s for s in lint.law(saturated, grid=(1, 16)))
     assert any("off the data" in s for s in lint.law(saturated, grid=(1, 16)))
     few = pd.DataFrame({"optimizer": ["adamw", "muon"], "trials": [10, 33]})
-    assert "unbalanced effort" in lint.effort(few.assign(model_size="130m", chinchilla_ratio=1))[0]
+    few = few.assign(model_size="130m", chinchilla_ratio=1)
+    assert lint.effort(few) == ["130m 1x: muon 33 trials against adamw 10"]
+    assert lint.effort(few.assign(trials=[30, 33])) == []
 
 
 def test_bad_columns_are_named():

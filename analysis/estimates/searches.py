@@ -1,0 +1,52 @@
+"""What the certificates say about each cell's search, as rows of the long table."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.estimates.table import Rows
+from analysis.runs.names import at
+from analysis.runs.study import Study
+
+LISTED = ("ties", "edges", "failed", "infeasible", "refused", "missing")
+
+
+def put_searches(rows: Rows, study: Study) -> None:
+    """A row per number of a certificate, with what it counts as the note.
+
+    ties        contenders that were not told apart from the chosen settings
+    edges       chosen values that are the first or last that was tried
+    failed      trials that the machine did not let end; infeasible: that no machine can run;
+                refused: that the race does not allow; missing: neighbours that were not run
+    overturn    nats by which another run's loss would have to fall for the choice to change
+    start_regret  nats that the settings the search began with lose against the best
+    """
+    for certificate in study.certificates.to_dict("records"):
+        where = at(certificate)
+        for name in LISTED:
+            found = certificate.get(name)
+            if isinstance(found, list):
+                note = "; ".join(_words(entry) for entry in found)
+                rows.put("search", "certificate", name, len(found), note=note, **where)
+        for name in ("start_regret", "moves"):
+            value = _number(certificate.get(name))
+            rows.put("search", "certificate", name, value, **where)
+        overturn = certificate.get("overturn")
+        if isinstance(overturn, dict):
+            note = _words(overturn["changes"])
+            rows.put("search", "certificate", "overturn", overturn["fall"], note=note, **where)
+
+
+def _number(value) -> float:
+    return np.nan if value is None or pd.isna(value) else float(value)
+
+
+def _words(entry) -> str:
+    """`learning_rate 0.02`, with the reason where there is one."""
+    changes = entry.get("changes")
+    if changes is None and "hyperparameter" in entry:
+        changes = {entry["hyperparameter"]: entry.get("value", "")}
+    if changes is None:
+        changes = {k: v for k, v in entry.items() if k not in ("hash", "reason")}
+    words = ", ".join(f"{name} {value}".strip() for name, value in changes.items())
+    reason = entry.get("reason")
+    return f"{words}: {reason}" if reason and words else reason or words
