@@ -1,0 +1,39 @@
+"""The way of a newcomer, docs/your-optimizer.md, line by line, outside the repository."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "your-optimizer.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with the page's file, from which our commands can be run."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    (folder / "my_opt.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.S)[1])
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+@pytest.mark.slow
+def test_every_line_of_the_page_works(home):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = {}
+    for line in re.search(r"```bash\n(.*?)```", PAGE, re.S)[1].splitlines():
+        words = [sys.executable, *shlex.split(line)[1:]]
+        done = subprocess.run(words, cwd=home, env=environment, text=True, capture_output=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        said[shlex.split(line)[2], "--dry_run" in line] = done.stdout
+    assert "FAILS" not in said["optim.check", False]
+    assert "finished: validation loss" in said["lm.train", False]
+    assert "my_opt:my_sgd: learning_rate from 0.01, grid" in said["sweeps.run", True]
+    assert "4 of 4 cells are certified" in said["sweeps.run", False]
+    assert "my_opt:my_sgd" in said["analysis.report", False]
+    assert (home / "runs/mine/optimizers/my_opt.py").read_text() == (home / "my_opt.py").read_text()
