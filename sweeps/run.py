@@ -159,14 +159,19 @@ def begin(
     Unusable results are reported and set aside.
 
     Raises:
-      Refused: the study may cost more than its budget.
+      Refused: the study is expected to cost more than its budget.
     """
     found = ledger.load(workdir, study)
     for path, reason in found.corrupt.items():
         log(f"{path}/result.json is unusable and its trial runs again: {reason}")
         ledger.discard(path)
-    if reason := over_budget(study, found.outcomes, arguments.device):
-        raise Refused(reason)
+    budget, rate = study.config["budget"], cost.rate(arguments.device, found.outcomes.values())
+    total = cost.expected(study, found.outcomes) if any(budget.values()) else cost.Cost()
+    if reason := cost.over_budget(total, budget, rate):
+        raise Refused(
+            f"{reason}, which this study is expected to need; raise the budget, or lower "
+            f"rule.max_moves, the grids, the sizes or the ratios"
+        )
     if arguments.retry_failed:
         Accidents(workdir, study.hash).forget(plan(study, found.outcomes).pending)
     storage.write_json(workdir / "study.json", study.config)
@@ -214,14 +219,11 @@ def dry_run(
     for cell, trials in cells.items():
         log(cost.line(f"  {cell}", cost.of(study, trials), rate))
     log(cost.line("next round", cost.of(study, state.pending), rate))
+    expected = cost.expected(study, outcomes)
+    log(cost.line("whole study, expected", expected, rate))
     log(cost.line("whole study, at most", cost.bound(study), rate))
-    if reason := over_budget(study, outcomes, device):
-        log(f"would be refused: {reason}")
-
-
-def over_budget(study: Study, outcomes: Mapping[Trial, Outcome], device: str) -> str | None:
-    budget, rate = study.config["budget"], cost.rate(device, outcomes.values())
-    return cost.over_budget(cost.bound(study), budget, rate) if any(budget.values()) else None
+    if reason := cost.over_budget(expected, study.config["budget"], rate):
+        log(f"would be refused: {reason}, which is expected")
 
 
 def report(

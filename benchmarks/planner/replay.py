@@ -82,18 +82,14 @@ GRIDS = {
 
 def synthetic(rule: Mapping[str, Any], *, start: Mapping[str, Any] = OPTIMUM) -> Study:
     """A race on synthetic sizes, for landscapes to answer."""
-    entry = {"start": {**start, "batch_size": 8}, "grids": GRIDS, "bounds": {}}
+    entry = {"start": {**start, "batch_size": 8}, "grids": GRIDS}
     return Study(
-        {
-            **{"name": "synthetic", "sizes": SIZES, "ratios": [1, 2, 4, 8], "phases": PHASES},
-            **{
-                "optimizers": {"adamw": entry},
-                "rule": rule,
-                "seeds": [0, 1, 2],
-                "data": {},
-                "eval": {},
-            },
-        }
+        study_config.complete(
+            {
+                **{"name": "synthetic", "sizes": SIZES, "ratios": [1, 2, 4, 8], "phases": PHASES},
+                **{"optimizers": {"adamw": entry}, "rule": rule, "seeds": [0, 1, 2]},
+            }
+        )
     )
 
 

@@ -18,6 +18,7 @@ from sweeps.dispatch.accidents import Accidents, Refused, begun, write_off
 from sweeps.dispatch.executor import Executor, Report
 from sweeps.dispatch.packs import Pack, Widths, packs
 from sweeps.dispatch.progress import Progress
+from sweeps.plan import cost
 from sweeps.plan.phases import Plan, plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Outcome, Trial
@@ -84,6 +85,7 @@ class Driver:
                 state = plan(self.study, self.outcomes)
                 if self._set_aside(state):
                     continue
+                self._check_budget()
                 failed = self.accidents.failed(state.pending)
                 queue = self._queue([trial for trial in state.pending if trial not in failed])
                 while queue and self.executor.capacity() > 0:
@@ -120,6 +122,13 @@ class Driver:
             self.log(f"{trial.cell}: recorded as infeasible: {outcome.reason}")
         self.outcomes |= found
         return bool(found)
+
+    def _check_budget(self) -> None:
+        """Raises Refused when what has finished took more than the study may."""
+        runs = self.outcomes.values()
+        rate = cost.rate(cost.HERE, runs)
+        if reason := cost.over_budget(cost.spent(runs), self.study.config["budget"], rate):
+            raise Refused(f"{reason}, which is spent; results are kept, raise the budget to go on")
 
     def _adopt(self) -> None:
         """Takes over packs that a driver before this one left running, where packs outlive it."""

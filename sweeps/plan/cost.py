@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from lm.config import ConfigError, unknown
+from sweeps.plan.forecast import forecast
 from sweeps.plan.phases import ALWAYS_MOVE
 from sweeps.plan.rules import Tested
-from sweeps.plan.search import in_decades
+from sweeps.plan.search import extension, in_decades
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 
@@ -67,27 +68,60 @@ def of(study: Study, trials: Iterable[Trial]) -> Cost:
 
 
 def most_trials(study: Study) -> dict[Cell, int]:
-    """The most trials each cell can take: a full star for every allowed move, all repeats, all
-    fresh seeds.
+    """The most trials each cell can take: for every allowed move a full star and all the repeats
+    that the rule may ask for, then all fresh seeds.
     """
     rule, fresh, bound = study.rule, len(study.config["seeds"]) - 1, {}
     for cell, phase in study.cells.items():
-        entry = study.config["optimizers"][cell.optimizer]
-        grids = dict(entry["grids"])
-        if phase == "II":
-            grids = {n: [0, 1] if n in ALWAYS_MOVE else g for n, g in grids.items()}
-        if phase == "III" and not rule.verify:
-            grids = {}
-        grows = entry.get("bounds", {}) if phase in rule.extend else ()
-        finer = {name: 5 if in_decades(grids[name]) else 1 for name in grows if name in grids}
-        star = sum(len(grid) - 1 + finer.get(name, 0) for name, grid in grids.items())
-        rounds = 1 + (rule.max_moves if star else 0)
-        calibration = 3 * (rule.calibration - 1) if isinstance(rule, Tested) and phase == "I" else 0
-        bound[cell] = 1 + calibration + rounds * (star + rule.most_repeats(star)) + fresh
+        names = _searched(study, phase, cell.optimizer)
+        stars = [_values(study, cell, name) for name in names]
+        stars = [sum(stars)] if rule.order == "star" else stars
+        rounds = 1 + rule.max_moves if names else 0
+        calibration = 3 * (rule.calibration - 1) if isinstance(rule, Tested) else 0
+        outward = sum(_outward(study, cell, name) for name in names)
+        bound[cell] = (
+            1 + outward + calibration + rounds * (sum(stars) + rule.most_repeats(stars)) + fresh
+        )
     if rule.equal_effort:
         most = {cell[1:]: max(bound[c] for c in bound if c[1:] == cell[1:]) for cell in bound}
         return {cell: most[cell[1:]] for cell in bound}
     return bound
+
+
+def _searched(study: Study, phase: str, optimizer: str) -> list[str]:
+    """The hyper-parameters that may be searched in a phase."""
+    entry = study.config["optimizers"][optimizer]
+    if phase == "III" and not study.rule.verify:
+        return []
+    return [name for name in entry["grids"] if phase != "II" or name not in entry["phase_two"]]
+
+
+def _values(study: Study, cell: Cell, name: str) -> int:
+    """The most neighbours that one hyper-parameter gives a centre."""
+    entry, rule = study.config["optimizers"][cell.optimizer], study.rule
+    phase, moves = study.cells[cell], rule.max_moves + 1
+    grows = 0
+    if name in entry["bounds"] and phase in rule.extend:
+        grows = 2 + 4 * in_decades(entry["grids"][name])  # beyond each edge; between decades
+    first = [other for other, p in study.cells.items() if p == "I" and other[0] == cell[0]]
+    starts = {study.start(other)[name] for other in [cell, *first]}
+    values = len({*entry["grids"][name], *starts})
+    if phase == "II" and name in ALWAYS_MOVE:
+        values = 2
+    elif phase == "II" and name in entry["bounds"] and "I" in rule.extend:
+        values += moves * len(first)  # what Phase I found beyond its grid
+    return values - 1 + grows
+
+
+def _outward(study: Study, cell: Cell, name: str) -> int:
+    """How often the best run may be followed beyond the edges of a grid."""
+    entry, steps = study.config["optimizers"][cell.optimizer], 0
+    if name not in entry["bounds"] or study.cells[cell] not in study.rule.extend:
+        return 0
+    for edge in (min(entry["grids"][name]), max(entry["grids"][name])):
+        while (edge := extension(entry["grids"][name], edge, entry["bounds"][name])) is not None:
+            steps += 1
+    return steps
 
 
 def bound(study: Study) -> Cost:
@@ -111,15 +145,23 @@ def bound(study: Study) -> Cost:
     return total
 
 
+def spent(outcomes: Iterable[Outcome]) -> Cost:
+    """What finished trials took; how many programs is not known."""
+    runs = list(outcomes)
+    return Cost(len(runs), 0, sum(r.tokens for r in runs), sum(r.flops for r in runs))
+
+
+def expected(study: Study, outcomes: Mapping[Trial, Outcome]) -> Cost:
+    """What the whole study will probably take, finished trials included."""
+    return spent(outcomes.values()) + of(study, forecast(study, outcomes))
+
+
 def over_budget(cost: Cost, budget: Mapping[str, float], rate: float) -> str | None:
     """The first declared limit that a cost exceeds, in words; hours at `rate` FLOP/s."""
     for name, limit in budget.items():
         needed = cost.flops / rate / 3600 if name == "hours" else getattr(cost, name)
         if limit and needed > limit:
-            return (
-                f"budget.{name}={limit:g} is less than the {needed:.4g} this plan may need; "
-                f"raise the budget, or lower rule.max_moves, the grids, the sizes or the ratios"
-            )
+            return f"budget.{name}={limit:g} is less than {needed:.4g}"
     return None
 
 

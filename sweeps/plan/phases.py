@@ -136,7 +136,7 @@ def problem(study: Study, cell: Cell) -> Problem:
         cell=cell,
         start=study.start(cell),
         grids=entry["grids"],
-        bounds=entry.get("bounds", {}) if phase in rule.extend else {},
+        bounds=entry["bounds"] if phase in rule.extend else {},
         refusal=partial(study.refusal, cell),
         rule=rule,
         calibrate=isinstance(rule, Tested) and phase == "I",
@@ -166,11 +166,11 @@ def second(
     entry = study.config["optimizers"][cell.optimizer]
     base = _nearest(study, cell, [state for state in first if state.best])
     start = study.start(cell) if base is None else dict(base.best)
-    start |= entry.get("phase_two", {})
+    start |= entry["phase_two"]
     grids = {}
     for name in entry["grids"]:
         here = start[name]
-        if name in entry.get("phase_two", {}):
+        if name in entry["phase_two"]:
             continue
         if name == "learning_rate":
             grids[name] = [here / 2, here]
@@ -218,7 +218,7 @@ def third(study: Study, out: Plan, cell: Cell, known: Sequence[Search]) -> Probl
     laws = {n: law for n, law in out.laws[cell.optimizer].items() if n in entry["grids"]}
     for name, law in laws.items():
         value = law.predict(study.params(cell.size), cell.ratio)
-        start[name] = snap(value, entry["grids"][name], entry.get("bounds", {}).get(name))
+        start[name] = snap(value, entry["grids"][name], entry["bounds"].get(name))
     if "warmup" in start:
         start["warmup"] = min(start["warmup"], study.steps(cell, start["batch_size"]))
     grids = {n: grid for n, grid in entry["grids"].items() if n in laws} if full.rule.verify else {}

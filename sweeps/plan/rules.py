@@ -35,7 +35,7 @@ class Rule(ABC):
     order: str = knob("star", choices=("star", "coordinate"))  # all changes at once, or by turns
     max_moves: int = knob(8, 0, 100)
     extend: tuple[str, ...] = knob(("I",), choices=PHASES)  # where grids grow at their edges
-    equal_effort: float = knob(0.0, 0.0, 0.9)  # all optimizers' runs within this share; 0: off
+    equal_effort: float = knob(0.1, 0.0, 0.9)  # all optimizers' runs within this share; 0: off
     verify: bool = knob(False)  # Phase III runs the star of its prediction too
 
     @abstractmethod
@@ -62,8 +62,8 @@ class Rule(ABC):
         """One of the points run for equal effort that takes the centre's place."""
         return None
 
-    def most_repeats(self, star: int) -> int:
-        """Repeats that judging one centre and its star may take."""
+    def most_repeats(self, stars: Sequence[int]) -> int:
+        """Repeats that judging one centre may take, by neighbours that are judged together."""
         return 0
 
     @property
@@ -81,11 +81,15 @@ class Published(Rule):
     near_best: float = knob(6.4e-3, 0.0, 1.0)  # Delta 2, the paper's
     fewer_missing: int = knob(10, 1, 1000)  # fewer unseen neighbours that a near-best centre needs
 
-    def judge(self, search: Any, candidates: Sequence[Point]) -> Point | None:
-        losses = search.losses
-        best = min(losses, key=losses.__getitem__, default=None)
-        here = losses.get(search.centre, math.inf)
-        if best is None or not finite(losses[best]) or here <= losses[best] + self.threshold:
+    def judge(self, search: Any, candidates: Sequence[Point]) -> Point | list[Trial] | None:
+        best = None
+        while best != (best := self.winner(search)):  # not left on an edge that may grow
+            losses = search.losses
+            if not finite(losses.get(best, math.inf)):
+                return None
+            if missing := search.ask(search.outward(best)):
+                return missing
+        if losses.get(search.centre, math.inf) <= losses[best] + self.threshold:
             return None
         near = near_best.within(losses, self.threshold)
         missing = {point: search.unseen(point) for point in near}
@@ -125,6 +129,7 @@ class Tested(Rule):
         if not candidates or not finite(loss_of(runs.get(centre, ()))):
             return min(candidates, key=lambda p: loss_of(runs[p]), default=None)
         error_rate = self.error_rate / (len(candidates) * len(self.looks))
+        contenders: list[Point] = []
         while True:
             noise = search.measure()
             gains = {p: gain(runs[p], runs[centre]) for p in candidates}
@@ -132,7 +137,9 @@ class Tested(Rule):
             if proven:
                 return max(proven, key=gains.__getitem__)
             apparent = [p for p in candidates if gains[p][0] > self.tolerance]
-            apparent = sorted(apparent, key=gains.__getitem__, reverse=True)[: self.contenders]
+            apparent = sorted(apparent, key=gains.__getitem__, reverse=True)
+            contenders = contenders or apparent[: self.contenders]  # the same at every look
+            apparent = [p for p in apparent if p in contenders]
             undecided = [p for p in apparent if len(runs[p]) < self.looks[-1]]
             if not undecided:
                 search.ties += [p for p in apparent if p not in search.ties]
@@ -164,8 +171,8 @@ class Tested(Rule):
         here = losses.get(state.centre, math.inf)
         return best if points and losses[best] < here - margin else None
 
-    def most_repeats(self, star: int) -> int:
-        return (self.looks[-1] - 1) * (1 + min(star, self.contenders)) if star else 0
+    def most_repeats(self, stars: Sequence[int]) -> int:
+        return (self.looks[-1] - 1) * (1 + sum(min(n, self.contenders) for n in stars))
 
     @property
     def prior(self) -> Noise:

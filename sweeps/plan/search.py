@@ -108,6 +108,14 @@ class Search:
         tried = sorted((p for p in first if p in self.runs), key=lambda p: loss_of(self.runs[p]))
         return self.ask([centre, *tried[:2]], problem.rule.calibration)
 
+    def outward(self, point: Point) -> list[Point]:
+        """One step beyond each edge on which a point lies, where the grid may grow."""
+        base, grids, found = dict(point), self.problem.grids, []
+        for name, bounds in self.problem.bounds.items():
+            if name in grids and (value := extension(grids[name], base[name], bounds)) is not None:
+                found.append(freeze({**base, name: value}))
+        return found
+
     def unseen(self, centre: Point) -> int:
         """How many neighbours of a would-be centre have not been run."""
         star = neighbours(self.problem, centre, self.problem.grids)
@@ -152,19 +160,20 @@ def in_decades(values: Sequence[Any]) -> bool:
 
 
 def extension(values: Sequence[Any], value: Any, bounds: tuple[float, float]) -> Any | None:
-    """The next value beyond the edge of a grid, by its spacing; None inside or out of bounds."""
-    numbers = sorted({*values, value})
-    if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
+    """The next value beyond a grid's edge, or beyond a value out there, by the grid's spacing; None
+    inside or out of bounds.
+    """
+    grid = sorted(values)
+    if len(grid) < 2 or grid[0] < value < grid[-1]:
         return None
-    edge, inner = (numbers[0], numbers[1]) if value == numbers[0] else (numbers[-1], numbers[-2])
-    positive = numbers[0] > 0
-    ratios = [b / a for a, b in pairwise(numbers)] if positive else []
-    geometric = positive and max(ratios) < 1.5 * min(ratios) and max(ratios) >= 1.5
-    beyond = edge * (edge / inner) if geometric else edge + (edge - inner)
+    edge, inner = (grid[0], grid[1]) if value <= grid[0] else (grid[-1], grid[-2])
+    ratios = [b / a for a, b in pairwise(grid)] if grid[0] > 0 else [1.0]
+    geometric = max(ratios) < 1.5 * min(ratios) and max(ratios) >= 1.5
+    beyond = value * (edge / inner) if geometric else value + (edge - inner)
     beyond = float(f"{beyond:.6g}")
     if all(isinstance(v, int) for v in values):
         beyond = round(beyond)
-    return beyond if bounds[0] <= beyond <= bounds[1] and beyond != edge else None
+    return beyond if bounds[0] <= beyond <= bounds[1] and beyond != value else None
 
 
 def opening(problem: Problem, results: Mapping[Trial, Outcome]) -> Search:

@@ -30,7 +30,7 @@ class Study:
     def start(self, cell: Cell) -> dict[str, Any]:
         """The published or re-centred starting point of a cell."""
         entry = self.config["optimizers"][cell.optimizer]
-        return {**entry["start"], **entry.get("starts", {}).get(f"{cell.size},{cell.ratio:g}x", {})}
+        return {**entry["start"], **entry["starts"].get(f"{cell.size},{cell.ratio:g}x", {})}
 
     def params(self, size: str) -> int:
         """Non-embedding parameters, the N of every budget."""
@@ -76,14 +76,14 @@ class Study:
             "model": {"name": cell.size, **config["sizes"][cell.size]},
             "data": dict(config["data"]),
             "train": {
-                **config.get("train", {}),
+                **config["train"],
                 "chinchilla_ratio": cell.ratio,
                 "batch_size": point.pop("batch_size"),
                 "seed": trial.seed,
             },
             "optimizer": {
                 "name": cell.optimizer,
-                "preset": entry.get("preset", "study"),
+                "preset": entry["preset"],
                 **({"source": entry["source"]} if "source" in entry else {}),
                 **point,
             },

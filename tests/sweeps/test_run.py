@@ -9,7 +9,7 @@ from study_rig import STUDY, process, run, table, trained
 
 from sweeps.dispatch.driver import Refused, lock
 from sweeps.plan import config, rules
-from sweeps.plan.cost import bound
+from sweeps.plan.cost import Cost, bound
 from sweeps.plan.phases import plan
 from sweeps.plan.study import Study
 
@@ -344,7 +344,11 @@ def test_a_request_nothing_can_satisfy_is_refused(tmp_path, capsys, monkeypatch)
 def test_dry_run_prints_costs_and_trains_nothing(tmp_path, capsys):
     assert run(tmp_path, "--dry_run", "--device=tpu-v5e") == 0
     output = capsys.readouterr().out
-    assert "next round" in output and "whole study, at most" in output
+    costs = {line[:28].strip(): line[28:].split()[0] for line in output.splitlines()[2:]}
+    first, expected, most = (
+        int(costs[name]) for name in ("next round", "whole study, expected", "whole study, at most")
+    )
+    assert first < expected < most
     assert "7.88e+13 FLOP/s (tpu-v5e)" in output
     assert not (tmp_path / "trials").exists()
     assert run(tmp_path, "--dry_run", "--device=tpu-v5") == 2
@@ -356,6 +360,18 @@ def test_a_plan_over_budget_is_refused(tmp_path, capsys):
     assert run(tmp_path, "--config.budget.hours=1e-9", "--device=h100") == 2
     assert "budget.hours=1e-09 is less than" in capsys.readouterr().err
     assert not (tmp_path / "trials").exists()
+
+
+def test_a_spent_budget_stops_the_study_until_it_is_raised(
+    undisturbed, tmp_path, capsys, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("sweeps.plan.cost.expected", lambda *_: Cost())
+        assert run(tmp_path, "--config.budget.trials=20") == 2
+    assert "budget.trials=20 is less than 2" in capsys.readouterr().err
+    assert 20 < len(trained(tmp_path)) < len(trained(undisturbed))
+    assert run(tmp_path) == 0
+    assert table(tmp_path) == table(undisturbed)
 
 
 def test_dry_run_says_what_then_trains(tmp_path, capsys):

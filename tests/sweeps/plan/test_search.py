@@ -170,12 +170,25 @@ def test_edges_extend_within_bounds_and_are_flagged_beyond():
     assert dict(state.centre)["learning_rate"] == 0.004
 
 
+def test_a_winner_is_followed_beyond_an_edge_even_where_the_centre_stays():
+    """Each of two halvings gains 1e-3, a third of what moves the centre."""
+    table = Table(lambda p: 3 + 1e-3 * abs(math.log2(p["learning_rate"] / 0.001)))
+    state, _ = settle(
+        problem(bounds={"learning_rate": (1e-5, 1)}, start={**START, "learning_rate": 0.004}), table
+    )
+    assert dict(state.best)["learning_rate"] == 0.001
+    assert freeze({**START, "learning_rate": 0.0005}) in state.runs
+    assert certified(state)["edges"] == []
+
+
 @pytest.mark.parametrize(
     "values, value, expected",
     [
         ([0.004, 0.008, 0.016], 0.004, 0.002),
         ([0.004, 0.008, 0.016], 0.016, 0.032),
         ([0.004, 0.008, 0.016], 0.008, None),
+        ([0.004, 0.008, 0.016], 0.001, 0.0005),  # found by two steps
+        ([0, 0.1, 0.2], 0.4, 0.5),
         ([0, 0.1, 0.2], 0.2, 0.3),
         ([0, 0.1, 0.2], 0, None),
         ([8, 16, 32], 32, 64),
@@ -187,13 +200,10 @@ def test_extension_continues_the_grid(values, value, expected):
 
 
 def test_max_moves_stops_and_says_so():
-    table = Table(lambda p: 3 + p["learning_rate"])
-    endless = problem(rules.Published(max_moves=2), bounds={"learning_rate": (1e-30, 1)})
-    steep = Table(lambda p: math.log(p["learning_rate"]))
-    state, _ = settle(endless, steep)
-    assert not state.converged and len(state.moves) == 2
-    assert certified(state)["complete"] is False
-    assert settle(problem(), table)[0].converged
+    for moves, converged in ((0, False), (1, False), (2, True)):
+        state, _ = settle(problem(rules.Published(max_moves=moves)), Table(bowl))
+        assert (len(state.moves), state.converged) == (moves, converged)
+        assert certified(state)["complete"] is converged
 
 
 def test_noise_rule_repeats_contenders_and_the_centre_and_does_not_guess():
