@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis import published
 from analysis.coverage import bootstrap_check
@@ -136,6 +137,69 @@ def test_advice_settles_the_claim_as_often_as_it_says(exact):
         _, (low, high) = fit_joint(cells, sd).interval(claim)
         won += low > 0 or high < 0
     assert won / studies == pytest.approx(extra.power, abs=3 * (0.8 * 0.2 / studies) ** 0.5 + 0.03)
+
+
+def test_seeds_do_not_average_the_scatter_of_cells_away(exact):
+    few = exact[exact.optimizer.isin(["adamw", "muon"])].copy()
+    few["loss"] += 3e-3 * np.random.default_rng(0).standard_normal(len(few))
+    fit = fit_joint(few.assign(se=1e-4), 1e-4)
+    assert fit.scatter > 1e-3
+    endless = advice._added_weight(fit, "muon", "300m", 4.0, 10**6) + fit.weight[0]
+    assert endless == pytest.approx(fit.noise**2 / fit.scatter**2, rel=1e-3)
+
+
+def test_intervals_are_wider_when_the_noise_rests_on_little(exact):
+    few = exact[exact.optimizer.isin(["adamw", "muon"]) & (exact.model_size == "130m")]
+    sure, unsure = (
+        robust_cell(few, noise.Noise(1e-3, df)).query("bound == ''").iloc[0] for df in (np.inf, 3)
+    )
+    ratio = np.log(unsure.high / unsure.low) / np.log(sure.high / sure.low)
+    assert ratio == pytest.approx(stats.t.ppf(0.975, 3) / 1.96, rel=0.1)
+    rough = few.assign(loss=few.loss + 3e-3 * np.random.default_rng(0).standard_normal(len(few)))
+    fit = fit_joint(rough, 1e-3)
+    assert fit.scatter > 0 and fit.df < 8
+    claim = fit.contrast("muon", fit.params0, fit.ratio0)
+    _, (low, high) = fit.interval(claim)
+    half = stats.t.ppf(0.975, fit.df) * np.sqrt(claim @ fit.covariance @ claim)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+
+
+def test_a_bracket_needs_more_than_noise():
+    """Two baseline losses fix no law; a rival between them, or level with one, is not ahead."""
+    r = pd.DataFrame({"chinchilla_ratio": [1.0, 2.0], "loss": [3.4, 3.3]})
+    base = r.assign(optimizer="adamw", model_size="s", se=1e-3)
+    for loss, bound, speedup in (
+        (3.4 - 1e-3, "upper", 2.0), (3.3 - 1e-3, "lower", 1.0), (3.2, "lower", 2.0),
+        (3.45, "upper", 1.0),
+    ):  # fmt: skip
+        rival = base.iloc[[0]].assign(optimizer="muon", loss=loss)
+        answer = robust_cell(pd.concat([base, rival]), noise.Noise(1e-3, 4)).iloc[0]
+        assert (answer.bound, answer.speedup) == (bound, speedup), loss
+    level = base.assign(loss=3.4)  # within the noise of every one
+    rival = base.iloc[[0]].assign(optimizer="muon", loss=3.4 + 1e-3)
+    answer = robust_cell(pd.concat([level, rival]), noise.Noise(1e-3, 4)).iloc[0]
+    assert answer.bound == "none" and "not resolvable" in answer.note
+
+
+def test_what_a_race_has_in_common_costs_a_speedup_little(exact):
+    """The same losses, shifted race by race: as pairs they say as much as before."""
+    few = exact[exact.optimizer.isin(["adamw", "muon"]) & (exact.model_size != "1.2b")].copy()
+    rng = np.random.default_rng(0)
+    few["loss"] += 3e-4 * rng.standard_normal(len(few))
+    races = few.groupby(["model_size", "chinchilla_ratio"]).ngroup()
+    shift = 5e-3 * rng.standard_normal(races.max() + 1)
+    moved = few.assign(loss=few.loss + shift[races], se=3e-4)
+    paired = fit_joint(moved.assign(common_se=5e-3), 3e-4)
+    alone = fit_joint(moved.assign(se=5e-3), 5e-3)
+    params = published.PARAMS["300m"]
+    width = [np.diff(np.log(fit.speedup("muon", params, 4)[1]))[0] for fit in (paired, alone)]
+    assert width[0] < 0.5 * width[1]
+    quiet = fit_joint(few.assign(se=3e-4), 3e-4)
+    assert paired.speedup("muon", params, 4)[0] == pytest.approx(
+        quiet.speedup("muon", params, 4)[0], rel=0.05
+    )
+    without = cards.leave_out(paired)
+    assert np.isfinite(np.stack(without.theta.to_list())).all()
 
 
 def test_own_curve_scatter_sees_tuning_error():
