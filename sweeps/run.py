@@ -122,9 +122,8 @@ def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callab
             raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
         changes = config.changes(old, named)
     if changes and not (arguments.extend or getattr(arguments, "dry_run", False)):
-        name, old, new = changes[0]
         raise Refused(
-            f"{workdir} holds a different study: {name} is {old!r} there and {new!r} here; "
+            f"{workdir} holds a different study: {config.other(old, named)}; "
             f"choose another workdir, or see with --dry_run what is new and go on with --extend"
         )
     return study, changes

@@ -19,9 +19,10 @@ SECTIONS: dict[str, dict[str, Field]] = {
 }
 MODEL = {name: field for name, field in FIELDS["model"].items() if name != "name"}
 OWN = ("name", "sizes", "ratios", "phases", "optimizers", "rule", "seeds")
+MORE = ("baseline", "told")  # told: trials are trained elsewhere, see sweeps.race
 ENTRY = ("preset", "source", "start", "starts", "grids", "bounds", "phase_two")
 # What a finished study may not change: its trials would mean something else under the same names.
-FIXED = ("name", "data", "eval", "train")
+FIXED = ("name", "data", "eval", "train", "told")
 
 
 def load(spec: str, overrides: Sequence[str] = (), optimizers: Sequence[str] = ()) -> dict:
@@ -60,8 +61,8 @@ def complete(config: Any) -> dict:
     config = config.to_dict() if hasattr(config, "to_dict") else config
     config = json.loads(canonical(config))
     for name in config:
-        if name not in (*OWN, *SECTIONS):
-            raise ConfigError(unknown("study key", name, (*OWN, *SECTIONS)))
+        if name not in (*OWN, *SECTIONS, *MORE):
+            raise ConfigError(unknown("study key", name, (*OWN, *SECTIONS, *MORE)))
     for name in OWN:
         if name not in config:
             raise ConfigError(f"study key {name!r} is missing")
@@ -80,6 +81,13 @@ def complete(config: Any) -> dict:
         raise ConfigError(f"seeds={out['seeds']} must be one or more different numbers")
     optimizers = _mapping("optimizers", config["optimizers"])
     out["optimizers"] = {name: _entry(f"optimizers.{name}", e) for name, e in optimizers.items()}
+    out["told"] = checked("told", Field(bool, False), config.get("told", False))
+    if not optimizers:
+        raise ConfigError("optimizers names none")
+    usual = "adamw" if "adamw" in optimizers else next(iter(optimizers))
+    out["baseline"] = config.get("baseline", usual)
+    if out["baseline"] not in optimizers:
+        raise ConfigError(unknown("optimizer in baseline", out["baseline"], optimizers))
     return out
 
 
@@ -189,8 +197,13 @@ def differences(old: Mapping, new: Mapping, path: str = "") -> Iterator[tuple[st
 
 def changes(old: Mapping, new: Mapping) -> list[tuple[str, Any, Any]]:
     """The differences that say another study; how packs are trained, and at what cost, does not."""
-    free = ("pack", "budget", *HOW)
+    free = ("pack", "budget", "baseline", *HOW)
     return [change for change in differences(old, new) if change[0].split(".")[0] not in free]
+
+
+def other(old: Mapping, new: Mapping) -> str | None:
+    """The first difference that says another study, in words."""
+    return next((f"{n} is {a!r} there and {b!r} here" for n, a, b in changes(old, new)), None)
 
 
 def incompatible(old: Mapping, new: Mapping) -> str | None:

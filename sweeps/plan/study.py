@@ -89,6 +89,9 @@ class Study:
             },
             "eval": dict(config["eval"]),
         }
+        if config["told"]:  # its optimizers are nobody's here
+            steps = self.steps(cell, run["train"]["batch_size"])
+            return {**run, "train": {**run["train"], "steps": steps}}
         run |= {section: dict(config[section]) for section in HOW if section in config}
         try:
             return finalise(run)
