@@ -1,0 +1,160 @@
+"""Parts that matrix rules are chained from: momentum, direction, normalisation, size.
+
+    optax.chain(momentum(0.95), orthogonalize(), fit_shape())                       # Muon
+    optax.chain(momentum(0.95), orthogonalize(), normalize_rows(0.95), fit_shape()) # NorMuon
+    optax.chain(momentum(0.95), signs(), orthogonalize(), normalize_entries(0.95), fit_rms())
+
+(the last is AdaMuon). Each maps directions to directions; `optim.assemble.finish` puts the clip in
+front, and decay, constraint and learning rate behind. A matrix is one of a leaf's stack, as its
+role says. Weights are (inputs, outputs); a row of the papers' (outputs, inputs) is an output here.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.linalg.newton_schulz import Form, Polynomial, newton_schulz
+from optim.roles import Role, Roles, find_roles, stack_shape
+from optim.rules.muon import Scale, scale_factor
+from optim.stacks.batching import map_matrices
+
+
+class MomentumState(NamedTuple):
+    mu: optax.Updates  # like the parameters
+
+
+def momentum(
+    beta=0.95, *, nesterov: bool = True, averaged: bool = True
+) -> optax.GradientTransformation:
+    """B <- beta B + nu G, and out comes beta B + nu G (`nesterov`) or B; nu is 1 - beta if
+    `averaged`, else 1."""
+    new = 1 - beta if averaged else 1
+
+    def accumulate(m, g):
+        return beta * m + new * g
+
+    def init(params):
+        return MomentumState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        del params
+        mu = jax.tree.map(accumulate, state.mu, updates)
+        ahead = jax.tree.map(accumulate, mu, updates) if nesterov else mu
+        return ahead, MomentumState(mu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthogonalize(
+    epsilon=1e-7,
+    *,
+    roles: Roles = None,
+    ns_steps: int = 5,
+    ns_polynomial: Polynomial = "quintic",
+    ns_form: Form = "standard",
+    ns_dtype: str | None = "bfloat16",
+    ns_precision: str | None = None,
+) -> optax.GradientTransformation:
+    """The polar factor of each matrix, approximately; a gain raises ValueError.
+
+    Arguments as in `optim.linalg.newton_schulz.newton_schulz`.
+    """
+
+    def polar(x):
+        return newton_schulz(
+            x,
+            epsilon,
+            steps=ns_steps,
+            polynomial=ns_polynomial,
+            form=ns_form,
+            dtype=ns_dtype,
+            precision=ns_precision,
+        )
+
+    return stateless(lambda updates: map_matrices(polar, updates, roles, products=True))
+
+
+def signs() -> optax.GradientTransformation:
+    """The sign of every entry."""
+    return stateless(lambda updates: jax.tree.map(jnp.sign, updates))
+
+
+def fit_shape(scale: Scale = "spectral", *, roles: Roles = None) -> optax.GradientTransformation:
+    """Each matrix times `optim.rules.muon.scale_factor`."""
+    return by_role(lambda u, role: scale_factor(u, role, scale) * u, roles)
+
+
+def fit_rms(rms=0.2, epsilon=1e-8, *, roles: Roles = None) -> optax.GradientTransformation:
+    """Each matrix (m, n) times rms sqrt(m n) / (its Frobenius norm + epsilon)."""
+
+    def fit(u, role: Role):
+        _, fan_in, fan_out = stack_shape(u, role)
+        return rms * (fan_in * fan_out) ** 0.5 / (norm(u, role) + epsilon) * u
+
+    return by_role(fit, roles)
+
+
+class SecondMomentState(NamedTuple):
+    nu: optax.Updates  # mean squares, like the parameters or with their reduced axes of size 1
+
+
+def normalize_rows(
+    beta2=0.95, epsilon=1e-10, *, roles: Roles = None
+) -> optax.GradientTransformation:
+    """Each output neuron over the root of the mean square of its weights' updates, averaged over
+    time; each matrix keeps its Frobenius norm. NorMuon's normalisation."""
+
+    def reduced(p, role: Role):
+        return jnp.zeros([1 if i in role.inputs else n for i, n in enumerate(p.shape)], p.dtype)
+
+    def init(params):
+        return SecondMomentState(jax.tree.map(reduced, params, find_roles(params, roles)))
+
+    def update(updates, state, params=None):
+        del params
+        found = find_roles(updates, roles)
+
+        def average(v, u, role: Role):
+            return beta2 * v + (1 - beta2) * jnp.mean(u * u, axis=role.inputs, keepdims=True)
+
+        def divide(u, v, role: Role):
+            even = u / (jnp.sqrt(v) + epsilon)
+            return even * (norm(u, role) / (norm(even, role) + epsilon))
+
+        nu = jax.tree.map(average, state.nu, updates, found)
+        return jax.tree.map(divide, updates, nu, found), SecondMomentState(nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def normalize_entries(beta2=0.95, epsilon=1e-8) -> optax.GradientTransformation:
+    """Each entry over the root of its mean square, without bias correction. AdaMuon's
+    normalisation."""
+
+    def init(params):
+        return SecondMomentState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        del params
+        nu = jax.tree.map(lambda v, u: beta2 * v + (1 - beta2) * u * u, state.nu, updates)
+        even = jax.tree.map(lambda u, v: u / (jnp.sqrt(v) + epsilon), updates, nu)
+        return even, SecondMomentState(nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def norm(u: jax.Array, role: Role) -> jax.Array:
+    """Frobenius norm of each matrix of a leaf, its axes kept with size 1."""
+    return jnp.sqrt(jnp.sum(u * u, axis=role.inputs + role.outputs, keepdims=True))
+
+
+def stateless(fn) -> optax.GradientTransformation:
+    """`fn` of the updates."""
+    return optax.stateless(lambda updates, params: fn(updates))
+
+
+def by_role(fn, roles: Roles) -> optax.GradientTransformation:
+    """`fn(leaf, role)` of every leaf."""
+    return stateless(lambda updates: jax.tree.map(fn, updates, find_roles(updates, roles)))
