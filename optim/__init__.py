@@ -7,6 +7,7 @@ a function of its own: `optim.rules.muon.muon(...)`.
 
 from optim import catalogue as catalogue
 from optim import diagnostics as diagnostics
+from optim import scaling as scaling
 from optim import schedules as schedules
 from optim.catalogue import OptimizerSpec as OptimizerSpec
 from optim.catalogue import build as build
@@ -14,3 +15,4 @@ from optim.catalogue import spec as spec
 from optim.description import describe as describe
 from optim.roles import Role as Role
 from optim.stacks.placement import state_shardings as state_shardings
+from optim.sphere import hyperball as hyperball

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optim import sphere
 from optim.roles import KINDS, Kind, Role, Roles, find_roles
 from optim.stacks.dtypes import STATE_KINDS, in_float32
 
@@ -24,6 +25,7 @@ def finish(
     weight_decay=0.0,
     max_grad_norm=0.0,
     ratios: Mapping[Kind, Any] | None = None,
+    constrained: tuple[Kind, ...] = (),
     *,
     roles: Roles = None,
     clipped: tuple[Kind, ...] = KINDS,
@@ -44,6 +46,7 @@ def finish(
       max_grad_norm: gradients of the kinds in `clipped` are scaled down to this global norm, taken
         over all of them together; 0 is off.
       ratios: learning-rate ratio by kind; 1 where not given.
+      constrained: kinds of leaves that keep their norm, see `optim.sphere`; they do not decay.
       roles: see `optim.roles.find_roles`.
       clipped, decayed: kinds of leaves (static).
       weight_decay_kind: see `descend` (static).
@@ -56,6 +59,7 @@ def finish(
             learning_rate,
             weight_decay,
             ratios,
+            constrained,
             roles=roles,
             decayed=decayed,
             kind=weight_decay_kind,
@@ -122,12 +126,14 @@ def clip_by_norm(
 
 class DescendState(NamedTuple):
     count: jax.Array  # () int32, updates made
+    radius: Any = ()  # of the constrained leaves, see optim.sphere.radii; () if there are none
 
 
 def descend(
     learning_rate,
     weight_decay=0.0,
     ratios: Mapping[Kind, Any] | None = None,
+    constrained: tuple[Kind, ...] = (),
     *,
     roles: Roles = None,
     decayed: tuple[Kind, ...] = KINDS,
@@ -143,11 +149,13 @@ def descend(
       1711.05101)
       "corrected"    lambda w lr_t / peak                AdamC (arXiv 2506.02285)
       "cautious"     lambda w where u w >= 0, else 0     cautious weight decay (arXiv 2510.12402)
+
+    Leaves whose kind is in `constrained` take the step of `optim.sphere` instead, without decay.
     """
 
     def init(params):
-        del params
-        return DescendState(jnp.zeros((), jnp.int32))
+        radius = sphere.radii(params, constrained, roles=roles) if constrained else ()
+        return DescendState(jnp.zeros((), jnp.int32), radius)
 
     def update(updates, state, params=None, **_):
         if params is None:
@@ -159,15 +167,18 @@ def descend(
         elif kind == "corrected":
             strength = weight_decay * lr / peak(learning_rate)
 
-        def step(u, w, role: Role):
+        def step(u, w, role: Role, radius=None):
+            ratio = (ratios or {}).get(role.kind, 1)
+            if role.kind in constrained:
+                return sphere.step(w, u, lr * ratio, radius, role).astype(w.dtype)
             if role.kind in decayed:
                 decay = strength * w
                 u = u + (jnp.where(u * w >= 0, decay, 0) if kind == "cautious" else decay)
-            ratio = (ratios or {}).get(role.kind, 1)
             return (-lr * ratio * u).astype(w.dtype)
 
-        steps = jax.tree.map(step, updates, params, find_roles(updates, roles))
-        return steps, DescendState(optax.safe_increment(state.count))
+        rows = (updates, params, find_roles(updates, roles))
+        steps = jax.tree.map(step, *rows, *((state.radius,) if constrained else ()))
+        return steps, DescendState(optax.safe_increment(state.count), state.radius)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

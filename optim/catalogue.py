@@ -17,7 +17,10 @@ from optim.entry import PRESETS, Entry, nearest
 from optim.roles import Roles
 from optim.rules import (
     adam_mini,
+    adamc,
+    adamh,
     adamw,
+    ademamix,
     cautious,
     kron,
     lion,
@@ -28,6 +31,7 @@ from optim.rules import (
     soap,
     sophia,
 )
+from optim.rules.muons import adamuon, muonc, muonh, normuon
 from optim.schedules import NUMBERS, Schedule, scheduled
 
 CATALOGUE: dict[str, Entry] = {
@@ -42,6 +46,13 @@ CATALOGUE: dict[str, Entry] = {
     "kron": kron.ENTRY,
     "soap": soap.ENTRY,
     "sophia": sophia.ENTRY,
+    "ademamix": ademamix.ENTRY,
+    "adamc": adamc.ENTRY,
+    "adamh": adamh.ENTRY,
+    "normuon": normuon.ENTRY,
+    "adamuon": adamuon.ENTRY,
+    "muonc": muonc.ENTRY,
+    "muonh": muonh.ENTRY,
 }
 
 

@@ -23,7 +23,15 @@ MAY = {  # room -> rooms and inner rooms it may import from, beside itself
 INNER = {  # inner room -> what it may import of its own room, beside itself
     "optim.linalg": set(),
     "optim.stacks": {"optim.linalg", "optim.roles"},
-    "optim.rules": {"optim.linalg", "optim.stacks", "optim.roles", "optim.assemble", "optim.entry"},
+    "optim.rules": {
+        "optim.linalg",
+        "optim.stacks",
+        "optim.roles",
+        "optim.assemble",
+        "optim.entry",
+        "optim.sphere",
+    },
+    "optim.scaling": {"optim.rules", "optim.roles", "optim.assemble", "optim.entry"},
     "lm.model": {"lm.config"},
     "lm.data": {"lm.command", "lm.storage"},
     "lm.run": {"lm.data", "lm.model", "lm.config", "lm.storage"},

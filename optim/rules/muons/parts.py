@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.linalg.newton_schulz import Form, Polynomial, newton_schulz
+from optim.entry import Precision
+from optim.linalg.newton_schulz import Form, NSDtype, Polynomial, newton_schulz
 from optim.roles import Role, Roles, find_roles, stack_shape
 from optim.rules.muon import Scale, scale_factor
+from optim.sphere import norm
 from optim.stacks.batching import map_matrices
 
 
@@ -54,8 +56,8 @@ def orthogonalize(
     ns_steps: int = 5,
     ns_polynomial: Polynomial = "quintic",
     ns_form: Form = "standard",
-    ns_dtype: str | None = "bfloat16",
-    ns_precision: str | None = None,
+    ns_dtype: NSDtype = "bfloat16",
+    ns_precision: Precision = None,
 ) -> optax.GradientTransformation:
     """The polar factor of each matrix, approximately; a gain raises ValueError.
 
@@ -92,6 +94,15 @@ def fit_rms(rms=0.2, epsilon=1e-8, *, roles: Roles = None) -> optax.GradientTran
     def fit(u, role: Role):
         _, fan_in, fan_out = stack_shape(u, role)
         return rms * (fan_in * fan_out) ** 0.5 / (norm(u, role) + epsilon) * u
+
+    return by_role(fit, roles)
+
+
+def fit_rank(epsilon=1e-8, *, roles: Roles = None) -> optax.GradientTransformation:
+    """Each matrix (m, n) to Frobenius norm sqrt(min(m, n)), which it has if it is orthogonal."""
+
+    def fit(u, role: Role):
+        return min(stack_shape(u, role)[1:]) ** 0.5 / jnp.maximum(norm(u, role), epsilon) * u
 
     return by_role(fit, roles)
 
@@ -143,11 +154,6 @@ def normalize_entries(beta2=0.95, epsilon=1e-8) -> optax.GradientTransformation:
         return even, SecondMomentState(nu)
 
     return optax.GradientTransformation(init, update)
-
-
-def norm(u: jax.Array, role: Role) -> jax.Array:
-    """Frobenius norm of each matrix of a leaf, its axes kept with size 1."""
-    return jnp.sqrt(jnp.sum(u * u, axis=role.inputs + role.outputs, keepdims=True))
 
 
 def stateless(fn) -> optax.GradientTransformation:

@@ -1,0 +1,1 @@
+"""Muon and its kin: momentum, an orthogonal direction, a normalisation, a size."""

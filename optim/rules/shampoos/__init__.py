@@ -1,0 +1,1 @@
+"""Shampoo and its kin: directions from means of outer products."""
