@@ -9,6 +9,8 @@ from optim import catalogue as catalogue
 from optim import diagnostics as diagnostics
 from optim import scaling as scaling
 from optim import schedules as schedules
+from optim.averaging import evaluation_params as evaluation_params
+from optim.averaging import schedule_free as schedule_free
 from optim.catalogue import OptimizerSpec as OptimizerSpec
 from optim.catalogue import build as build
 from optim.catalogue import spec as spec

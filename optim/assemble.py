@@ -26,6 +26,7 @@ def finish(
     max_grad_norm=0.0,
     ratios: Mapping[Kind, Any] | None = None,
     constrained: tuple[Kind, ...] = (),
+    last: optax.GradientTransformation | None = None,
     *,
     roles: Roles = None,
     clipped: tuple[Kind, ...] = KINDS,
@@ -47,6 +48,7 @@ def finish(
         over all of them together; 0 is off.
       ratios: learning-rate ratio by kind; 1 where not given.
       constrained: kinds of leaves that keep their norm, see `optim.sphere`; they do not decay.
+      last: acts on the finished steps, such as `optim.averaging.average_iterates`.
       roles: see `optim.roles.find_roles`.
       clipped, decayed: kinds of leaves (static).
       weight_decay_kind: see `descend` (static).
@@ -64,6 +66,7 @@ def finish(
             decayed=decayed,
             kind=weight_decay_kind,
         ),
+        *([last] if last else []),
     )
     return in_float32(chain, state_dtypes)
 

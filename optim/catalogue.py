@@ -27,11 +27,12 @@ from optim.rules import (
     mars,
     muon,
     nadamw,
+    schedule_free,
     scion,
     soap,
     sophia,
 )
-from optim.rules.muons import adamuon, muonc, muonh, normuon
+from optim.rules.muons import adamuon, dion, muonc, muonh, normuon
 from optim.schedules import NUMBERS, Schedule, scheduled
 
 CATALOGUE: dict[str, Entry] = {
@@ -47,10 +48,12 @@ CATALOGUE: dict[str, Entry] = {
     "soap": soap.ENTRY,
     "sophia": sophia.ENTRY,
     "ademamix": ademamix.ENTRY,
+    "schedule_free": schedule_free.ENTRY,
     "adamc": adamc.ENTRY,
     "adamh": adamh.ENTRY,
     "normuon": normuon.ENTRY,
     "adamuon": adamuon.ENTRY,
+    "dion": dion.ENTRY,
     "muonc": muonc.ENTRY,
     "muonh": muonh.ENTRY,
 }

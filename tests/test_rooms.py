@@ -30,6 +30,7 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
         "optim.assemble",
         "optim.entry",
         "optim.sphere",
+        "optim.averaging",
     },
     "optim.scaling": {"optim.rules", "optim.roles", "optim.assemble", "optim.entry"},
     "lm.model": {"lm.config"},

@@ -1,0 +1,199 @@
+"""Dion: low-rank orthonormal updates by power iteration (Ahn et al. 2025, arXiv 2504.05295)."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.assemble import finish, takes_common
+from optim.entry import Entry, Number, Precision
+from optim.linalg import lapack
+from optim.roles import Kind, Role, Roles, find_roles, from_stack, stack_shape, to_stack
+from optim.rules.muon import FALLBACK, Scale, by_kind
+from optim.rules.muons.parts import fit_shape
+from optim.stacks.batching import map_grouped, turn
+from optim.stacks.placement import share_out
+from optim.stacks.probes import gaussian_like, probe_key
+
+
+class ScaleByDionState(NamedTuple):
+    mu: Any  # momentum, like the parameters, without the part that was taken out of it
+    bases: Any  # Q of each leaf, (stack, short side, rank)
+
+
+def scale_by_dion(
+    momentum=0.95,
+    dion_epsilon=1e-8,
+    *,
+    roles: Roles = None,
+    rank_fraction: float = 1.0,
+    rank_multiple_of: int = 1,
+    power_iterations: int = 1,
+    precision: Precision = "highest",
+    scale: Scale = "ratio",
+    seed: int = 0,
+) -> optax.GradientTransformation:
+    """Dion's rule for matrices, heads and embeddings; arguments as in `dion`."""
+
+    def rank(short: int) -> int:
+        multiple = rank_multiple_of * math.ceil(rank_fraction * short / rank_multiple_of)
+        return min(multiple, short)
+
+    def init(params):
+        def basis(p, role: Role):
+            stack, *sides = stack_shape(p, role)
+            return jnp.zeros((stack, min(sides), rank(min(sides))), p.dtype)
+
+        bases = jax.tree.map(basis, params, find_roles(params, roles))
+        bases = gaussian_like(bases, probe_key(seed), 0)
+        return ScaleByDionState(jax.tree.map(jnp.zeros_like, params), share_out(bases))
+
+    def step(block):
+        """Of stacks of momenta (N, short, long) and bases (N, short, rank): new ones and u."""
+        b_NSL, start_NSR = block
+        q_NSR = start_NSR
+        for _ in range(power_iterations):
+            p_NLR = lapack.qr(b_NSL.mT @ q_NSR)
+            q_NSR = b_NSL @ p_NLR
+        nothing = jnp.all(b_NSL == 0, axis=(1, 2), keepdims=True)
+        p_NLR = jnp.where(nothing, 0, p_NLR)
+        m_NSL = b_NSL - (1 - momentum) * q_NSR @ p_NLR.mT
+        size = jnp.sqrt(jnp.sum(q_NSR * q_NSR, axis=1, keepdims=True)) + dion_epsilon
+        q_NSR = jnp.where(nothing, start_NSR, q_NSR / size)
+        return m_NSL, q_NSR, q_NSR @ p_NLR.mT
+
+    def update(updates, state, params=None):
+        del params
+        leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.add, state.mu, updates))
+        found = treedef.flatten_up_to(find_roles(updates, roles))
+        tall = [shape[1] > shape[2] for shape in map(stack_shape, leaves, found)]
+        stacks = [turn(to_stack(x, r), t) for x, r, t in zip(leaves, found, tall, strict=True)]
+        pairs = list(zip(stacks, treedef.flatten_up_to(state.bases), strict=True))
+        with jax.default_matmul_precision(precision):
+            rows = map_grouped(step, pairs)
+
+        def leaf(stack, t, role, like):
+            return from_stack(turn(stack, t), role, like.shape).astype(like.dtype)
+
+        mu, directions = (
+            treedef.unflatten(
+                [leaf(row[i], *of) for row, *of in zip(rows, tall, found, leaves, strict=True)]
+            )
+            for i in (0, 2)
+        )
+        bases = treedef.unflatten([row[1] for row in rows])
+        return directions, ScaleByDionState(mu, share_out(bases))
+
+    rule = optax.GradientTransformation(init, update)
+    return optax.chain(rule, fit_shape(scale, roles=roles))
+
+
+def matrix_flops(role: Role, leaf, values) -> float:
+    """FLOPs of hidden matrices: four products of rank r and the QR of a (long, r) matrix."""
+    if role.kind != "matrix":
+        return 0.0
+    stack, *sides = stack_shape(leaf, role)
+    short, long = min(sides), max(sides)
+    r = min(short, math.ceil(values["rank_fraction"] * short))
+    power = values["power_iterations"] * (4.0 * short * long * r + 4.0 * long * r * r)
+    return stack * (power + 4.0 * short * long * r)
+
+
+@takes_common
+def dion(
+    learning_rate: Number,
+    momentum: Number = 0.95,
+    beta1: Number = 0.9,
+    beta2: Number = 0.95,
+    epsilon: Number = 1e-8,
+    dion_epsilon: Number = 1e-8,
+    adam_lr_ratio: Number = 1.0,
+    weight_decay: Number = 0.01,
+    max_grad_norm: Number = 0.0,
+    *,
+    roles: Roles = None,
+    clipped: tuple[Kind, ...] = FALLBACK,
+    rank_fraction: float = 1.0,
+    rank_multiple_of: int = 1,
+    power_iterations: int = 1,
+    precision: Precision = "highest",
+    scale: Scale = "ratio",
+    seed: int = 0,
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Dion for hidden matrices, AdamW for embedding, head and gains.
+
+    .. math::
+      B_t = M_{t-1} + G_t, \quad P_t = \mathrm{QR}(B_t Q_{t-1}), \quad R_t = B_t^T P_t, \quad
+      M_t = B_t - (1-\mu) P_t R_t^T, \\
+      Q_t = R_t / (\|R_t\|_{columns} + \epsilon), \quad u_t = \sqrt{out/in} \, P_t Q_t^T
+
+    One warm-started power iteration finds the leading r directions of the momentum; only these are
+    taken out of it, the rest waits (error feedback). At full rank it costs more than Muon and does
+    much the same; a fraction of the rank costs that fraction, and devices need only exchange P and
+    R. Q is on the shorter side of a matrix.
+
+    Args:
+      learning_rate: of the matrices; the authors share it with the rest.
+      momentum: mu, the part of the leading directions that stays.
+      beta1, beta2, epsilon: of the fallback AdamW.
+      dion_epsilon: beside the norms of R's columns.
+      adam_lr_ratio: learning rate of the fallback over that of the matrices.
+      weight_decay: decoupled, times the learning rate of the leaf's group.
+      max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
+      roles: see `optim.roles.find_roles` (static).
+      clipped: kinds that are clipped (static).
+      rank_fraction, rank_multiple_of: r is this share of the shorter side, rounded up (static).
+      power_iterations: of each step (static).
+      precision: of the matrix products (static).
+      scale: see `optim.rules.muon.scale_factor` (static).
+      seed: of Q's start, normal numbers by path, the same on any mesh (static).
+      **common: static options of `optim.assemble.finish`.
+
+    authors: microsoft/dion at 0a059a4, dion/dion_reference.py 541-720 and dion_simple.py.
+    Deviations: QR by Householder where theirs is a randomised Cholesky QR, the same up to signs
+    that cancel; it is in the gradients' dtype, theirs in float32; a NaN stays NaN. study: the rule
+    with Muon's surroundings in arXiv 2509.02046, which did not run it.
+    """
+    rule = scale_by_dion(
+        momentum,
+        dion_epsilon,
+        roles=roles,
+        rank_fraction=rank_fraction,
+        rank_multiple_of=rank_multiple_of,
+        power_iterations=power_iterations,
+        precision=precision,
+        scale=scale,
+        seed=seed,
+    )
+    return finish(
+        by_kind(rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
+        learning_rate,
+        weight_decay,
+        max_grad_norm,
+        ratios=dict.fromkeys(FALLBACK, adam_lr_ratio),
+        roles=roles,
+        clipped=clipped,
+        **common,
+    )
+
+
+ENTRY = Entry(
+    dion,
+    schedule="wsd",
+    flops=matrix_flops,
+    bounds={"rank_fraction": (1e-3, 1.0)},
+    study=dict(
+        learning_rate=16e-3,
+        beta1=0.95,
+        epsilon=1e-15,
+        adam_lr_ratio=0.2,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        decay=0.6,
+        decayed=("matrix", "head"),
+        rank_fraction=0.25,
+    ),
+)
