@@ -16,5 +16,5 @@ from optim.catalogue import build as build
 from optim.catalogue import spec as spec
 from optim.description import describe as describe
 from optim.roles import Role as Role
-from optim.stacks.placement import state_shardings as state_shardings
 from optim.sphere import hyperball as hyperball
+from optim.stacks.placement import state_shardings as state_shardings

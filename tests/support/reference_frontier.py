@@ -162,3 +162,42 @@ def muonh(params, grads, kind, lr, ratio, momentum, adam, max_norm):
             else:
                 x[k] = x[k] - lr(t) * ratio * adam(t + 1, k, g)
         yield copied(x)
+
+
+def dion(params, bases, momentum, epsilon=1e-8):
+    """microsoft/dion dion_reference.py dion_update with the QR of its orthogonalize (not the
+    randomised one); `bases` are Q at the start, on the shorter side of each (out, in) tensor."""
+    momenta, q = zeros(params), copied(bases)
+
+    def direction(k, g):
+        turned = g.shape[0] < g.shape[1]
+        momenta[k] = momenta[k] + g
+        b = momenta[k].T if turned else momenta[k]
+        p = np.linalg.qr(b @ q[k])[0]
+        r = b.T @ p
+        low_rank = p @ r.T
+        momenta[k] = momenta[k] - (1 - momentum) * (low_rank.T if turned else low_rank)
+        q[k] = r / (np.linalg.norm(r, axis=0, keepdims=True) + epsilon)
+        u = p @ q[k].T
+        return math.sqrt(g.shape[0] / g.shape[1]) * (u.T if turned else u)
+
+    return direction
+
+
+def schedule_free(params, gradient, steps, lr, beta1, beta2, epsilon, decay, r, power):
+    """facebookresearch/schedule_free adamw_schedulefree_reference.py, decay at y; gradients are
+    those of `gradient` at y. Yields (y, x)."""
+    x, y, z, v = copied(params), copied(params), copied(params), zeros(params)
+    weight_sum, lr_max = 0.0, -1.0
+    for k in range(steps):
+        lr_max = max(lr(k), lr_max)
+        weight = (k + 1) ** r * lr_max**power
+        weight_sum += weight
+        c = weight / weight_sum if weight_sum else 0.0
+        for name, g in gradient(y).items():
+            z[name] = z[name] - lr(k) * decay * y[name]
+            v[name] = beta2 * v[name] + (1 - beta2) * g * g
+            z[name] = z[name] - lr(k) * g / (np.sqrt(v[name] / (1 - beta2 ** (k + 1))) + epsilon)
+            x[name] = (1 - c) * x[name] + c * z[name]
+            y[name] = beta1 * x[name] + (1 - beta1) * z[name]
+        yield copied(y), copied(x)
