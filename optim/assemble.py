@@ -188,13 +188,12 @@ def descend(
 
 def peak(learning_rate):
     """The largest learning rate: of a number itself, of a schedule its `peak`."""
-    if not callable(learning_rate):
-        return learning_rate
-    if not hasattr(learning_rate, "peak"):
+    found = getattr(learning_rate, "peak", learning_rate)
+    if callable(found):
         raise ValueError(
             "this weight_decay_kind needs a schedule with a `peak`: optim.schedules.Schedule"
         )
-    return learning_rate.peak
+    return found
 
 
 def of_kinds(tree, kinds: tuple[Kind, ...], roles: Roles = None):

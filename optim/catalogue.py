@@ -33,6 +33,7 @@ from optim.rules import (
     sophia,
 )
 from optim.rules.muons import adamuon, dion, muonc, muonh, normuon
+from optim.rules.shampoos import kl, shampoo
 from optim.schedules import NUMBERS, Schedule, scheduled
 
 CATALOGUE: dict[str, Entry] = {
@@ -56,6 +57,9 @@ CATALOGUE: dict[str, Entry] = {
     "dion": dion.ENTRY,
     "muonc": muonc.ENTRY,
     "muonh": muonh.ENTRY,
+    "shampoo": shampoo.ENTRY,
+    "kl_shampoo": kl.KL_SHAMPOO,
+    "kl_soap": kl.KL_SOAP,
 }
 
 

@@ -140,6 +140,7 @@ def plan(
     vectors: bool,
     block_size: int | None = None,
     merge_toward: int | None = None,
+    merge_up_to: int | None = None,
 ) -> Plan:
     """Decide how a leaf is cut.
 
@@ -150,12 +151,14 @@ def plan(
       block_size: longest block of a side with a full factor; None does not cut.
       merge_toward: flatten a matrix to a vector where levanter's merging of small dimensions would
         with this target; None never does.
+      merge_up_to: flatten a matrix of at most so many entries to a vector; None never does.
 
     A leaf without entries has no blocks.
     """
     _, fan_in, fan_out = stack_shape(leaf, role)
-    merged = merge_toward and role.kind != "gain" and fan_in * fan_out > 0
-    merged = merged and merges(fan_in, fan_out, merge_toward)
+    merged = fan_in * fan_out <= (merge_up_to or 0)
+    merged |= bool(merge_toward and fan_in * fan_out and merges(fan_in, fan_out, merge_toward))
+    merged &= role.kind != "gain" and fan_in * fan_out > 0
     inputs, outputs = (1 < side <= largest for side in (fan_in, fan_out))
     if role.kind == "gain":
         inputs, outputs = False, outputs and vectors
@@ -165,7 +168,7 @@ def plan(
     columns = _parts(fan_out, block_size if outputs else None)
     if 0 in leaf.shape:
         rows, columns = (), ()
-    vector = bool(role.kind == "gain" or merged)
+    vector = role.kind == "gain" or merged
     return Plan(role, tuple(leaf.shape), vector, inputs, outputs, rows, columns)
 
 

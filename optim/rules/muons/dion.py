@@ -51,7 +51,8 @@ def scale_by_dion(
         return ScaleByDionState(jax.tree.map(jnp.zeros_like, params), share_out(bases))
 
     def step(block):
-        """Of stacks of momenta (N, short, long) and bases (N, short, rank): new ones and u."""
+        """Of momenta (N, short, long) and bases (N, short, rank): what is taken out of the
+        momenta, new bases, and u."""
         b_NSL, start_NSR = block
         q_NSR = start_NSR
         for _ in range(power_iterations):
@@ -59,14 +60,15 @@ def scale_by_dion(
             q_NSR = b_NSL @ p_NLR
         nothing = jnp.all(b_NSL == 0, axis=(1, 2), keepdims=True)
         p_NLR = jnp.where(nothing, 0, p_NLR)
-        m_NSL = b_NSL - (1 - momentum) * q_NSR @ p_NLR.mT
+        taken_NSL = (1 - momentum) * q_NSR @ p_NLR.mT
         size = jnp.sqrt(jnp.sum(q_NSR * q_NSR, axis=1, keepdims=True)) + dion_epsilon
         q_NSR = jnp.where(nothing, start_NSR, q_NSR / size)
-        return m_NSL, q_NSR, q_NSR @ p_NLR.mT
+        return taken_NSL, q_NSR, q_NSR @ p_NLR.mT
 
     def update(updates, state, params=None):
         del params
-        leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.add, state.mu, updates))
+        whole = jax.tree.map(jnp.add, state.mu, updates)
+        leaves, treedef = jax.tree.flatten(whole)
         found = treedef.flatten_up_to(find_roles(updates, roles))
         tall = [shape[1] > shape[2] for shape in map(stack_shape, leaves, found)]
         stacks = [turn(to_stack(x, r), t) for x, r, t in zip(leaves, found, tall, strict=True)]
@@ -77,13 +79,14 @@ def scale_by_dion(
         def leaf(stack, t, role, like):
             return from_stack(turn(stack, t), role, like.shape).astype(like.dtype)
 
-        mu, directions = (
+        taken, directions = (
             treedef.unflatten(
                 [leaf(row[i], *of) for row, *of in zip(rows, tall, found, leaves, strict=True)]
             )
             for i in (0, 2)
         )
         bases = treedef.unflatten([row[1] for row in rows])
+        mu = jax.tree.map(jnp.subtract, whole, taken)
         return directions, ScaleByDionState(mu, share_out(bases))
 
     rule = optax.GradientTransformation(init, update)

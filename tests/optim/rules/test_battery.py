@@ -15,10 +15,16 @@ from optimizer_battery import CHECKS, Battery
 import optim
 
 # Learning rates at which each converges on the battery's small problems.
-LEARNING_RATES = {"lion": 0.02, "kron": 0.02}
+LEARNING_RATES = {"lion": 0.02, "kron": 0.02, "adamuon": 0.1, "dion": 0.1}
 # In directions without gradient SOAP divides rounding errors by epsilon, so they differ between
 # vmapped and solo programs: a larger epsilon than the study's, and 3 % of a step of tolerance.
 ATOL = {"soap": 1e-3}
+# Dion at full rank, AdamC and MuonC with plain decay: these learning rates have no known peak.
+OPTIONS = {
+    "dion": {"rank_fraction": 1.0},
+    "adamc": {"weight_decay_kind": "decoupled"},
+    "muonc": {"weight_decay_kind": "decoupled"},
+}
 HPARAMS = {"weight_decay": 0.0, "epsilon": 1e-4, "muon_to_adam_lr": 1.0, "scion_to_signum_lr": 1.0}
 HPARAMS |= {"adam_lr_ratio": 1.0}
 # On the hyperball the minima of these lie elsewhere.
@@ -33,6 +39,7 @@ UNCONSTRAINED_ONLY = (
 def battery(name):
     known = optim.spec(name).traced
     hparams = {k: v for k, v in HPARAMS.items() if k in known}
+    hparams |= OPTIONS.get(name, {})
     make = lambda lr: optim.build(name, hparams | {"learning_rate": lr})  # noqa: E731
     return Battery(make, LEARNING_RATES.get(name, 0.03), ATOL.get(name, 1e-5))
 

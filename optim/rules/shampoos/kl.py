@@ -1,0 +1,326 @@
+"""KL-Shampoo and KL-SOAP: factors fitted by the Kullback-Leibler divergence (Lin et al. 2025,
+arXiv 2509.03378)."""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim.assemble import finish, takes_common
+from optim.entry import BELOW_ONE, Entry, Number, Precision
+from optim.linalg import eigenbasis, lapack
+from optim.roles import KINDS, Kind, Role, Roles
+from optim.rules.muon import FALLBACK, by_kind
+from optim.rules.shampoos.shampoo import NO_LIMIT, squares
+from optim.rules.soap import decay_after_step
+from optim.stacks.batching import map_grouped
+from optim.stacks.blocks import plan, plan_tree
+from optim.stacks.lockstep import same_for_all
+from optim.stacks.placement import share_out
+
+MAX_SCALE = 4000  # of 1 / sqrt(eigenvalue), and no more than the side, but at least 10
+
+
+class ScaleByKLState(NamedTuple):
+    """`factors`, `bases` and `scales` have for each leaf a list with a {side: array} per shape of
+    its blocks; side is "inputs" or "outputs", the array (layers * blocks, side, side), of scales
+    (layers * blocks, side)."""
+
+    count: jax.Array  # () int32, calls made, the first included
+    kept: jax.Array  # () int32, how often a basis was kept because the new one was not finite
+    mu: Any  # mean gradient, like the parameters
+    nu: Any  # KL-SOAP: mean square in the rotated basis, like the parameters; else ()
+    factors: Any  # S, means of the gradient's outer products, whitened on the other side
+    bases: Any  # their eigenvectors, in columns
+    scales: Any  # 1 / sqrt of their eigenvalues, which are means of their own
+
+
+def scale_by_kl(
+    beta1=0.9,
+    beta2=0.98,
+    shampoo_beta=None,
+    epsilon=1e-8,
+    *,
+    roles: Roles = None,
+    adam: bool = False,
+    precondition_frequency: int = 10,
+    init_eigenvalue: float = 0.1,
+    block_size: int | None = None,
+    lockstep: bool = False,
+    precision: Precision = "highest",
+) -> optax.GradientTransformation:
+    """The direction of KL-SOAP (`adam`, static) or KL-Shampoo, for matrices; a gain raises
+    ValueError. Arguments as in `kl_shampoo`.
+
+    Where a new basis would not be finite a block keeps its last one, and the state counts it.
+    """
+    beta = beta2 if shampoo_beta is None else shampoo_beta
+    cut = dict(largest=NO_LIMIT, vectors=False, block_size=block_size)
+
+    def init(params):
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+        blocks = plan_tree(params, roles, **cut)
+        if any(p.role.kind == "gain" for p in blocks.plans):
+            raise ValueError("a gain has no factors: a matrix rule needs inputs and outputs")
+        start = init_eigenvalue**-0.5
+        factors = blocks.make(lambda *b: squares(*b, lambda d: jnp.zeros((d, d), dtype)))
+        bases = blocks.make(lambda *b: squares(*b, lambda d: jnp.eye(d, dtype=dtype)))
+        scales = jax.tree.map(lambda q: jnp.full(q.shape[:2], start, dtype), bases)
+        mu = jax.tree.map(jnp.zeros_like, params)
+        nu = jax.tree.map(jnp.zeros_like, params) if adam else ()
+        zero = jnp.zeros((), jnp.int32)
+        return ScaleByKLState(zero, zero, mu, nu, *share_out((factors, bases, scales)))
+
+    def update(gradients, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        first = count == 1
+        blocks = plan_tree(gradients, roles, **cut)
+        moved = optax.tree.update_moment(gradients, state.mu, beta1, 1)
+        mu = jax.tree.map(lambda new, old: jnp.where(first, old, new), moved, state.mu)
+
+        def step(block):
+            g, m, v, factors, bases, scales = block
+            rotated = eigenbasis.rotate(g, bases)
+            if adam:
+                v = jnp.where(first, v, beta2 * v + (1 - beta2) * rotated**2)
+                u = eigenbasis.rotate(m, bases) / (jnp.sqrt(v) + epsilon)
+            else:
+                both = whiten(jnp.ones_like(m), scales)
+                u = eigenbasis.rotate(m, bases) * (both / (1 + epsilon * both))
+            u = eigenbasis.rotate_back(u, bases)
+            factors, scales = fit(g, rotated, factors, bases, scales)
+            return jnp.where(first, 0, u), v, factors, scales
+
+        def fit(g, rotated, factors, bases, scales):
+            """Means of the outer products of the gradient whitened on the other side, which in the
+            first call it is not, and of their diagonals in the basis."""
+            new_factors, new_scales = {}, {}
+            for side, factor in factors.items():
+                other = {k: bases[k] for k in bases if k != side}
+                by = {k: scales[k] for k in scales if k != side}
+                half = whiten(eigenbasis.rotate(g, other), by)
+                half = jnp.where(first, g, half)
+                axis = 2 if side == "inputs" else 1
+                outer = half @ half.mT if axis == 2 else half.mT @ half
+                new_factors[side] = beta * factor + (1 - beta) * outer / g.shape[axis]
+                seen = jnp.mean(whiten(rotated, by) ** 2, axis=axis)
+                value = beta * invert(scales[side] ** 2) + (1 - beta) * seen
+                limit = max(10, min(factor.shape[-1], MAX_SCALE))
+                scale = jnp.minimum(invert(jnp.sqrt(value)), limit)
+                new_scales[side] = jnp.where(first, scales[side], scale)
+            return new_factors, new_scales
+
+        columns = [blocks.split(tree) for tree in (gradients, mu, state.nu if adam else mu)]
+        columns += [blocks.ungroup(t) for t in (state.factors, state.bases, state.scales)]
+        with jax.default_matmul_precision(precision):
+            rows = map_grouped(step, list(zip(*columns, strict=True)), products=True)
+            u, v, factors, scales = map(list, zip(*rows, strict=True)) if rows else [[]] * 4
+            bases, kept = new_bases(factors, columns[4], count)
+        u = jax.tree.map(lambda u, g: u.astype(g.dtype), blocks.join(u), gradients)
+        # On a mesh the choice places the new one like the old.
+        settle = lambda new, old: jnp.where(first, old, new.astype(old.dtype))  # noqa: E731
+        nu = jax.tree.map(settle, blocks.join(v), state.nu) if adam else ()
+        placed = share_out(tuple(map(blocks.group, (factors, bases, scales))))
+        return u, ScaleByKLState(count, state.kept + kept, mu, nu, *placed)
+
+    def new_bases(factors, bases, count):
+        """(bases, kept) after a call: found in the first, refreshed when it is time."""
+        olds, treedef = jax.tree.flatten(bases)
+        pairs = list(zip(jax.tree.leaves(factors), olds, strict=True))
+
+        def all_by(decomposition):
+            def run(pairs):
+                rows = map_grouped(lambda pair: decomposition(*pair), pairs)
+                new, kept = zip(*rows, strict=True)
+                return treedef.unflatten(new), sum(map(jnp.sum, kept)).astype(jnp.int32)
+
+            return run
+
+        def keep(pairs):
+            del pairs
+            return bases, jnp.zeros((), jnp.int32)
+
+        def find(factors, last):
+            return eigenbasis.decompose(factors, last, 1e-30)[:2]
+
+        if not olds:
+            return bases, jnp.zeros((), jnp.int32)
+        call = same_for_all(count) if lockstep else count
+        branch = jnp.where(call == 1, 2, jnp.where((call - 1) % precondition_frequency == 0, 1, 0))
+        return jax.lax.switch(branch, [keep, all_by(power_step), all_by(find)], pairs)
+
+    return optax.GradientTransformation(init, update)
+
+
+def power_step(factors, bases):
+    """QR of factors @ bases, columns as they are; and which are kept, not being finite. Columns in
+    the null space of their factor stay, but for what makes them orthogonal to the others."""
+    product = factors @ bases
+    null = eigenbasis.is_null(jnp.sum(bases * product, axis=1))[:, None]
+    new = lapack.qr(jnp.where(null, bases * jnp.finfo(bases.dtype).tiny ** 0.5, product))
+    finite = eigenbasis.is_finite(new)
+    return jnp.where(finite, new, bases), ~finite[:, 0, 0]
+
+
+def whiten(x, scales):
+    """Rows and columns of x (N, inputs, outputs) times their scales {side: (N, length)}."""
+    if "inputs" in scales:
+        x = x * scales["inputs"][:, :, None]
+    return x * scales["outputs"][:, None, :] if "outputs" in scales else x
+
+
+def invert(x):
+    """1 / x, 0 where x is 0."""
+    return jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x))
+
+
+def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
+    """FLOPs of a step's products of hidden matrices and, spread over the steps, of a refresh."""
+    if role.kind != "matrix":
+        return 0.0
+    cut = plan(leaf, role, largest=NO_LIMIT, vectors=False, block_size=values["block_size"])
+    total = 0.0
+    for number, height, width in cut.block_shapes():
+        for side in (height, width):
+            refresh = (2 + 8 / 3) * side**3 / values["precondition_frequency"]
+            total += number * (10 * height * width * side + refresh)
+    return total
+
+
+@takes_common
+def kl_shampoo(
+    learning_rate: Number,
+    beta1: Number = 0.9,
+    beta2: Number = 0.98,
+    shampoo_beta: Number | None = None,
+    epsilon: Number = 1e-8,
+    adam_beta1: Number = 0.9,
+    adam_beta2: Number = 0.95,
+    adam_epsilon: Number = 1e-8,
+    adam_lr_ratio: Number = 1.0,
+    weight_decay: Number = 0.01,
+    max_grad_norm: Number = 0.0,
+    *,
+    roles: Roles = None,
+    clipped: tuple[Kind, ...] = KINDS,
+    decayed: tuple[Kind, ...] = KINDS,
+    precondition_frequency: int = 10,
+    init_eigenvalue: float = 0.1,
+    block_size: int | None = None,
+    lockstep: bool = False,
+    precision: Precision = "highest",
+    adam: bool = False,
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    r"""KL-Shampoo for hidden matrices, AdamW for embedding, head and gains.
+
+    .. math::
+      S_1 \leftarrow \beta S_1 + \tfrac{1-\beta}{n} G S_2^{-1} G^T, \quad
+      S_2 \leftarrow \beta S_2 + \tfrac{1-\beta}{m} G^T S_1^{-1} G, \quad
+      u = S_1^{-1/2} M S_2^{-1/2}
+
+    for G (m, n), in eigenbases Q_i that follow the S_i by a step of power iteration every
+    `precondition_frequency` calls, with eigenvalues D_i that are means of their own,
+    D_1 <- beta D_1 + (1 - beta) mean((Q_1' G Q_2 D_2^-1/2)^2). They start at `init_eigenvalue`,
+    and 1 / sqrt(D) is at most max(10, min(side, 4000)). Nothing is bias corrected. The first call
+    only starts the factors. Unlike Shampoo's, the size of the update needs no grafting.
+
+    Args:
+      learning_rate: number, array or schedule; about AdamW's.
+      beta1: decay of the mean gradient M.
+      shampoo_beta: beta; None is beta2.
+      beta2: of S if `shampoo_beta` is None; decay of KL-SOAP's mean square.
+      epsilon: damping beside sqrt(D_1 D_2), in KL-SOAP beside the root.
+      adam_beta1, adam_beta2, adam_epsilon, adam_lr_ratio: of the fallback AdamW.
+      weight_decay: decoupled; of the parameters after the step, and not in the first call.
+      max_grad_norm: global norm to clip to; 0 is off.
+      roles: see `optim.roles.find_roles` (static).
+      clipped, decayed: kinds that are clipped and that decay (static).
+      precondition_frequency, init_eigenvalue: see above (static).
+      block_size: longest side of a block, each with factors of its own; None does not cut (static).
+      lockstep: promise that all members of a `vmap` have made equally many calls (static).
+      precision: of the matrix products (static).
+      adam: KL-SOAP instead (static).
+      **common: other static options of `optim.assemble.finish`.
+
+    authors: yorkerlin/KL-Methods at a02e622, optim/kl_opt.py 77-330, which takes neither vectors
+    nor stacks. Deviations: all is in the gradients' dtype, theirs in bfloat16 by default with its
+    decompositions in float32; null spaces have definite eigenvectors. study: the rule with
+    AdamW's surroundings in arXiv 2509.02046, which did not run it.
+    """
+    rule = scale_by_kl(
+        beta1,
+        beta2,
+        shampoo_beta,
+        epsilon,
+        roles=roles,
+        adam=adam,
+        precondition_frequency=precondition_frequency,
+        init_eigenvalue=init_eigenvalue,
+        block_size=block_size,
+        lockstep=lockstep,
+        precision=precision,
+    )
+    if common.get("weight_decay_kind", "decoupled") == "decoupled":
+        after = tuple(kind for kind in decayed if kind == "matrix")
+        late = decay_after_step(learning_rate, weight_decay, roles=roles, decayed=after)
+        rule = optax.chain(rule, late)
+    fallback = optax.scale_by_adam(adam_beta1, adam_beta2, adam_epsilon)
+    return finish(
+        by_kind(rule, fallback, roles),
+        learning_rate,
+        weight_decay,
+        max_grad_norm,
+        ratios=dict.fromkeys(FALLBACK, adam_lr_ratio),
+        roles=roles,
+        clipped=clipped,
+        decayed=decayed,
+        **common,
+    )
+
+
+@functools.wraps(kl_shampoo)
+def kl_soap(*args, **options):
+    return kl_shampoo(*args, **{"adam": True} | options)
+
+
+kl_soap.__name__ = "kl_soap"
+kl_soap.__doc__ = r"""KL-SOAP for hidden matrices, AdamW for embedding, head and gains.
+
+.. math::
+  V \leftarrow \beta_2 V + (1-\beta_2) (Q_1^T G Q_2)^2, \quad
+  u = Q_1 \frac{Q_1^T M Q_2}{\sqrt{V} + \epsilon} Q_2^T
+
+in the eigenbases of KL-Shampoo's factors; arguments, sources and deviations as in `kl_shampoo`.
+"""
+kl_soap.__signature__ = inspect.Signature(
+    [
+        p.replace(default=True) if p.name == "adam" else p
+        for p in inspect.signature(kl_shampoo).parameters.values()
+    ]
+)
+
+STUDY = dict(
+    learning_rate=8e-3,
+    beta1=0.95,
+    beta2=0.95,
+    shampoo_beta=0.95,
+    epsilon=1e-15,
+    adam_epsilon=1e-15,
+    weight_decay=0.1,
+    max_grad_norm=1.0,
+    decayed=("matrix", "head"),
+    block_size=256,
+)
+BOUNDS = {
+    "adam_beta1": (0.0, BELOW_ONE),
+    "adam_beta2": (0.0, BELOW_ONE),
+    "init_eigenvalue": (1e-30, 1e30),
+}
+KL_SHAMPOO = Entry(kl_shampoo, flops=matrix_flops, bounds=BOUNDS, study=STUDY)
+KL_SOAP = Entry(kl_soap, flops=matrix_flops, bounds=BOUNDS, study=STUDY)
