@@ -93,7 +93,8 @@ def takes_common(alias: Callable) -> Callable:
 
     common = inspect.signature(finish).parameters.values()
     listed = [p for p in own.values() if p.kind != p.VAR_KEYWORD and p.name != "options"]
-    listed += [p.replace(kind=p.KEYWORD_ONLY) for p in fields.values()]
+    for name, p in fields.items():
+        listed.append(p.replace(kind=p.KEYWORD_ONLY, default=getattr(start, name)))
     listed += [p for p in common if p.kind == p.KEYWORD_ONLY and p.name not in own]
     whole.__signature__ = inspect.Signature(listed)
     return whole

@@ -19,7 +19,6 @@ import inspect
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
 
@@ -60,7 +59,7 @@ def radii(params, kinds: tuple[Kind, ...] = KINDS, *, roles: Roles = None):
         if role.kind not in kinds:
             return jnp.zeros((), p.dtype)
         found = norm(p, role)
-        if not isinstance(found, jax.core.Tracer) and p.size and not np.all(found):
+        if not isinstance(found, jax.core.Tracer) and p.size and not jnp.all(found):
             raise ValueError(
                 f"parameter {path_name(key_path)!r} {p.shape} holds a matrix of zeros, which the "
                 "hyperball could never move: start it with a positive norm (init_std), or leave "

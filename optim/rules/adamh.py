@@ -56,4 +56,6 @@ def adamh(
     )
 
 
-ENTRY = Entry(adamh, study=dict(learning_rate=20e-3, adam_lr_ratio=3 / 13))
+ENTRY = Entry(
+    adamh, study=dict(learning_rate=20e-3, adam_lr_ratio=3 / 13, decayed=("matrix", "head"))
+)

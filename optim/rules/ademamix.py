@@ -1,10 +1,10 @@
 """AdEMAMix: a fast and a slow mean gradient (Pagliardini et al. 2024, arXiv 2409.03137)."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optim.assemble import finish, takes_common
@@ -71,11 +71,11 @@ def slow_rate(count, beta1, beta3, warmup):
         return 1 - beta3
 
     def half_life(rate):
-        return -np.log(2.0) / jnp.log1p(1e-8 - rate) - 1
+        return -math.log(2.0) / jnp.log1p(1e-8 - rate) - 1
 
     a = progress(count, warmup)
     steps = (1 - a) * half_life(1 - beta1) + a * half_life(1 - beta3)
-    return jnp.where(count < warmup, -jnp.expm1(-np.log(2.0) / (steps + 1)), 1 - beta3)
+    return jnp.where(count < warmup, -jnp.expm1(-math.log(2.0) / (steps + 1)), 1 - beta3)
 
 
 @takes_common

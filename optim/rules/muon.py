@@ -1,24 +1,15 @@
 """Muon: momentum orthogonalised by Newton-Schulz (Jordan et al. 2024)."""
 
-import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from optim.assemble import finish, of_kinds, takes_common
+from optim.assemble import finish, takes_common
 from optim.entry import Entry, Number, Precision
-from optim.linalg.newton_schulz import Polynomial, newton_schulz, newton_schulz_flops
-from optim.roles import Kind, Role, Roles, find_roles, stack_shape
-from optim.stacks.batching import map_matrices
-
-Scale = Literal["spectral", "ratio", "rms", "none"]
-FALLBACK: tuple[Kind, ...] = ("embedding", "head", "gain")
-
-
-class ScaleByMuonState(NamedTuple):
-    mu: optax.Updates  # momentum, like the parameters
+from optim.linalg.newton_schulz import Polynomial
+from optim.roles import Kind, Roles
+from optim.rules.muons import parts
+from optim.rules.muons.parts import FALLBACK, Scale, by_kind, matrix_flops
 
 
 def scale_by_muon(
@@ -28,86 +19,18 @@ def scale_by_muon(
     roles: Roles = None,
     nesterov: bool = True,
     averaged: bool = True,
-    ns_steps: int = 5,
-    ns_polynomial: Polynomial = "quintic",
-    ns_dtype: str | None = "bfloat16",
-    ns_precision: str | None = None,
     scale: Scale = "spectral",
-) -> optax.GradientTransformationExtraArgs:
+    **ns,
+) -> optax.GradientTransformation:
     """Muon's rule for matrices, heads and embeddings; a gain raises ValueError.
 
-    Arguments as in `muon`.
+    Arguments as in `muon`; **ns: fields of `optim.rules.muons.parts.NewtonSchulz`.
     """
-
-    def init(params):
-        return ScaleByMuonState(jax.tree.map(jnp.zeros_like, params))
-
-    def orthogonalised(x):
-        return newton_schulz(
-            x,
-            muon_epsilon,
-            steps=ns_steps,
-            polynomial=ns_polynomial,
-            dtype=ns_dtype,
-            precision=ns_precision,
-        )
-
-    def update(updates, state, params=None, **_):
-        del params
-        new = 1 - momentum if averaged else 1
-
-        def accumulate(m, g):
-            return momentum * m + new * g
-
-        mu = jax.tree.map(accumulate, state.mu, updates)
-        ahead = jax.tree.map(accumulate, mu, updates) if nesterov else mu
-        directions = map_matrices(orthogonalised, ahead, roles, products=True)
-
-        def scaled(x, role):
-            return scale_factor(x, role, scale) * x
-
-        directions = jax.tree.map(scaled, directions, find_roles(directions, roles))
-        return directions, ScaleByMuonState(mu)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def scale_factor(leaf: jax.Array, role: Role, scale: Scale) -> float:
-    """By which the orthogonal factor of an (in, out) matrix is multiplied.
-
-    "spectral": sqrt(max(1, out / in)), Jordan's; "ratio": sqrt(out / in), Scion's; "rms": 0.2
-    sqrt(max(in, out)), to match the size of AdamW's updates (arXiv 2502.16982); "none": 1.
-    """
-    fan_in, fan_out = (max(size, 1) for size in stack_shape(leaf, role)[1:])
-    factors = {
-        "spectral": math.sqrt(max(1, fan_out / fan_in)),
-        "ratio": math.sqrt(fan_out / fan_in),
-        "rms": 0.2 * math.sqrt(max(fan_in, fan_out)),
-        "none": 1.0,
-    }
-    return factors[scale]
-
-
-def matrix_flops(role: Role, leaf, values) -> float:
-    """FLOPs of the Newton-Schulz iteration, for hidden matrices."""
-    if role.kind != "matrix":
-        return 0.0
-    return newton_schulz_flops(stack_shape(leaf, role), values["ns_steps"])
-
-
-def by_kind(
-    matrix_rule: optax.GradientTransformation,
-    fallback_rule: optax.GradientTransformation,
-    roles: Roles = None,
-) -> optax.GradientTransformationExtraArgs:
-    """`matrix_rule` for hidden matrices, `fallback_rule` for everything else."""
-    rules = {"matrix": matrix_rule, "fallback": fallback_rule}
-
-    def labels(tree):
-        is_matrix = of_kinds(tree, ("matrix",), roles)
-        return jax.tree.map(lambda yes: "matrix" if yes else "fallback", is_matrix)
-
-    return optax.partition(rules, labels)
+    return optax.chain(
+        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
+        parts.orthogonalize(muon_epsilon, parts.NewtonSchulz(**ns), roles=roles),
+        parts.fit_shape(scale, roles=roles),
+    )
 
 
 @takes_common
@@ -157,7 +80,7 @@ def muon(
       nesterov: use U_t, else B_t (static).
       averaged: momentum as a mean of gradients rather than a sum (static).
       ns_steps, ns_polynomial, ns_dtype, ns_precision: of the iteration (static).
-      scale: see `scale_factor` (static).
+      scale: see `optim.rules.muons.parts.scale_factor` (static).
       **common: other static options of `optim.assemble.finish`.
 
     `authors` is Keller Jordan's code (github.com/KellerJordan/Muon): mean momentum, K = 5,

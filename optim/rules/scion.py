@@ -10,7 +10,8 @@ from optim.assemble import finish, takes_common
 from optim.entry import Entry, Number, Precision
 from optim.linalg.newton_schulz import Polynomial
 from optim.roles import Kind, Role, Roles, find_roles, stack_shape
-from optim.rules.muon import FALLBACK, Scale, by_kind, matrix_flops, scale_by_muon
+from optim.rules.muon import scale_by_muon
+from optim.rules.muons.parts import FALLBACK, Scale, by_kind, matrix_flops
 
 OuterNorm = Literal["sign", "sign_per_feature"]
 

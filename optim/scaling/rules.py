@@ -233,7 +233,7 @@ def multipliers(
         rules whose source says so use the last two; see `budget` for rules of their own.
       weight_decay_kind: the answer is for decay that is multiplied by the learning rate
         ("decoupled", "corrected", "cautious") or not ("independent").
-      scale: of optimizers of Muon's family, their own shape factor (`optim.rules.muon`), which is
+      scale: of optimizers of Muon's family, their own shape factor (`scale_factor`), which is
         divided out; None is "ratio" for Scion and Dion, else "spectral".
       block_size, sides, exponent, grafted: of Shampoo and SOAP: block length, preconditioned sides
         (embedding: outputs, head: inputs, else both), exponent of a factor, norm from Adam.

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from optim.entry import nearest
 from optim.roles import Role, stack_shape
-from optim.rules.muon import scale_factor
+from optim.rules.muons.parts import scale_factor
 
 # How the size of an optimizer's update depends on the shape of its matrix decides its rule.
 #   adam       every entry about 1, whatever the shape (also signs, and what is grafted to Adam)
@@ -34,7 +34,7 @@ UNSIZED = {  # optimizers whose update no source sizes, and why
 FAMILIES |= dict.fromkeys(UNSIZED, "unsized")
 # These apply their own rule to hidden matrices only, and AdamW (Scion: signs) to the rest.
 MATRICES_ONLY = ("muon", "muonc", "normuon", "scion", "dion", "adamuon", "kl_soap", "kl_shampoo")
-OWN_SCALE = {"scion": "ratio", "dion": "ratio"}  # else "spectral", see optim.rules.muon
+OWN_SCALE = {"scion": "ratio", "dion": "ratio"}  # else "spectral", see optim.rules.muons.parts
 
 Sides = Literal["both", "inputs", "outputs"]
 

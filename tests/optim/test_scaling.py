@@ -82,7 +82,7 @@ def test_mup_table(optimizer, options, shape, rate, epsilon):
 
 def test_an_optimizers_own_scale_is_not_applied_twice():
     """Whatever Muon multiplies by itself, rate times scale grows by sqrt(r_o / r_i)."""
-    from optim.rules.muon import scale_factor
+    from optim.rules.muons.parts import scale_factor
 
     shape, base = (32, 96), (8, 48)
     leaf = lambda s: type("Leaf", (), {"shape": s})  # noqa: E731

@@ -2,11 +2,21 @@
 
 import optax
 
-from optim.assemble import finish, options_for, takes
+from optim.assemble import finish, takes_common
 from optim.entry import BELOW_ONE, Entry, Number
 from optim.roles import Kind, Roles
-from optim.rules.muon import FALLBACK, by_kind, matrix_flops
-from optim.rules.muons.parts import fit_rms, momentum, normalize_entries, orthogonalize, signs
+from optim.rules.muons.parts import (
+    FALLBACK,
+    JORDAN,
+    NewtonSchulz,
+    by_kind,
+    fit_rms,
+    matrix_flops,
+    momentum,
+    normalize_entries,
+    orthogonalize,
+    signs,
+)
 
 
 def scale_by_adamuon(
@@ -15,28 +25,27 @@ def scale_by_adamuon(
     muon_epsilon=1e-7,
     adamuon_epsilon=1e-8,
     rms=0.2,
+    options: NewtonSchulz = JORDAN,
     *,
     roles: Roles = None,
     nesterov: bool = True,
     averaged: bool = True,
     sign: bool = True,
-    **ns,
 ) -> optax.GradientTransformation:
     """AdaMuon's rule for matrices, heads and embeddings; a gain raises ValueError.
 
-    Arguments as in `adamuon`, whose `momentum` is `beta`; **ns: `ns_*` of
-    `optim.rules.muons.parts.orthogonalize`.
+    Arguments as in `adamuon`, whose `momentum` is `beta`.
     """
     return optax.chain(
         momentum(beta, nesterov=nesterov, averaged=averaged),
         signs() if sign else optax.identity(),
-        orthogonalize(muon_epsilon, roles=roles, **ns),
+        orthogonalize(muon_epsilon, options, roles=roles),
         normalize_entries(beta if muon_beta2 is None else muon_beta2, adamuon_epsilon),
         fit_rms(rms, adamuon_epsilon, roles=roles),
     )
 
 
-@takes(orthogonalize, finish)
+@takes_common
 def adamuon(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -52,11 +61,12 @@ def adamuon(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
+    options: NewtonSchulz = JORDAN,
     clipped: tuple[Kind, ...] = FALLBACK,
     nesterov: bool = True,
     averaged: bool = True,
     sign: bool = True,
-    **options,
+    **common,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaMuon for hidden matrices, AdamW for embedding, head and gains.
 
@@ -82,8 +92,9 @@ def adamuon(
       roles: see `optim.roles.find_roles` (static).
       clipped: kinds that are clipped (static).
       sign: orthogonalise the signs of the momentum, else the momentum itself (static).
-      **options: static options of `orthogonalize` (`optim.rules.muons.parts`) and of
-        `optim.assemble.finish`.
+      options: see `optim.rules.muons.parts.NewtonSchulz`; its fields may also be given one by one
+        (static).
+      **common: other static options of `optim.assemble.finish`.
 
     authors: Chongjie-Si/AdaMuon at 369f0b3, gpt2/models/optimizers/adamuon.py 60-100, with AdamW
     (0.9, 0.95) at the same learning rate as in its gpt2/models/model.py 357-370. Deviation: the
@@ -97,11 +108,11 @@ def adamuon(
         muon_epsilon,
         adamuon_epsilon,
         rms,
+        options,
         roles=roles,
         nesterov=nesterov,
         averaged=averaged,
         sign=sign,
-        **options_for(orthogonalize, options),
     )
     return finish(
         by_kind(rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
@@ -111,7 +122,7 @@ def adamuon(
         ratios=dict.fromkeys(FALLBACK, muon_to_adam_lr),
         roles=roles,
         clipped=clipped,
-        **options,
+        **common,
     )
 
 

@@ -11,8 +11,7 @@ from optim.assemble import finish, takes_common
 from optim.entry import Entry, Number, Precision
 from optim.linalg import lapack
 from optim.roles import Kind, Role, Roles, find_roles, from_stack, stack_shape, to_stack
-from optim.rules.muon import FALLBACK, Scale, by_kind
-from optim.rules.muons.parts import fit_shape
+from optim.rules.muons.parts import FALLBACK, Scale, by_kind, fit_shape
 from optim.stacks.batching import map_grouped, turn
 from optim.stacks.placement import share_out
 from optim.stacks.probes import gaussian_like, probe_key
@@ -151,7 +150,7 @@ def dion(
       rank_fraction, rank_multiple_of: r is this share of the shorter side, rounded up (static).
       power_iterations: of each step (static).
       precision: of the matrix products (static).
-      scale: see `optim.rules.muon.scale_factor` (static).
+      scale: see `optim.rules.muons.parts.scale_factor` (static).
       seed: of Q's start, normal numbers by path, the same on any mesh (static).
       **common: static options of `optim.assemble.finish`.
 

@@ -2,16 +2,24 @@
 
 import optax
 
-from optim.assemble import WeightDecay, finish, options_for, takes
+from optim.assemble import WeightDecay, finish, takes_common
 from optim.entry import Entry, Number
-from optim.linalg.newton_schulz import NSDtype, Polynomial
 from optim.roles import Kind, Roles
-from optim.rules.muon import FALLBACK, Scale, by_kind, matrix_flops
-from optim.rules.muons.parts import fit_rank, fit_shape, orthogonalize
+from optim.rules.muons.parts import (
+    FALLBACK,
+    LEVANTER,
+    NewtonSchulz,
+    Scale,
+    by_kind,
+    fit_rank,
+    fit_shape,
+    matrix_flops,
+    orthogonalize,
+)
 from optim.rules.muons.parts import momentum as momentum_part
 
 
-@takes(orthogonalize, finish)
+@takes_common
 def muonc(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -24,16 +32,15 @@ def muonc(
     max_grad_norm: Number = 1.0,
     *,
     roles: Roles = None,
+    options: NewtonSchulz = LEVANTER,
     clipped: tuple[Kind, ...] = FALLBACK,
     decayed: tuple[Kind, ...] = ("matrix", "head"),
     weight_decay_kind: WeightDecay = "corrected",
     nesterov: bool = True,
     averaged: bool = True,
     renormalized: bool = True,
-    ns_polynomial: Polynomial = "you",
-    ns_dtype: NSDtype = None,
     scale: Scale = "spectral",
-    **options,
+    **common,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for hidden matrices, AdamC for embedding, head and gains.
 
@@ -51,8 +58,9 @@ def muonc(
       clipped, decayed: kinds that are clipped and that decay (static).
       weight_decay_kind: see `optim.assemble.descend` (static).
       renormalized: each update to the norm of an orthogonal matrix (static).
-      ns_polynomial, ns_dtype, **options: static options of `orthogonalize`
-        (`optim.rules.muons.parts`) and of `optim.assemble.finish`.
+      options: see `optim.rules.muons.parts.NewtonSchulz`; its fields may also be given one by one
+        (static).
+      **common: other static options of `optim.assemble.finish`.
 
     authors: marin-community/marin at c1be944,
     experiments/speedrun/muonc_qwen3_scaling/muonc_optimizer.py. Its helper that renormalises was
@@ -61,13 +69,7 @@ def muonc(
     """
     rule = optax.chain(
         momentum_part(momentum, nesterov=nesterov, averaged=averaged),
-        orthogonalize(
-            muon_epsilon,
-            roles=roles,
-            ns_polynomial=ns_polynomial,
-            ns_dtype=ns_dtype,
-            **options_for(orthogonalize, options),
-        ),
+        orthogonalize(muon_epsilon, options, roles=roles),
         fit_rank(roles=roles) if renormalized else optax.identity(),
         fit_shape(scale, roles=roles),
     )
@@ -81,7 +83,7 @@ def muonc(
         clipped=clipped,
         decayed=decayed,
         weight_decay_kind=weight_decay_kind,
-        **options,
+        **common,
     )
 
 

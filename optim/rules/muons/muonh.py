@@ -2,17 +2,15 @@
 
 import optax
 
-from optim.assemble import clip_by_norm, finish, options_for, takes
+from optim.assemble import clip_by_norm, finish, takes_common
 from optim.entry import Entry, Number
-from optim.linalg.newton_schulz import NSDtype, Polynomial
 from optim.roles import KINDS, Kind, Roles
 from optim.rules.adamh import SPHERE
-from optim.rules.muon import by_kind, matrix_flops
+from optim.rules.muons.parts import LEVANTER, NewtonSchulz, by_kind, matrix_flops, orthogonalize
 from optim.rules.muons.parts import momentum as momentum_part
-from optim.rules.muons.parts import orthogonalize
 
 
-@takes(orthogonalize, finish)
+@takes_common
 def muonh(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -25,12 +23,11 @@ def muonh(
     max_grad_norm: Number = 1.0,
     *,
     roles: Roles = None,
+    options: NewtonSchulz = LEVANTER,
     clipped: tuple[Kind, ...] = KINDS,
     nesterov: bool = True,
     averaged: bool = False,
-    ns_polynomial: Polynomial = "you",
-    ns_dtype: NSDtype = None,
-    **options,
+    **common,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon whose matrices keep their norm; Adam for the rest, the head on the hyperball too.
 
@@ -48,8 +45,9 @@ def muonh(
         0 is off.
       roles: see `optim.roles.find_roles` (static).
       clipped: kinds that are clipped (static).
-      ns_polynomial, ns_dtype, **options: static options of `orthogonalize`
-        (`optim.rules.muons.parts`) and of `optim.assemble.finish`.
+      options: see `optim.rules.muons.parts.NewtonSchulz`; its fields may also be given one by one
+        (static).
+      **common: other static options of `optim.assemble.finish`.
 
     authors: levanter's optim/muonh.py (marin-community/marin at 05422e2) with the five polynomials
     of its optim/util.py at 054a715. MuonH of modded-nanogpt's track 3 has a mean momentum and
@@ -58,13 +56,7 @@ def muonh(
     """
     rule = optax.chain(
         momentum_part(momentum, nesterov=nesterov, averaged=averaged),
-        orthogonalize(
-            muon_epsilon,
-            roles=roles,
-            ns_polynomial=ns_polynomial,
-            ns_dtype=ns_dtype,
-            **options_for(orthogonalize, options),
-        ),
+        orthogonalize(muon_epsilon, options, roles=roles),
     )
     groups = (("matrix",), ("head",), ("embedding", "gain"))
     groups = [tuple(kind for kind in group if kind in clipped) for group in groups]
@@ -76,8 +68,12 @@ def muonh(
         ratios=dict.fromkeys(("embedding", "gain"), muon_to_adam_lr),
         constrained=SPHERE,
         roles=roles,
-        **options,
+        **common,
     )
 
 
-ENTRY = Entry(muonh, flops=matrix_flops, study=dict(learning_rate=20e-3, muon_to_adam_lr=3 / 13))
+ENTRY = Entry(
+    muonh,
+    flops=matrix_flops,
+    study=dict(learning_rate=20e-3, muon_to_adam_lr=3 / 13, decayed=("matrix", "head")),
+)

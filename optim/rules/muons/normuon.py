@@ -2,11 +2,21 @@
 
 import optax
 
-from optim.assemble import finish, options_for, takes
+from optim.assemble import finish, takes_common
 from optim.entry import BELOW_ONE, Entry, Number
 from optim.roles import Kind, Roles
-from optim.rules.muon import FALLBACK, Scale, by_kind, matrix_flops
-from optim.rules.muons.parts import fit_shape, momentum, normalize_rows, orthogonalize
+from optim.rules.muons.parts import (
+    FALLBACK,
+    JORDAN,
+    NewtonSchulz,
+    Scale,
+    by_kind,
+    fit_shape,
+    matrix_flops,
+    momentum,
+    normalize_rows,
+    orthogonalize,
+)
 
 
 def scale_by_normuon(
@@ -14,27 +24,26 @@ def scale_by_normuon(
     muon_beta2=0.95,
     muon_epsilon=1e-7,
     normuon_epsilon=1e-10,
+    options: NewtonSchulz = JORDAN,
     *,
     roles: Roles = None,
     nesterov: bool = True,
     averaged: bool = True,
     scale: Scale = "spectral",
-    **ns,
 ) -> optax.GradientTransformation:
     """NorMuon's rule for matrices, heads and embeddings; a gain raises ValueError.
 
-    Arguments as in `normuon`, whose `momentum` is `beta`; **ns: `ns_*` of
-    `optim.rules.muons.parts.orthogonalize`.
+    Arguments as in `normuon`, whose `momentum` is `beta`.
     """
     return optax.chain(
         momentum(beta, nesterov=nesterov, averaged=averaged),
-        orthogonalize(muon_epsilon, roles=roles, **ns),
+        orthogonalize(muon_epsilon, options, roles=roles),
         normalize_rows(muon_beta2, normuon_epsilon, roles=roles),
         fit_shape(scale, roles=roles),
     )
 
 
-@takes(orthogonalize, finish)
+@takes_common
 def normuon(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -49,11 +58,12 @@ def normuon(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
+    options: NewtonSchulz = JORDAN,
     clipped: tuple[Kind, ...] = FALLBACK,
     nesterov: bool = True,
     averaged: bool = True,
     scale: Scale = "spectral",
-    **options,
+    **common,
 ) -> optax.GradientTransformationExtraArgs:
     r"""NorMuon for hidden matrices, AdamW for embedding, head and gains.
 
@@ -77,8 +87,9 @@ def normuon(
       max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
       roles: see `optim.roles.find_roles` (static).
       clipped: kinds that are clipped (static).
-      **options: static options of `orthogonalize` (`optim.rules.muons.parts`) and of
-        `optim.assemble.finish`.
+      options: see `optim.rules.muons.parts.NewtonSchulz`; its fields may also be given one by one
+        (static).
+      **common: other static options of `optim.assemble.finish`.
 
     authors: zichongli5/NorMuon at d45c9a4, normuon.py 36-57 and the optimizer with its auxiliary
     Adam. Its paper scales by 0.2 sqrt(in out) instead (`fit_rms`). dion's NorMuon has other
@@ -90,11 +101,11 @@ def normuon(
         muon_beta2,
         muon_epsilon,
         normuon_epsilon,
+        options,
         roles=roles,
         nesterov=nesterov,
         averaged=averaged,
         scale=scale,
-        **options_for(orthogonalize, options),
     )
     return finish(
         by_kind(rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
@@ -104,7 +115,7 @@ def normuon(
         ratios=dict.fromkeys(FALLBACK, muon_to_adam_lr),
         roles=roles,
         clipped=clipped,
-        **options,
+        **common,
     )
 
 

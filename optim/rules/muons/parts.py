@@ -9,18 +9,29 @@ front, and decay, constraint and learning rate behind. A matrix is one of a leaf
 role says. Weights are (inputs, outputs); a row of the papers' (outputs, inputs) is an output here.
 """
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from optim.assemble import of_kinds
 from optim.entry import Precision
-from optim.linalg.newton_schulz import Form, NSDtype, Polynomial, newton_schulz
-from optim.roles import Role, Roles, find_roles, stack_shape
-from optim.rules.muon import Scale, scale_factor
+from optim.linalg.newton_schulz import (
+    Form,
+    NSDtype,
+    Polynomial,
+    newton_schulz,
+    newton_schulz_flops,
+)
+from optim.roles import Kind, Role, Roles, find_roles, stack_shape
 from optim.sphere import norm
 from optim.stacks.batching import map_matrices
+
+Scale = Literal["spectral", "ratio", "rms", "none"]
+FALLBACK: tuple[Kind, ...] = ("embedding", "head", "gain")  # what a matrix rule leaves to another
 
 
 class MomentumState(NamedTuple):
@@ -49,30 +60,38 @@ def momentum(
     return optax.GradientTransformation(init, update)
 
 
+@dataclass(frozen=True)
+class NewtonSchulz:
+    """The static options of `orthogonalize`, see `optim.linalg.newton_schulz.newton_schulz`."""
+
+    ns_steps: int = 5
+    ns_polynomial: Polynomial = "quintic"
+    ns_form: Form = "standard"
+    ns_dtype: NSDtype = "bfloat16"
+    ns_precision: Precision = None
+
+
+JORDAN = NewtonSchulz()  # Keller Jordan's Muon
+LEVANTER = NewtonSchulz(ns_polynomial="you", ns_dtype=None)
+
+
 def orthogonalize(
-    epsilon=1e-7,
-    *,
-    roles: Roles = None,
-    ns_steps: int = 5,
-    ns_polynomial: Polynomial = "quintic",
-    ns_form: Form = "standard",
-    ns_dtype: NSDtype = "bfloat16",
-    ns_precision: Precision = None,
+    epsilon=1e-7, options: NewtonSchulz = JORDAN, *, roles: Roles = None
 ) -> optax.GradientTransformation:
     """The polar factor of each matrix, approximately; a gain raises ValueError.
 
-    Arguments as in `optim.linalg.newton_schulz.newton_schulz`.
+    epsilon is added to the norm of a matrix before the iteration.
     """
 
     def polar(x):
         return newton_schulz(
             x,
             epsilon,
-            steps=ns_steps,
-            polynomial=ns_polynomial,
-            form=ns_form,
-            dtype=ns_dtype,
-            precision=ns_precision,
+            steps=options.ns_steps,
+            polynomial=options.ns_polynomial,
+            form=options.ns_form,
+            dtype=options.ns_dtype,
+            precision=options.ns_precision,
         )
 
     return stateless(lambda updates: map_matrices(polar, updates, roles, products=True))
@@ -84,8 +103,24 @@ def signs() -> optax.GradientTransformation:
 
 
 def fit_shape(scale: Scale = "spectral", *, roles: Roles = None) -> optax.GradientTransformation:
-    """Each matrix times `optim.rules.muon.scale_factor`."""
+    """Each matrix times its `scale_factor`."""
     return by_role(lambda u, role: scale_factor(u, role, scale) * u, roles)
+
+
+def scale_factor(leaf: jax.Array, role: Role, scale: Scale) -> float:
+    """By which the orthogonal factor of an (in, out) matrix is multiplied.
+
+    "spectral": sqrt(max(1, out / in)), Jordan's; "ratio": sqrt(out / in), Scion's; "rms": 0.2
+    sqrt(max(in, out)), to match the size of AdamW's updates (arXiv 2502.16982); "none": 1.
+    """
+    fan_in, fan_out = (max(size, 1) for size in stack_shape(leaf, role)[1:])
+    factors = {
+        "spectral": math.sqrt(max(1, fan_out / fan_in)),
+        "ratio": math.sqrt(fan_out / fan_in),
+        "rms": 0.2 * math.sqrt(max(fan_in, fan_out)),
+        "none": 1.0,
+    }
+    return factors[scale]
 
 
 def fit_rms(rms=0.2, epsilon=1e-8, *, roles: Roles = None) -> optax.GradientTransformation:
@@ -164,3 +199,26 @@ def stateless(fn) -> optax.GradientTransformation:
 def by_role(fn, roles: Roles) -> optax.GradientTransformation:
     """`fn(leaf, role)` of every leaf."""
     return stateless(lambda updates: jax.tree.map(fn, updates, find_roles(updates, roles)))
+
+
+def by_kind(
+    matrix_rule: optax.GradientTransformation,
+    fallback_rule: optax.GradientTransformation,
+    roles: Roles = None,
+) -> optax.GradientTransformationExtraArgs:
+    """`matrix_rule` for hidden matrices, `fallback_rule` for everything else."""
+    rules = {"matrix": matrix_rule, "fallback": fallback_rule}
+
+    def labels(tree):
+        is_matrix = of_kinds(tree, ("matrix",), roles)
+        return jax.tree.map(lambda yes: "matrix" if yes else "fallback", is_matrix)
+
+    return optax.partition(rules, labels)
+
+
+def matrix_flops(role: Role, leaf, values) -> float:
+    """FLOPs of the Newton-Schulz iteration, for hidden matrices."""
+    if role.kind != "matrix":
+        return 0.0
+    form = values.get("ns_form", "standard")
+    return newton_schulz_flops(stack_shape(leaf, role), values["ns_steps"], form)

@@ -4,6 +4,7 @@ arXiv 2509.03378)."""
 import functools
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from optim.assemble import finish, takes_common
 from optim.entry import BELOW_ONE, Entry, Number, Precision
 from optim.linalg import eigenbasis, lapack
 from optim.roles import KINDS, Kind, Role, Roles
-from optim.rules.muon import FALLBACK, by_kind
+from optim.rules.muons.parts import FALLBACK, by_kind
 from optim.rules.shampoos.shampoo import NO_LIMIT, squares
 from optim.rules.soap import decay_after_step
 from optim.stacks.batching import map_grouped
@@ -23,6 +24,30 @@ from optim.stacks.lockstep import same_for_all
 from optim.stacks.placement import share_out
 
 MAX_SCALE = 4000  # of 1 / sqrt(eigenvalue), and no more than the side, but at least 10
+
+
+@dataclass(frozen=True)
+class KLOptions:
+    """The static options of `scale_by_kl`; the defaults are the authors' of KL-Shampoo.
+
+    adam                    KL-SOAP: Adam in the factors' eigenbases.
+    precondition_frequency  calls between refreshes of the bases.
+    init_eigenvalue         with which the factors' eigenvalues start.
+    block_size              longest side of a block, each with its own factors; None does not cut.
+    lockstep                promise that all members of a `vmap` have made equally many calls.
+    precision               of the matrix products.
+    """
+
+    adam: bool = False
+    precondition_frequency: int = 10
+    init_eigenvalue: float = 0.1
+    block_size: int | None = None
+    lockstep: bool = False
+    precision: Precision = "highest"
+
+
+KL_SHAMPOO_OPTIONS = KLOptions()
+KL_SOAP_OPTIONS = KLOptions(adam=True)
 
 
 class ScaleByKLState(NamedTuple):
@@ -44,34 +69,30 @@ def scale_by_kl(
     beta2=0.98,
     shampoo_beta=None,
     epsilon=1e-8,
+    options: KLOptions = KL_SHAMPOO_OPTIONS,
     *,
     roles: Roles = None,
-    adam: bool = False,
-    precondition_frequency: int = 10,
-    init_eigenvalue: float = 0.1,
-    block_size: int | None = None,
-    lockstep: bool = False,
-    precision: Precision = "highest",
 ) -> optax.GradientTransformation:
-    """The direction of KL-SOAP (`adam`, static) or KL-Shampoo, for matrices; a gain raises
-    ValueError. Arguments as in `kl_shampoo`.
+    """The direction of KL-Shampoo or KL-SOAP for matrices; a gain raises ValueError.
+
+    Numbers as in `kl_shampoo`, options (static) as in `KLOptions`.
 
     Where a new basis would not be finite a block keeps its last one, and the state counts it.
     """
     beta = beta2 if shampoo_beta is None else shampoo_beta
-    cut = dict(largest=NO_LIMIT, vectors=False, block_size=block_size)
+    cut = dict(largest=NO_LIMIT, vectors=False, block_size=options.block_size)
 
     def init(params):
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
         blocks = plan_tree(params, roles, **cut)
         if any(p.role.kind == "gain" for p in blocks.plans):
             raise ValueError("a gain has no factors: a matrix rule needs inputs and outputs")
-        start = init_eigenvalue**-0.5
+        start = options.init_eigenvalue**-0.5
         factors = blocks.make(lambda *b: squares(*b, lambda d: jnp.zeros((d, d), dtype)))
         bases = blocks.make(lambda *b: squares(*b, lambda d: jnp.eye(d, dtype=dtype)))
         scales = jax.tree.map(lambda q: jnp.full(q.shape[:2], start, dtype), bases)
         mu = jax.tree.map(jnp.zeros_like, params)
-        nu = jax.tree.map(jnp.zeros_like, params) if adam else ()
+        nu = jax.tree.map(jnp.zeros_like, params) if options.adam else ()
         zero = jnp.zeros((), jnp.int32)
         return ScaleByKLState(zero, zero, mu, nu, *share_out((factors, bases, scales)))
 
@@ -86,7 +107,7 @@ def scale_by_kl(
         def step(block):
             g, m, v, factors, bases, scales = block
             rotated = eigenbasis.rotate(g, bases)
-            if adam:
+            if options.adam:
                 v = jnp.where(first, v, beta2 * v + (1 - beta2) * rotated**2)
                 u = eigenbasis.rotate(m, bases) / (jnp.sqrt(v) + epsilon)
             else:
@@ -115,16 +136,16 @@ def scale_by_kl(
                 new_scales[side] = jnp.where(first, scales[side], scale)
             return new_factors, new_scales
 
-        columns = [blocks.split(tree) for tree in (gradients, mu, state.nu if adam else mu)]
+        columns = [blocks.split(tree) for tree in (gradients, mu, state.nu if options.adam else mu)]
         columns += [blocks.ungroup(t) for t in (state.factors, state.bases, state.scales)]
-        with jax.default_matmul_precision(precision):
+        with jax.default_matmul_precision(options.precision):
             rows = map_grouped(step, list(zip(*columns, strict=True)), products=True)
             u, v, factors, scales = map(list, zip(*rows, strict=True)) if rows else [[]] * 4
             bases, kept = new_bases(factors, columns[4], count)
         u = jax.tree.map(lambda u, g: u.astype(g.dtype), blocks.join(u), gradients)
         # On a mesh the choice places the new one like the old.
         settle = lambda new, old: jnp.where(first, old, new.astype(old.dtype))  # noqa: E731
-        nu = jax.tree.map(settle, blocks.join(v), state.nu) if adam else ()
+        nu = jax.tree.map(settle, blocks.join(v), state.nu) if options.adam else ()
         placed = share_out(tuple(map(blocks.group, (factors, bases, scales))))
         return u, ScaleByKLState(count, state.kept + kept, mu, nu, *placed)
 
@@ -150,8 +171,10 @@ def scale_by_kl(
 
         if not olds:
             return bases, jnp.zeros((), jnp.int32)
-        call = same_for_all(count) if lockstep else count
-        branch = jnp.where(call == 1, 2, jnp.where((call - 1) % precondition_frequency == 0, 1, 0))
+        call = same_for_all(count) if options.lockstep else count
+        branch = jnp.where(
+            call == 1, 2, jnp.where((call - 1) % options.precondition_frequency == 0, 1, 0)
+        )
         return jax.lax.switch(branch, [keep, all_by(power_step), all_by(find)], pairs)
 
     return optax.GradientTransformation(init, update)
@@ -207,14 +230,9 @@ def kl_shampoo(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
+    options: KLOptions = KL_SHAMPOO_OPTIONS,
     clipped: tuple[Kind, ...] = KINDS,
     decayed: tuple[Kind, ...] = KINDS,
-    precondition_frequency: int = 10,
-    init_eigenvalue: float = 0.1,
-    block_size: int | None = None,
-    lockstep: bool = False,
-    precision: Precision = "highest",
-    adam: bool = False,
     **common,
 ) -> optax.GradientTransformationExtraArgs:
     r"""KL-Shampoo for hidden matrices, AdamW for embedding, head and gains.
@@ -241,11 +259,7 @@ def kl_shampoo(
       max_grad_norm: global norm to clip to; 0 is off.
       roles: see `optim.roles.find_roles` (static).
       clipped, decayed: kinds that are clipped and that decay (static).
-      precondition_frequency, init_eigenvalue: see above (static).
-      block_size: longest side of a block, each with factors of its own; None does not cut (static).
-      lockstep: promise that all members of a `vmap` have made equally many calls (static).
-      precision: of the matrix products (static).
-      adam: KL-SOAP instead (static).
+      options: see `KLOptions`; its fields may also be given one by one (static).
       **common: other static options of `optim.assemble.finish`.
 
     authors: yorkerlin/KL-Methods at a02e622, optim/kl_opt.py 77-330, which takes neither vectors
@@ -253,19 +267,7 @@ def kl_shampoo(
     decompositions in float32; null spaces have definite eigenvectors. study: the rule with
     AdamW's surroundings in arXiv 2509.02046, which did not run it.
     """
-    rule = scale_by_kl(
-        beta1,
-        beta2,
-        shampoo_beta,
-        epsilon,
-        roles=roles,
-        adam=adam,
-        precondition_frequency=precondition_frequency,
-        init_eigenvalue=init_eigenvalue,
-        block_size=block_size,
-        lockstep=lockstep,
-        precision=precision,
-    )
+    rule = scale_by_kl(beta1, beta2, shampoo_beta, epsilon, options, roles=roles)
     if common.get("weight_decay_kind", "decoupled") == "decoupled":
         after = tuple(kind for kind in decayed if kind == "matrix")
         late = decay_after_step(learning_rate, weight_decay, roles=roles, decayed=after)
@@ -285,8 +287,8 @@ def kl_shampoo(
 
 
 @functools.wraps(kl_shampoo)
-def kl_soap(*args, **options):
-    return kl_shampoo(*args, **{"adam": True} | options)
+def kl_soap(*args, **given):
+    return kl_shampoo(*args, **{"options": KL_SOAP_OPTIONS} | given)
 
 
 kl_soap.__name__ = "kl_soap"

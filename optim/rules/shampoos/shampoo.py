@@ -44,7 +44,7 @@ class ShampooOptions:
     block_size: int = 1024
     merge_small: bool = True
     lockstep: bool = False
-    precision: str = "highest"
+    precision: Precision = "highest"
 
     @property
     def cut(self) -> dict[str, Any]:
@@ -238,14 +238,7 @@ def shampoo(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    precondition_frequency: int = 1,
-    start_preconditioning_step: int | None = None,
-    grafting: Grafting = "none",
-    bias_correction: bool = True,
-    block_size: int = 1024,
-    merge_small: bool = True,
-    lockstep: bool = False,
-    precision: Precision = "highest",
+    options: ShampooOptions = AUTHORS,
     **common,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shampoo: the mean gradient between inverse roots of its outer products.
@@ -267,7 +260,7 @@ def shampoo(
       weight_decay: decoupled.
       max_grad_norm: global norm to clip to; 0 is off.
       roles: see `optim.roles.find_roles` (static).
-      others: see `ShampooOptions` (static).
+      options: see `ShampooOptions`; its fields may also be given one by one (static).
       **common: static options of `optim.assemble.finish`.
 
     authors: facebookresearch/optimizers at f606606, distributed_shampoo with its default
@@ -277,16 +270,6 @@ def shampoo(
     kept and counted, where theirs raises an error. study: with Adam's norm and AdamW's surroundings
     in arXiv 2509.02046, which did not run it, every tenth step and in blocks of 256.
     """
-    options = ShampooOptions(
-        precondition_frequency=precondition_frequency,
-        start_preconditioning_step=start_preconditioning_step,
-        grafting=grafting,
-        bias_correction=bias_correction,
-        block_size=block_size,
-        merge_small=merge_small,
-        lockstep=lockstep,
-        precision=precision,
-    )
     numbers = (beta1, beta2, epsilon, exponent, grafting_beta2, grafting_epsilon)
     rule = scale_by_shampoo(*numbers, options, roles=roles)
     return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)

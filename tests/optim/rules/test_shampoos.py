@@ -9,7 +9,7 @@ import replay
 from reference_optimizers import Adam
 
 import optim
-from optim.rules.shampoos.kl import ScaleByKLState, scale_by_kl
+from optim.rules.shampoos.kl import KLOptions, ScaleByKLState, scale_by_kl
 from optim.rules.shampoos.shampoo import ShampooOptions, scale_by_shampoo
 
 STEPS = 24
@@ -116,8 +116,8 @@ def test_shampoo_whitens_a_single_gradient():
     "tx",
     [
         scale_by_shampoo(roles=ROLE, options=ShampooOptions(merge_small=False)),
-        scale_by_kl(roles=ROLE, precondition_frequency=2),
-        scale_by_kl(roles=ROLE, adam=True, precondition_frequency=2),
+        scale_by_kl(options=KLOptions(precondition_frequency=2), roles=ROLE),
+        scale_by_kl(options=KLOptions(True, 2), roles=ROLE),
     ],
     ids=["shampoo", "kl_shampoo", "kl_soap"],
 )
