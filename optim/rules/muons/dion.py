@@ -19,7 +19,7 @@ from optim.stacks.probes import gaussian_like, probe_key
 
 class ScaleByDionState(NamedTuple):
     mu: Any  # momentum, like the parameters, without the part that was taken out of it
-    bases: Any  # Q of each leaf, (stack, short side, rank)
+    bases: Any  # {"short": Q} of each leaf, (stack, short side, rank)
 
 
 def scale_by_dion(
@@ -43,7 +43,7 @@ def scale_by_dion(
     def init(params):
         def basis(p, role: Role):
             stack, *sides = stack_shape(p, role)
-            return jnp.zeros((stack, min(sides), rank(min(sides))), p.dtype)
+            return {"short": jnp.zeros((stack, min(sides), rank(min(sides))), p.dtype)}
 
         bases = jax.tree.map(basis, params, find_roles(params, roles))
         bases = gaussian_like(bases, probe_key(seed), 0)
@@ -71,7 +71,8 @@ def scale_by_dion(
         found = treedef.flatten_up_to(find_roles(updates, roles))
         tall = [shape[1] > shape[2] for shape in map(stack_shape, leaves, found)]
         stacks = [turn(to_stack(x, r), t) for x, r, t in zip(leaves, found, tall, strict=True)]
-        pairs = list(zip(stacks, treedef.flatten_up_to(state.bases), strict=True))
+        starts = [basis["short"] for basis in treedef.flatten_up_to(state.bases)]
+        pairs = list(zip(stacks, starts, strict=True))
         with jax.default_matmul_precision(precision):
             rows = map_grouped(step, pairs)
 
@@ -84,7 +85,7 @@ def scale_by_dion(
             )
             for i in (0, 2)
         )
-        bases = treedef.unflatten([row[1] for row in rows])
+        bases = treedef.unflatten([{"short": row[1]} for row in rows])
         mu = jax.tree.map(jnp.subtract, whole, taken)
         return directions, ScaleByDionState(mu, share_out(bases))
 

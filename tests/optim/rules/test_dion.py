@@ -29,7 +29,7 @@ def torch_bases(rank_fraction, dtype):
     return {
         f"{k}/{layer}": np.asarray(q, np.float64)
         for k, stack in state.bases.items()
-        for layer, q in enumerate(stack)
+        for layer, q in enumerate(stack["short"])
     }
 
 
@@ -64,11 +64,11 @@ def test_the_rank_of_an_update_and_what_waits():
     tx = scale_by_dion(0.9, roles=ROLE, rank_fraction=0.5, scale="none")
     state = tx.init({"w": g})
     u, (state, *_) = tx.update({"w": g}, state)
-    assert state.bases["w"].shape == (2, 6, 3)
+    assert state.bases["w"]["short"].shape == (2, 6, 3)
     s = np.linalg.svd(u["w"], compute_uv=False)
     assert (s[:, :3] > 0.1).all() and (s[:, :3] < 3**0.5).all() and (s[:, 3:] < 1e-5).all()
     # What is not in the leading directions stays in the momentum, whole.
-    p = jnp.linalg.qr(g.mT @ tx.init({"w": g})[0].bases["w"])[0]
+    p = jnp.linalg.qr(g.mT @ tx.init({"w": g})[0].bases["w"]["short"])[0]
     np.testing.assert_allclose(state.mu["w"] @ p, 0.9 * g @ p, atol=1e-4)
     rest = jnp.eye(9)[None] - p @ p.mT
     np.testing.assert_allclose(state.mu["w"] @ rest, g @ rest, atol=1e-4)
@@ -80,11 +80,11 @@ def test_bases_start_by_path_and_stay_while_there_is_no_gradient():
     state = tx.init(zeros)
     u, after = tx.update(zeros, state)
     assert not u["w"].any()
-    np.testing.assert_array_equal(after[0].bases["w"], state[0].bases["w"])
+    np.testing.assert_array_equal(after[0].bases["w"]["short"], state[0].bases["w"]["short"])
     role = lambda path, leaf: ROLE["w"]  # noqa: E731
     more = scale_by_dion(roles=role).init(zeros | {"v": jnp.zeros((3, 4, 4))})
-    np.testing.assert_array_equal(more[0].bases["w"], state[0].bases["w"])
-    assert not np.allclose(state[0].bases["w"][0], state[0].bases["w"][1])
+    np.testing.assert_array_equal(more[0].bases["w"]["short"], state[0].bases["w"]["short"])
+    assert not np.allclose(state[0].bases["w"]["short"][0], state[0].bases["w"]["short"][1])
 
 
 def test_scanned_equals_unrolled():
