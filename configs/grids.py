@@ -131,6 +131,59 @@ GRIDS: dict[str, dict[str, list]] = {
     },
 }
 
+# Of the rules that the study did not run, in its manner; their starts are their `study` presets.
+_MATRIX = {
+    "learning_rate": [8e-3, 16e-3, 32e-3, 64e-3, 128e-3],
+    "momentum": _BETA1,
+    "weight_decay": _DECAY,
+    "decay": [0.2, 0.4, 0.6, 0.8, 1.0],
+    "beta2": _BETA2,
+    "max_grad_norm": _CLIP,
+    "batch_size": _BATCH,
+}
+_SPHERE = {
+    "learning_rate": [5e-3, 10e-3, 20e-3, 40e-3],
+    "warmup": _WARMUP,
+    "beta2": _BETA2,
+    "max_grad_norm": _CLIP,
+    "batch_size": _BATCH,
+}
+_FACTORS = {
+    "learning_rate": [4e-3, 8e-3, 16e-3],
+    "weight_decay": _DECAY,
+    "warmup": [500, 1000, 2000],
+    "beta1": _BETA1,
+    "beta2": [0.9, 0.95, 0.98, 0.99],
+    "block_size": [128, 256, 512],
+    "precondition_frequency": [1, 10],
+    "batch_size": [128, 256, 512],
+}
+_RATIO = [0.1, 0.2, 0.3]
+FRONTIER: dict[str, dict[str, list]] = {
+    "ademamix": _ADAM | {"beta3": [0.99, 0.995, 0.999, 0.9995], "alpha": [2.0, 4.0, 8.0]},
+    "schedule_free": {
+        "learning_rate": [8e-3, 16e-3, 32e-3, 64e-3],
+        "weight_decay": _DECAY,
+        "warmup": _WARMUP,
+        "interpolation": [0.8, 0.9, 0.95, 0.98],
+        "weight_power": [0.0, 2.0],
+        "beta2": _BETA2,
+        "max_grad_norm": _CLIP,
+        "batch_size": _BATCH,
+    },
+    "adamc": _ADAMW | {"learning_rate": [5e-3, 10e-3, 20e-3, 40e-3]},
+    "adamh": _SPHERE | {"beta1": [0.9, 0.95, 0.98], "adam_lr_ratio": [0.1, 3 / 13, 0.5]},
+    "normuon": _MATRIX | {"muon_beta2": _BETA2, "muon_to_adam_lr": _RATIO},
+    "adamuon": {name: v for name, v in _MATRIX.items() if name != "decay"}
+    | {"learning_rate": [4e-3, 8e-3, 16e-3], "muon_beta2": _BETA2, "warmup": _WARMUP},
+    "dion": _MATRIX | {"rank_fraction": [0.125, 0.25, 0.5, 1.0], "adam_lr_ratio": _RATIO},
+    "muonc": _MATRIX | {"learning_rate": [5e-3, 10e-3, 20e-3, 40e-3], "muon_to_adam_lr": _RATIO},
+    "muonh": _SPHERE | {"momentum": _BETA1, "muon_to_adam_lr": [0.1, 3 / 13, 0.5]},
+    "shampoo": _FACTORS,
+    "kl_shampoo": _FACTORS | {"shampoo_beta": [0.9, 0.95, 0.98, 0.99]},
+    "kl_soap": _FACTORS | {"shampoo_beta": [0.9, 0.95, 0.98, 0.99]},
+}
+
 # The starting points of the other Phase I settings, where they differ from 130M at ratio 1.
 _SETTINGS = ("130m,2x", "130m,4x", "130m,8x", "300m,1x", "520m,1x")
 _LONG_ADAMW = dict(beta2=0.98, learning_rate=8e-3, epsilon=1e-10, batch_size=256, warmup=1000)
@@ -205,11 +258,16 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
+def of(optimizer: str) -> dict[str, list]:
+    """The grids of an optimizer, or none for one that has no published or shipped ones."""
+    return (GRIDS | FRONTIER).get(optimizer, {})
+
+
 def start(optimizer: str) -> dict:
     """The published starting point at 130M, ratio 1: what is searched, and the clip norm."""
     own = {"batch_size": PUBLISHED_BATCH, "warmup": 4000 if optimizer == "sophia" else 2000}
     preset = optim.spec(optimizer, preset="study").values
-    return {name: own.get(name, preset.get(name)) for name in (*GRIDS[optimizer], "max_grad_norm")}
+    return {name: own.get(name, preset.get(name)) for name in (*of(optimizer), "max_grad_norm")}
 
 
 def published(optimizer: str) -> dict:
@@ -217,9 +275,9 @@ def published(optimizer: str) -> dict:
     return {
         "preset": "study",
         "start": start(optimizer),
-        "starts": {setting: dict(change) for setting, change in STARTS[optimizer].items()},
-        "grids": {name: list(values) for name, values in GRIDS[optimizer].items()},
-        "bounds": {name: list(BOUNDS[name]) for name in GRIDS[optimizer] if name in BOUNDS},
+        "starts": {setting: dict(change) for setting, change in STARTS.get(optimizer, {}).items()},
+        "grids": {name: list(values) for name, values in of(optimizer).items()},
+        "bounds": {name: list(BOUNDS[name]) for name in of(optimizer) if name in BOUNDS},
         "phase_two": dict(PHASE_TWO.get(optimizer, {})),
     }
 
@@ -243,7 +301,7 @@ def recentred(optimizer: str, size: str, ratio: float, only: Sequence[str] = ())
             return max(8, value * width // PUBLISHED_WIDTH)
         return value * LEARNING_RATE_FACTOR if name == "learning_rate" else value
 
-    settled = entry["start"] | entry["starts"]["130m,2x"]
+    settled = entry["start"] | entry["starts"].get("130m,2x", {})
     start = {name: carry(name, value) for name, value in settled.items()}
     grids = {
         name: _thin(sorted({carry(name, value) for value in values}), start[name])

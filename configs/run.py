@@ -46,7 +46,7 @@ def get_config(arg: str = "nano-s,1x,adamw") -> ConfigDict:
 def cpu(size: str, ratio: float, optimizer: str) -> dict:
     """The CPU ladder: the published starting point, its warm-up carried to this run's length."""
     start = {"batch_size": ladder.BATCH}
-    if optimizer in grids.GRIDS or is_path(optimizer):
+    if grids.of(optimizer) or is_path(optimizer):
         start = study.entry(optimizer, size, ratio)["start"]
     if is_path(optimizer):  # only a race may choose a learning rate
         start["learning_rate"] = optim.spec(optimizer).values["learning_rate"]

@@ -96,6 +96,7 @@ def restore(folder: Path, log=print) -> tuple[dict, dict]:
       ConfigError: when the folder holds no run or no checkpoint.
     """
     from lm.run.solo import Solo
+    from lm.run.step import judged
 
     try:
         config = finalise(json.loads(storage.read(folder / "config.json")))
@@ -111,7 +112,7 @@ def restore(folder: Path, log=print) -> tuple[dict, dict]:
         )
     step, (state,) = found
     log(f"{config['model']['name']}, {config['optimizer']['name']}: step {step}")
-    return config, state.params
+    return config, judged(state)
 
 
 def harness_model(scorer: Scorer, tokenizer):

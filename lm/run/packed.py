@@ -80,7 +80,7 @@ class Packed(Program):
         batches = np.zeros(self.capacity, np.int32)
         batches[self.slots] = np.where(active, len(tokens_EBT), 0)
         batches = jax.device_put(batches, self.sharding)
-        return self.functions.evaluate(state.params, tokens_EBT, weight_EB, batches)
+        return self.functions.evaluate(step_lib.judged(state), tokens_EBT, weight_EB, batches)
 
     def optimizer_bytes(self, state) -> int:
         return sum(x.nbytes for x in jax.tree.leaves(state.optimizer)) // self.capacity

@@ -131,7 +131,7 @@ class Solo(Program):
             for x in (tokens_EBT, weight_EB)
         )
         with jax.set_mesh(self.mesh):
-            return self._evaluate(state.params, *batches)
+            return self._evaluate(step_lib.judged(state), *batches)
 
     def optimizer_bytes(self, state) -> int:
         return sum(x.nbytes for x in jax.tree.leaves(state.optimizer))

@@ -34,6 +34,11 @@ class State(NamedTuple):
     diverged_at: Array  # () int32, the first diverged step, -1 while there is none
 
 
+def judged(state: State):
+    """The parameters to evaluate, which the optimizer may keep apart from those that train."""
+    return optim.evaluation_params(state.optimizer, state.params)
+
+
 class Report(NamedTuple):
     """What some steps say of a run, fp32 scalars, each with a member axis in a pack."""
 

@@ -57,4 +57,4 @@ def adamc(
     )
 
 
-ENTRY = Entry(adamc, study=dict(learning_rate=10e-3))
+ENTRY = Entry(adamc, study=dict(learning_rate=10e-3, epsilon=1e-15))

@@ -149,6 +149,27 @@ def test_evaluation_on_a_mesh_is_that_of_one_device(sequences):
     np.testing.assert_allclose(spread, alone, rtol=1e-6)
 
 
+def test_a_model_is_judged_where_its_optimizer_says():
+    """Schedule-Free trains at y and is evaluated at the average x, alone and in a pack."""
+    program, state, _ = trained(config("schedule_free"))
+    fixed = Evaluation(tiny.tokens(300, 16, vocab_size=64), None, 16, **program.rows)
+    batches = fixed.tokens_EBT, fixed.weight_EB
+
+    def judged(state):
+        return float(program.fetch(program.evaluate(state, *batches, None))[0, 0])
+
+    average = optim.evaluation_params(state.optimizer, state.params)
+    without = trained(config("adamw"))[1].optimizer  # offers nothing: the parameters themselves
+    at_x = judged(state._replace(params=average, optimizer=without))
+    at_y = judged(state._replace(optimizer=without))
+    assert judged(state) == at_x != at_y
+
+    pack = Packed([config("schedule_free")])
+    members = jax.tree.map(lambda x: x[None], (state, average))
+    spread = [pack.evaluate(jax.device_put(s), *batches, np.ones(1, bool)) for s in members[:1]]
+    np.testing.assert_allclose(pack.fetch(spread[0])[0, 0], at_x, rtol=1e-5)
+
+
 def test_every_part_is_made_for_a_mesh_wider_than_a_batch_of_evaluation():
     """Kernels cannot be split by the compiler: rows have to fill the `data` axis."""
     sizes = {"model": {"sequence_length": 128}, "eval": {"sequences": 13}}
