@@ -5,12 +5,12 @@
 | name | optimizers | sizes | ratios | trials | tokens | on two CPU cores |
 |---|---|---|---|---|---|---|
 | smoke | 11 | nano-xs | 1/8 1/4 | 95 | 3M | about a minute, half of it compiling |
-| nano | 4 | nano-xs nano-s | 1/2 1 2 4 | 290 | 140M | about eight minutes, not yet run |
-| hour | 6 | nano-xs nano-m nano-l | 1 2 4 | 840 | 0.5G | over an hour, not yet run |
-| tenhours | 11 | those, micro-xs held out | 1 2 4 | 4100 | 3.1G | about ten hours, not yet run |
+| nano | 4 | nano-xs nano-s | 1/2 1 2 4 | 290 | 140M | about eight minutes, not run |
+| hour | 6 | nano-xs nano-m nano-l | 1 2 4 | 840 | 0.5G | over an hour, not run |
+| tenhours | 11 | those, micro-xs held out | 1 2 4 | 4100 | 3.1G | about ten hours, not run |
 | published | 11 | 130m 300m 520m 1.2b | 1 2 4 8 | as arXiv 2509.02046 | | |
 
-Trials and tokens are those of the planner played against typical losses, as `--dry_run` states them.
+Trials and tokens are those of the planner played against typical losses (`--dry_run`).
 """
 
 from __future__ import annotations
