@@ -232,3 +232,27 @@ def leave_out(fit: LawFit, groups) -> pd.DataFrame:
         row["mean_abs_error"] = np.abs(out).mean()
         rows.append(row | fit.parameters(solution.theta[i]) | {"ok": solution.converged[i]})
     return pd.DataFrame(rows)
+
+
+def influence(fit: LawFit) -> np.ndarray:
+    """theta without each row minus theta, (n, P), to first order: one pass, linear in the rows."""
+    prediction, jacobian = fit.form(fit.theta[None])
+    residual, jacobian = fit.target - prediction[0], jacobian[0]
+    inside = np.abs(residual) <= fit.delta
+    hessian = (jacobian.T * inside) @ jacobian
+    step = jacobian @ np.linalg.pinv(hessian)
+    leverage = np.clip((step * jacobian).sum(1) * inside, 0, 0.99)
+    pull = np.clip(residual, -fit.delta, fit.delta) / (1 - leverage)
+    return -step * pull[:, None]
+
+
+def compute_optimal(parameters: dict, flops: float) -> tuple:
+    """N and D = flops / 6 N that minimise E + A N^-a + B D^-b (approach 3 of Hoffmann et al.).
+
+    Args:
+      parameters: of a fit in params and tokens, as numbers or as arrays of replicates.
+    """
+    a, b = parameters["exponent_params"], parameters["exponent_tokens"]
+    amplitudes = a * parameters["amplitude_params"] / (b * parameters["amplitude_tokens"])
+    params = (amplitudes * (flops / 6) ** b) ** (1 / (a + b))
+    return params, flops / 6 / params

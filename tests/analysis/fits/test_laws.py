@@ -1,5 +1,7 @@
 """Loss laws: exact where the data are exact, the same from every start, honest about the rest."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from analysis import laws
 from analysis.fits import lint, loss_laws
 from analysis.fits.joint import EquivalentData
+from analysis.runs.csv_table import read_csv
 from analysis.stats import intervals, solver
 
 TRUE = {
@@ -149,5 +152,105 @@ def test_command_writes_the_columns(tmp_path, capsys):
     for name, value in TRUE.items():
         assert law.low[name] < value < law.high[name], name
     assert rows[rows.table == "input"].note.tolist() == ["rows left out: not positive and finite"]
-    with pytest.raises(SystemExit):
-        laws.main([str(tmp_path / "absent.csv")])
+
+
+def test_compute_optimal_is_the_least_loss_on_the_budget():
+    params, tokens = loss_laws.compute_optimal(TRUE, 1e21)
+    assert 6 * params * tokens == pytest.approx(1e21)
+    n = params * np.array([0.9, 1, 1.1])
+    law = TRUE["amplitude_params"] * n ** -TRUE["exponent_params"]
+    law += TRUE["amplitude_tokens"] * (1e21 / 6 / n) ** -TRUE["exponent_tokens"]
+    assert law.argmin() == 1
+    numbers = laws.law_numbers(
+        chinchilla(0, 5e-3), ["params", "tokens", "loss"], replicates=40, flops=[1e21]
+    )
+    best = numbers[(numbers.table == "compute_optimal") & (numbers.procedure.str.contains("sq"))]
+    assert best.iloc[0].low < params < best.iloc[0].high
+
+
+def test_influence_to_first_order_is_that_of_a_refit():
+    found = fit(chinchilla(2, 5e-3, n=60))
+    exact = loss_laws.leave_out(found, np.arange(60))
+    for k, name in ((2, "exponent_params"), (4, "exponent_tokens")):
+        change = exact[name] - found.parameters()[name]
+        close = loss_laws.influence(found)[:, k]
+        assert np.corrcoef(change.astype(float), close)[0, 1] > 0.98
+        assert np.abs(close).argmax() == np.abs(change).argmax()
+
+
+def test_what_a_table_does_not_determine_is_withheld():
+    table = chinchilla(0, 5e-3, n=60)
+    table["tokens"] = 20 * table.params  # the commonest table of all
+    table["loss"] = 1.8 + 480 * table.params**-0.35 + 2000 * table.tokens**-0.37
+    numbers = laws.law_numbers(table, ["params", "tokens", "loss"], replicates=20)
+    assert not (numbers.table == "law").any() and not (numbers.table == "influence").any()
+    reasons = numbers[numbers.table == "withheld"].note
+    assert len(reasons) and reasons.str.contains("params and tokens rise together").all()
+    assert np.isfinite(laws.law_numbers(table, ["tokens", "loss"], replicates=20).value).all()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda t: t.assign(loss=3.0), "have the same loss, 3"),
+        (lambda t: t.assign(loss=2 + t.tokens / 1e12), "rises with tokens"),
+        (lambda t: t.head(3), "3 distinct values; its law needs 4"),
+        (lambda t: t.assign(loss=-1.0), "none of 20 has positive numbers"),
+    ],
+)
+def test_a_table_that_no_law_fits_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        laws.law_numbers(change(chinchilla(0, 1e-3, n=20)), ["tokens", "loss"], replicates=5)
+
+
+GOOD = "params,tokens,loss\n" + "".join(
+    f"{n:.6g},{d:.6g},{1.8 + 480 * n**-0.35 + 2000 * d**-0.37:.6f}\n"
+    for n in (1e8, 2e8, 4e8, 8e8)
+    for d in (1e9, 2e9, 4e9, 1e10)
+)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "the file is empty"),
+        (b"params,tokens,loss\n", "and no rows"),
+        (b"a,b\n1,2\n", r"columns: ['params', 'tokens', 'loss'] not usable"),
+        (b"params,tokens,loss\n1,2,3\n4,5,6,7\n", "not a table"),
+        (b"\x1f\x8b\x08damaged", "a damaged gzip file"),
+        (b"\x00\x01\x02", "not a text file"),
+        (b"params,tokens,loss\nx,y,z\n", "none of 1 has positive numbers"),
+        (None, "No such file"),
+    ],
+)
+def test_every_bad_file_is_one_line(tmp_path, capsys, content, words):
+    path = tmp_path / "runs.csv"
+    if content is not None:
+        path.write_bytes(content)
+    assert laws.main([str(path), f"--out={tmp_path / 'out.csv'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD.replace(",", ";").encode(),
+        GOOD.replace(".", "§").replace(",", ";").replace("§", ",").encode(),
+        gzip.compress(GOOD.encode()),
+        ("\ufeff" + GOOD).encode(),
+        ("# größe\n" + GOOD).encode("latin-1"),
+    ],
+    ids=["semicolons", "decimal commas", "gzip", "byte order mark", "latin-1"],
+)
+def test_spellings_of_a_table_are_read_alike(tmp_path, content):
+    (tmp_path / "runs.csv").write_bytes(content)
+    (tmp_path / "plain.csv").write_text(GOOD)
+    table, plain = (read_csv(tmp_path / name) for name in ("runs.csv", "plain.csv"))
+    pd.testing.assert_frame_equal(table.apply(pd.to_numeric), plain)
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, capsys):
+    (tmp_path / "runs.csv").write_text(GOOD)
+    assert laws.main([str(tmp_path / "runs.csv"), f"--out={tmp_path / 'no' / 'x.csv'}"]) == 2
+    assert "--out: cannot write" in capsys.readouterr().err
