@@ -48,8 +48,20 @@ stress: .venv/ready  ## kill workers, drivers and nodes at random over hundreds 
 	.venv-tpu/bin/uv pip install --quiet --python .venv-tpu/bin/python --constraint requirements.lock --editable '.[tpu]'
 	touch $@
 
-preflight: .venv-tpu/ready  ## compile RUN for TOPOLOGY with the TPU compiler, on this machine
-	.venv-tpu/bin/python -m lm.preflight --config=configs/run.py:$(RUN) --topology=$(TOPOLOGY)
+# XLA's compiler for CUDA and cuDNN's front end; no driver, no GPU, none of CUDA's other wheels.
+.venv-gpu/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet 'uv>=0.9'
+	.venv-gpu/bin/uv pip install --quiet --python .venv-gpu/bin/python --constraint requirements.lock --editable .
+	version=$$(.venv-gpu/bin/python -c 'import jax; print(jax.__version__)') && \
+	.venv-gpu/bin/uv pip install --quiet --python .venv-gpu/bin/python --no-deps \
+	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version nvidia-cudnn-cu12
+	touch $@
+
+COMPILER := .venv-$(if $(filter h%,$(TOPOLOGY)),gpu,tpu)
+
+preflight: $(COMPILER)/ready  ## compile RUN for TOPOLOGY (v5e:16x16, h100:8), on this machine
+	$(COMPILER)/bin/python -m lm.preflight --config=configs/run.py:$(RUN) --topology=$(TOPOLOGY)
 
 lint: .venv/ready  ## ruff
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ WITHOUT_CHIPS = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # there is no chip to fight over
     "JAX_PLATFORMS": "cpu",
 }
+NO_AUTOTUNING = "--xla_gpu_autotune_level=0"  # it runs candidates on a GPU
 OF_A_HOST = {  # or libtpu misses them, in pages
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
@@ -41,16 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", help="configs/run.py:SIZE,RATIO,OPTIMIZER")
-    parser.add_argument("--topology", default="v5e:16x16", help="as v5e:16x16, v5p:4x4x4")
+    parser.add_argument(
+        "--topology", default="v5e:16x16", help="as v5e:16x16, v5p:4x4x4, h100:8, h100:16x8"
+    )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("--all", metavar="FILE.csv", type=Path, help="make the table of all runs")
     arguments, overrides = parser.parse_known_args(argv)
-    os.environ.update(OF_A_HOST | os.environ | WITHOUT_CHIPS)
+    without_chips()
     if arguments.all:
         from lm.pods import table
 
         return table.make(arguments.all)
     return guarded(lambda: run(arguments, overrides), interrupted="nothing was written")
+
+
+def without_chips() -> None:
+    """Sets what JAX and libtpu must find when they are imported."""
+    os.environ.update(OF_A_HOST | os.environ | WITHOUT_CHIPS)
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_AUTOTUNING}"
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:

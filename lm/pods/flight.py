@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +17,9 @@ import optim
 from lm.config import ConfigError
 from lm.model import flops
 from lm.model import llama as model_lib
-from lm.pods import hlo
+from lm.model.attention import AUTO
+from lm.model.loss import chunk_count
+from lm.pods import cycles, gpu, hlo
 from lm.run import step as step_lib
 from lm.run.solo import Solo
 
@@ -34,6 +38,7 @@ CHIPS = {
     "TPU v5": Chip(95e9, 2.77e12, 600e9),
     "TPU v6 lite": Chip(32e9, 1.64e12, 448e9),
     "TPU7x": Chip(192e9, 7.38e12, 1200e9),
+    "NVIDIA H100": Chip(80e9, 3.35e12, 450e9),  # NVLink, one way; between hosts it is less
 }
 
 
@@ -42,13 +47,30 @@ CHIPS = {
 MOST_DATA = 128
 
 
+OUT_OF_MEMORY = re.compile("Ran out of memory|RESOURCE_EXHAUSTED")
+
+
 class TooLarge(Exception):
     """The compiler's own words: a part of the run does not fit a chip's memory."""
 
 
-class Flight(NamedTuple):
-    """What a compiled step says; bytes and FLOPs per chip and step, seconds by roofline."""
+# Raised when the step changes for a given config: rows of the table then are made again.
+STEP = 2
 
+
+def version() -> str:
+    """Of the step and of the compiler that made it."""
+    found = {d.name: d.version for d in importlib.metadata.distributions()}
+    names = ("jax", "libtpu", "jax-cuda12-plugin")
+    return ", ".join([f"step {STEP}", *(f"{n} {found[n]}" for n in names if n in found)])
+
+
+class Flight(NamedTuple):
+    """What a compiled step says; bytes and FLOPs per chip and step, seconds by roofline, the
+    compiler's estimate in milliseconds.
+    """
+
+    version: str
     run: str
     topology: str
     mesh: dict
@@ -69,6 +91,10 @@ class Flight(NamedTuple):
     memory_seconds: float
     network_seconds: float
     mfu_bound: float
+    estimate: dict  # the compiler's milliseconds by part; collectives and waiting are not in it
+    estimate_refresh: float  # all parts together, in a step that refreshes every preconditioner
+    estimate_notes: list  # what is missing, and parts far from their roofline
+    mfu_estimate: float | None
     compile_seconds: float
 
 
@@ -76,20 +102,23 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     """Compiles start, step and evaluation of a finalised run for a topology such as `v5e:16x16`.
 
     The mesh gives `data` as many chips as divide the batch and `MOST_DATA`, and `model` the rest,
-    unless the config names sizes. Attention is splash.
+    unless the config names sizes. Attention is the platform's: splash, or cuDNN for `h100:8`.
     Raises:
       ConfigError: an unknown topology, or a mesh that does not fit the run.
       TooLarge: one of them needs more memory than a chip has.
     """
-    config, devices = {k: dict(v) for k, v in config.items()}, _devices(topology)
+    config, devices = {k: dict(v) for k, v in config.items()}, devices_of(topology)
     if config["mesh"] == {"data": -1, "model": 1}:
         data = math.gcd(config["train"]["batch_size"], len(devices), MOST_DATA)
         config["mesh"] = {"data": data, "model": len(devices) // data}
-    config["program"] |= {"attention": "splash", "steps_per_call": 1}
+    platform = "cuda" if gpu.is_topology(topology) else "tpu"
+    config["program"] |= {"attention": AUTO[platform], "steps_per_call": 1}
     program = Solo([config], devices)
     start = time.monotonic()
-    others = [_compile(program, part).memory_analysis() for part in ("init", "evaluation")]
-    compiled = _compile(program, "step")
+    others = [
+        _compile(program, platform, part).memory_analysis() for part in ("init", "evaluation")
+    ]
+    compiled = _compile(program, platform, "step")
     seconds = time.monotonic() - start
     memory = compiled.memory_analysis()
     (state,) = program.abstract_members()
@@ -101,6 +130,7 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     model, train = config["model"], config["train"]
     tokens = train["batch_size"] * model["sequence_length"]
     model_flops = 3 * flops.forward_flops_per_token(model) * tokens / len(devices)
+    config["program"]["loss_chunks"] = _chunks(config, program.mesh.shape)
     repeated = flops.repeated_flops_per_token(config) * tokens / len(devices)
     text = compiled.as_text()
     update_flops, replication = _update(config, program, text)
@@ -111,7 +141,10 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     traffic = 2 * held / chip.hbm_rate
     network = sum(moved.least.values()) / chip.ici_rate
     state_bytes = _local_bytes(state.optimizer)
+    estimate = cycles.estimate(text, kind)
+    expected = sum(estimate.parts.values()) / 1e3
     return Flight(
+        version=version(),
         run=run,
         topology=topology,
         mesh=dict(program.mesh.shape),
@@ -132,15 +165,19 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
         memory_seconds=traffic,
         network_seconds=network,
         mfu_bound=model_flops / peak / max(compute, traffic, network),
+        estimate=estimate.parts,
+        estimate_refresh=estimate.refresh,
+        estimate_notes=estimate.notes,
+        mfu_estimate=model_flops / peak / expected if expected else None,
         compile_seconds=seconds,
     )
 
 
-def _compile(program: Solo, part: str):
+def _compile(program: Solo, platform: str, part: str):
     try:
-        return program.lower("tpu", part).compile()
+        return program.lower(platform, part).compile()
     except jax.errors.JaxRuntimeError as error:
-        words = [line for line in str(error).splitlines() if "Ran out of memory" in line]
+        words = [line for line in str(error).splitlines() if OUT_OF_MEMORY.search(line)]
         if not words:
             raise
         raise TooLarge(f"{part}: {words[0].strip()}") from None
@@ -153,9 +190,22 @@ def _total(memory) -> int:
     return total + memory.generated_code_size_in_bytes
 
 
-def _devices(topology: str) -> Sequence:
+def _chunks(config: Mapping, mesh: Mapping) -> int:
+    """In how many chunks the loss goes, its own choice on this mesh included."""
+    model, train, program = (config[k] for k in ("model", "train", "program"))
+    rows = train["batch_size"] // program["accumulate"] // mesh["data"]
+    vocab = math.ceil(model["vocab_size"] / mesh["model"])
+    itemsize = 2 if train["compute_dtype"] == "bfloat16" else 4
+    least = chunk_count(rows, model["sequence_length"], vocab, itemsize)
+    return program["loss_chunks"] or least
+
+
+def devices_of(topology: str) -> Sequence:
+    """The devices of a topology, known to the compiler alone."""
     from jax.experimental import topologies
 
+    if gpu.is_topology(topology):
+        return gpu.devices_of(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
             f"--topology={topology}: the TPU's compiler is not installed here; `make preflight "
@@ -230,6 +280,7 @@ def report(flight: Flight, remat: str) -> str:
         f"remat={remat} makes again), memory {1e3 * flight.memory_seconds:.1f} ms (all that "
         f"is held read and written once), network {1e3 * flight.network_seconds:.1f} ms (all "
         f"links, nothing hidden): MFU at most {flight.mfu_bound:.0%}",
+        *_estimate(flight),
         f"  compiled in {flight.compile_seconds:.0f} s; to train so: "
         + " ".join(f"--config.mesh.{axis}={size}" for axis, size in axes),
     ]
@@ -240,7 +291,27 @@ def report(flight: Flight, remat: str) -> str:
     return "\n".join(lines)
 
 
-FASTER = "  there is room: --config.program.remat=dots or none makes less again; check that it fits"
+def _estimate(flight: Flight) -> list[str]:
+    """The compiler's own time, in lines."""
+    total = sum(flight.estimate.values())
+    notes = [f"  note: {note}" for note in flight.estimate_notes]
+    if not total:
+        return notes
+    parts = ", ".join(f"{part} {ms:.1f}" for part, ms in flight.estimate.items())
+    refresh = ""
+    if flight.estimate_refresh > 1.01 * total:
+        refresh = f"; {flight.estimate_refresh:.1f} ms where preconditioners are refreshed"
+    return [
+        f"  compiler's estimate: {total:.1f} ms ({parts}), MFU {flight.mfu_estimate:.0%}{refresh}; "
+        "its cycles for every operation and the bundles of attention's kernels, without "
+        "collectives and waiting",
+        *notes,
+    ]
+
+
+FASTER = (
+    "  there is room: --config.program.remat=dots or none makes less again; compare the estimates"
+)
 TO_FIT = (
     "  to fit: --config.program.accumulate=2 (or more), --config.program.remat=block, "
     "--config.program.loss_chunks=32, or a larger topology"

@@ -68,8 +68,14 @@ def collectives(text: str, *, chips: int) -> Amounts:
     return amounts(text, cost)
 
 
-def products(text: str, *, scope: str = "") -> Amounts:
-    """FLOPs of the matrix products of a program by dtype, a multiply and an add being two.
+def products(
+    text: str,
+    *,
+    scope: str = "",
+    by: Callable[[str], str] = lambda line: RESULT.match(line)["dtype"],
+) -> Amounts:
+    """FLOPs of the matrix products of a program, a multiply and an add being two, by dtype or by
+    what `by` says of a product's line.
 
     Only those inside a `jax.named_scope`, if one is named. Those that make up a decomposition (QR,
     eigenvectors, triangular solves) are left out. Loops count as in `collectives`.
@@ -86,7 +92,7 @@ def products(text: str, *, scope: str = "") -> Amounts:
             if inside.search(scopes) and not DECOMPOSITION.search(scopes):
                 result = RESULT.match(line)
                 operands = shapes[product["left"]], shapes[product["right"]]
-                yield result["dtype"], _flops(line, *operands, _dims(result["dims"]))
+                yield by(line), _flops(line, *operands, _dims(result["dims"]))
 
     return amounts(text, cost)
 
@@ -149,11 +155,14 @@ def _totals(name: str, computations, cost: Cost, seen: dict) -> tuple[Counter, C
 
 
 def _received(line: str, collective: re.Match, chips: int) -> float:
-    kind, sizes = collective["kind"], [_bytes(*s) for s in SHAPE.findall(collective["result"])]
-    n = _members(line, chips)
-    # One operation may move several tensors; the result of a start names its operands too.
-    whole = max(sizes, default=0) if "-start(" in line else sum(sizes)
-    whole *= n if kind == "reduce-scatter" else 1
+    kind, n = collective["kind"], _members(line, chips)
+    # One operation may move several tensors.
+    whole = sum(_bytes(*s) for s in SHAPE.findall(collective["result"]))
+    if "-start(" in line and kind != "all-reduce":  # its operands are named with its results
+        parts = 1 + 1 / n if kind in ("all-gather", "reduce-scatter") else 2
+        whole /= parts
+    elif kind == "reduce-scatter":
+        whole *= n
     return whole * {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(kind, (n - 1) / n)
 
 

@@ -3,7 +3,8 @@
     .venv-tpu/bin/python -m lm.preflight --all=docs/preflight.csv
 
 compiles one run after the other, each in a process of its own, and adds a row as soon as it is
-known; rows that are there are not made again. About two minutes a row on one core.
+known; rows of this version of the step and the compiler are not made again, older ones stay until
+theirs is known. About two minutes a row on one core.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ import time
 from pathlib import Path
 
 import optim
-from lm.pods.flight import Flight
+from lm.pods.flight import Flight, version
 from lm.run.progress import duration
 
 TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4")
 SIZES = ("130m", "300m", "520m", "1.2b")
+FIRST = ("adamw", "muon", "soap", "kron")
 
 
 def make(path: Path) -> int:
     """Adds the missing rows to the CSV and writes the page beside it; 1 if a run failed."""
-    names = optim.catalogue.CATALOGUE
-    wanted = [(f"{size},1x,{name}", t) for t in TOPOLOGIES for size in SIZES for name in names]
-    rows = read(path)
-    known = {(row["run"], row["topology"]) for row in rows}
+    names = sorted(optim.catalogue.CATALOGUE, key=lambda name: (*FIRST, name).index(name))
+    wanted = [(f"{size},1x,{name}", t) for name in names for t in TOPOLOGIES for size in SIZES]
+    rows = {(row["run"], row["topology"]): row for row in read(path)}
+    known = {key for key, row in rows.items() if row["version"] == version()}
     missing = [pair for pair in wanted if pair not in known]
     begun, failed = time.monotonic(), 0
     for done, (run, topology) in enumerate(missing):
@@ -43,9 +45,9 @@ def make(path: Path) -> int:
             failed = 1
             print(f"failed: {(out.stderr or out.stdout)[-600:]}", file=sys.stderr, flush=True)
             continue
-        rows.append(json.loads(lines[-1]))
-        write(path, rows)
-        path.with_suffix(".md").write_text(page(rows))
+        rows[run, topology] = json.loads(lines[-1])
+        write(path, list(rows.values()))
+        path.with_suffix(".md").write_text(page(list(rows.values())))
     return failed
 
 
@@ -84,9 +86,14 @@ def page(rows: list[dict]) -> str:
         "  refreshes preconditioners, which *step* leaves out;",
         "- *step*: the roofline, the longest of compute (peak bf16, with what `remat=block` and",
         "  the loss's chunks make again), memory (all that is held read and written once) and",
-        "  network (all links, nothing hidden); *MFU* is what that leaves at most.",
+        "  network (all links, nothing hidden); *MFU* is what that leaves at most;",
+        "- *estimate*: the compiler's cycles of every operation through its loops, with bundles of",
+        "  attention's kernels, without collectives and waiting, and the MFU of that. It compares",
+        "  programs; it is no measurement. On v5p the kernels are not in it;",
+        "- *version*: of the step (`lm/pods/flight.py`); rows below the newest are from before it.",
         "",
-        f"{len(rows)} of {wanted} rows; the same command adds what is missing.",
+        f"{len(rows)} of {wanted} rows; the same command adds what is missing and makes old rows",
+        "again.",
     ]
     for topology in dict.fromkeys(row["topology"] for row in rows):
         mine = [row for row in rows if row["topology"] == topology]
@@ -97,8 +104,8 @@ def page(rows: list[dict]) -> str:
             f"## {topology} ({mine[0]['chips']} chips of {total:.1f} GiB)",
             "",
             "| run | mesh | memory GiB | state MiB | copies | update GFLOP | share | times "
-            "| network MB | step ms | MFU ≤ | compiled in s |",
-            "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+            "| network MB | step ms | MFU ≤ | estimate ms | MFU | compiled in s | version |",
+            "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
             *(_row(row) for row in mine),
         ]
     return "\n".join(out) + "\n"
@@ -113,7 +120,10 @@ def _row(row: dict) -> str:
         *(row["run"].replace(",1x,", " "), mesh, memory, f"{row['state_bytes'] / 2**20:.1f}"),
         *(f"{row['state_copies']:.2f}", f"{row['update_flops'] / 1e9:,.2f}", f"{share:.2%}"),
         *(f"{row['replication']:.2f}" if row["replication"] else "–", _network(row)),
-        *(f"{1e3 * step:,.1f}", f"{row['mfu_bound']:.0%}", f"{row['compile_seconds']:.0f}"),
+        *(f"{1e3 * step:,.1f}", f"{row['mfu_bound']:.0%}"),
+        *(f"{sum(row['estimate'].values()):,.1f}" if row["estimate"] else "–",),
+        *(f"{row['mfu_estimate']:.0%}" if row["mfu_estimate"] else "–",),
+        *(f"{row['compile_seconds']:.0f}", row["version"].partition(",")[0]),
     ]
     return f"| {' | '.join(cells)} |"
 

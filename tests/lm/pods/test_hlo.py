@@ -99,6 +99,22 @@ ENTRY %main (x: bf16[64]) -> bf16[8] {
     assert moved(text) == {"reduce-scatter": 128 * 7 // 8}
 
 
+STARTS = {
+    "((bf16[64], bf16[8]), (bf16[512], bf16[64])) all-gather-start": 7 / 8 * 2 * (512 + 64),
+    "((bf16[512], bf16[64]), (bf16[64], bf16[8])) reduce-scatter-start": 7 / 8 * 2 * (512 + 64),
+    "(bf16[512], bf16[64]) all-reduce-start": 2 * 7 / 8 * 2 * (512 + 64),
+    "((bf16[512]), (bf16[512])) all-to-all-start": 7 / 8 * 2 * 512,
+    "(bf16[512], bf16[512]) collective-permute-start": 2 * 512,
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_an_asynchronous_start_names_its_operands_too(start):
+    text = f"ENTRY %main (x: f32[]) -> f32[] {{\n  %s = {start}(%x), channel_id=1\n}}"
+    kind = start.rpartition(" ")[2].removesuffix("-start")
+    assert moved(text) == {kind: STARTS[start]}
+
+
 def test_a_conditional_moves_what_its_branch_does(mesh):
     def f(x, flag):
         return jax.lax.cond(flag[0] > 0, lambda x: x.sum(0), lambda x: jnp.zeros(256), x)

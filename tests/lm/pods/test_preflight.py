@@ -6,6 +6,9 @@ from lm import preflight
 from lm.pods import table
 
 ROW = {
+    "version": "step 2, jax 0.10.2",
+    **{"estimate": {"loss": 10.0, "rest": 15.0}, "estimate_refresh": 25.0, "estimate_notes": []},
+    "mfu_estimate": 0.4,
     **{"run": "130m,1x,muon", "topology": "v5e:16x16", "mesh": {"data": 128, "model": 2}},
     **{"chips": 256, "fits": True, "total_bytes": 2**30, "hbm_bytes": 16e9, "params_bytes": 2**22},
     **{"state_bytes": 2**23, "state_copies": 1.02, "temporary_bytes": 2**29, "replication": 1.4},
@@ -26,7 +29,9 @@ def test_rows_survive_the_file_and_make_the_page(tmp_path):
     assert "15.83 **too large**" in page
     muon = next(line for line in page.splitlines() if "130m muon" in line)
     assert muon.split(" | ")[1:5] == ["128 × 2", "1.00", "8.0", "1.02"]
-    assert "| 1,000 / 2,000 | 30.0 | 50% |" in muon  # the network is the longest
+    assert (
+        "| 1,000 / 2,000 | 30.0 | 50% | 25.0 | 40% | 40 | step 2 |" in muon
+    )  # the network is the longest
 
 
 @pytest.mark.parametrize(
