@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +19,7 @@ from pathlib import Path
 from lm.command import guarded
 from lm.config import ConfigError
 from lm.config_file import load_run
-
-# JAX and libtpu read these when they are imported, which happens after `main` has set them.
-WITHOUT_CHIPS = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # there is no chip to fight over
-    "JAX_PLATFORMS": "cpu",
-}
-NO_AUTOTUNING = "--xla_gpu_autotune_level=0"  # it runs candidates on a GPU
-OF_A_HOST = {  # or libtpu misses them, in pages
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-}
+from lm.pods import environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,18 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("--all", metavar="FILE.csv", type=Path, help="make the table of all runs")
     arguments, overrides = parser.parse_known_args(argv)
-    without_chips()
+    environment.set_up()  # read when JAX and libtpu are imported
     if arguments.all:
         from lm.pods import table
 
         return table.make(arguments.all)
     return guarded(lambda: run(arguments, overrides), interrupted="nothing was written")
-
-
-def without_chips() -> None:
-    """Sets what JAX and libtpu must find when they are imported."""
-    os.environ.update(OF_A_HOST | os.environ | WITHOUT_CHIPS)
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_AUTOTUNING}"
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 import optim
-from lm.config import ConfigError
 from lm.model import flops
 from lm.model import llama as model_lib
 from lm.model.attention import AUTO
 from lm.model.loss import chunk_count
-from lm.pods import cycles, gpu, hlo
+from lm.pods import cycles, hlo
+from lm.pods.devices import devices_of, platform_of
 from lm.run import step as step_lib
 from lm.run.solo import Solo
 
@@ -111,7 +110,7 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     if config["mesh"] == {"data": -1, "model": 1}:
         data = math.gcd(config["train"]["batch_size"], len(devices), MOST_DATA)
         config["mesh"] = {"data": data, "model": len(devices) // data}
-    platform = "cuda" if gpu.is_topology(topology) else "tpu"
+    platform = platform_of(topology)
     config["program"] |= {"attention": AUTO[platform], "steps_per_call": 1}
     program = Solo([config], devices)
     start = time.monotonic()
@@ -198,25 +197,6 @@ def _chunks(config: Mapping, mesh: Mapping) -> int:
     itemsize = 2 if train["compute_dtype"] == "bfloat16" else 4
     least = chunk_count(rows, model["sequence_length"], vocab, itemsize)
     return program["loss_chunks"] or least
-
-
-def devices_of(topology: str) -> Sequence:
-    """The devices of a topology, known to the compiler alone."""
-    from jax.experimental import topologies
-
-    if gpu.is_topology(topology):
-        return gpu.devices_of(topology)
-    if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(
-            f"--topology={topology}: the TPU's compiler is not installed here; `make preflight "
-            f"RUN=130m,1x,soap TOPOLOGY={topology}` makes an environment that has it"
-        )
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except Exception as error:  # libtpu's own words are many and of many types
-        reason = str(error).splitlines()[0][:200]
-        raise ConfigError(f"--topology={topology}: {reason} (as in v5e:16x16, v5p:4x4x4)") from None
-    return found.devices
 
 
 def _bytes(tree) -> int:

@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from lm.pods import environment
+
 
 class Bundles(NamedTuple):
     """Bundles of one kernel on 64 wide heads in tiles of 1,024, positions minor."""
@@ -98,7 +100,7 @@ def compile_alone(topology: str) -> None:
     import jax.numpy as jnp
 
     from lm.model.attention import _splash_local
-    from lm.pods.flight import devices_of
+    from lm.pods.devices import devices_of
 
     place = jax.sharding.SingleDeviceSharding(devices_of(topology)[0])
     x_BTHK = jax.ShapeDtypeStruct((1, 4 * TILE, 4, WIDTH), jnp.bfloat16, sharding=place)
@@ -112,13 +114,11 @@ def compile_alone(topology: str) -> None:
 
 
 def main() -> int:
-    from lm.preflight import without_chips
-
     parser = argparse.ArgumentParser(prog="python -m lm.pods.kernels", allow_abbrev=False)
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    without_chips()
+    environment.set_up()
     if arguments.compile:
         compile_alone(arguments.topology)
         return 0

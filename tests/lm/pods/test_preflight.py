@@ -40,6 +40,10 @@ def test_rows_survive_the_file_and_make_the_page(tmp_path):
         ([], "--config is missing"),
         (["--config=configs/run.py:130m,1x,adamv"], "did you mean 'adamw'"),
         (["--config=configs/run.py:130m,1x,adamw", "--topology=v5e:3x3"], "--topology=v5e:3x3"),
+        (
+            ["--config=configs/run.py:130m,1x,adamw", "--topology=h100:0"],
+            "as in h100:8 or h100:16x8",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments, words, capsys):

@@ -1,12 +1,13 @@
-"""GPUs known to XLA's compiler without one at hand: what it must be told of an H100.
+"""The devices of a topology by name, known to a compiler alone: TPU slices, and GPUs.
 
-The facts are NVIDIA's: the data sheet of the H100 SXM and the CUDA programming guide's limits of
-compute capability 9.0. Autotuning needs a GPU and is off: which kernels run, what they hold and
-what moves is read off the compiled step; how long it takes is not.
+XLA must be told what a GPU is. The facts are NVIDIA's: the data sheet of the H100 SXM and the CUDA
+programming guide's limits of compute capability 9.0. Autotuning needs a GPU and is off: which
+kernels run, what they hold and what moves is read off the compiled step; how long it takes is not.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -55,17 +56,35 @@ TARGETS = {"h100": H100}
 NAME = re.compile(r"(?P<kind>[a-z]+\d+):(?:(?P<hosts>\d+)x)?(?P<gpus>\d+)")
 
 
-def is_topology(name: str) -> bool:
-    """Whether a topology's name is that of GPUs: `h100:8`, or `h100:16x8`, hosts x GPUs."""
-    return name.partition(":")[0] in TARGETS
+def platform_of(topology: str) -> str:
+    """`cuda` for `h100:8` and the like, else `tpu`."""
+    return "cuda" if topology.partition(":")[0] in TARGETS else "tpu"
 
 
 def devices_of(topology: str) -> Sequence:
-    """The devices of GPUs by name.
+    """The devices of `v5e:16x16`, `h100:8`, or `h100:16x8` (hosts x GPUs).
 
     Raises:
-      ConfigError: a name of another form, or the CUDA compiler is not installed.
+      ConfigError: an unknown topology, or its compiler is not installed.
     """
+    from jax.experimental import topologies
+
+    if platform_of(topology) == "cuda":
+        return _gpus(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(
+            f"--topology={topology}: the TPU's compiler is not installed here; `make preflight "
+            f"RUN=130m,1x,soap TOPOLOGY={topology}` makes an environment that has it"
+        )
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # libtpu's own words are many and of many types
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(f"--topology={topology}: {reason} (as in v5e:16x16, v5p:4x4x4)") from None
+    return found.devices
+
+
+def _gpus(topology: str) -> Sequence:
     from jax.experimental import topologies
 
     match = NAME.fullmatch(topology)
