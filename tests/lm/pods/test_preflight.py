@@ -2,6 +2,7 @@
 
 import pytest
 
+import optim
 from lm import preflight
 from lm.pods import table
 
@@ -25,7 +26,8 @@ def test_rows_survive_the_file_and_make_the_page(tmp_path):
     rows = table.read(tmp_path / "t.csv")
     assert rows == [other, ROW] and table.read(tmp_path / "none.csv") == []
     page = table.page(rows)
-    assert "2 of 88 rows" in page and page.index("130m muon") < page.index("1.2b soap")
+    wanted = len(optim.catalogue.CATALOGUE) * len(table.SIZES) * len(table.TOPOLOGIES)
+    assert f"2 of {wanted} rows" in page and page.index("130m muon") < page.index("1.2b soap")
     assert "15.83 **too large**" in page
     muon = next(line for line in page.splitlines() if "130m muon" in line)
     assert muon.split(" | ")[1:5] == ["128 × 2", "1.00", "8.0", "1.02"]
