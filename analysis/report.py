@@ -117,7 +117,8 @@ def table(found: View) -> pd.DataFrame:
     """Losses, settings and speed-ups per cell; nothing that depends on the clock."""
     timeless = ["hash", "trials", "diverged", "complete", "edges", "rerun_loss", "reruns"]
     best = found.best[[*CELL, "bits_per_byte", *timeless, *settings(found.best)]]
-    return found.speedups.merge(best, on=CELL, how="left")
+    clock = [name for name in found.speedups if name.startswith("joint_seconds")]
+    return found.speedups.drop(columns=clock).merge(best, on=CELL, how="left")
 
 
 def numbers(found: View) -> pd.DataFrame:

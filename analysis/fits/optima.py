@@ -90,7 +90,7 @@ def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
     side = np.nan if open_low and open_high else float(open_high) - float(open_low)
     bracketed = side == 0
     weight = np.exp(-(penalty_KA - profile[i]) / 2)
-    spent = curvature_KA * _rise(_K[:, None], best - at)
+    spent = curvature_KA * valley(_K[:, None], best - at)
     return Optimum(
         x=float(at[i]) if bracketed else np.nan,
         low=float(low),
@@ -105,8 +105,8 @@ def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
     )
 
 
-def _rise(k, d):
-    """q_k(d); the parabola's next term where k is small."""
+def valley(k, d):
+    """q_k(d), the rise of a valley d octaves from its bottom; two terms of it where k is small."""
     kd, flat = np.clip(k * d, -30, 30), np.abs(k) < 1e-3
     return np.where(flat, d**2 * (1 + kd / 3), 2 / np.where(flat, 1, k) ** 2 * (np.expm1(kd) - kd))
 
@@ -114,7 +114,7 @@ def _rise(k, d):
 def _profile(x, loss, sigma):
     """Vertices tried, penalised and plain chi-square, and curvature, for every (k, vertex)."""
     at = np.arange(x.min() - 3, x.max() + 3 + STEP / 2, STEP)
-    rise_KAn = _rise(_K[:, None, None], x - at[:, None])
+    rise_KAn = valley(_K[:, None, None], x - at[:, None])
     centred = rise_KAn - rise_KAn.mean(-1, keepdims=True)
     spread_KA = np.maximum((centred**2).sum(-1), 1e-12)
     curvature_KA = np.maximum((centred * loss).sum(-1) / spread_KA, 0)

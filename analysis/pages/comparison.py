@@ -22,7 +22,9 @@ def speed(f: View, show) -> str:
     columns = CELL_HEADS | {"fair_loss": "fair loss", "gap": f"below {f.base_label} (nats)"}
     columns |= {"gap_interval": "95 %", "verdict": "verdict", "published": "published formula"}
     columns |= {"robust": "own curve", "robust_interval": "95 %", "joint": "joint model"}
-    columns |= {"joint_interval": "95 %", "remark": "remark"}
+    columns |= {"joint_interval": "95 %", "joint_flops": "at equal FLOPs"}
+    columns |= {"flops_interval": "95 %", "joint_seconds": "at equal seconds"}
+    columns |= {"seconds_interval": "95 %", "remark": "remark"}
     table = f.speedups[f.speedups["optimizer"] != f.baseline]
     notes = [table[f"{name}_note"] for name in ("joint", "robust", "published")]
     remark = notes[0].where(notes[0] != "", notes[1].where(notes[1] != "", notes[2]))
@@ -31,9 +33,12 @@ def speed(f: View, show) -> str:
         gap_interval=_ends(table, "gap", ".4f"),
         robust_interval=_ends(table, "robust"),
         joint_interval=_ends(table, "joint"),
+        flops_interval=_ends(table, "joint_flops"),
+        seconds_interval=_ends(table, "joint_seconds"),
         remark=remark,
     )
     decimals = {"fair_loss": 4, "gap": 4, "published": 2, "robust": 2, "joint": 2}
+    decimals |= {"joint_flops": 2, "joint_seconds": 2}
     return (
         page.paragraph(
             f"Speed-up is the data {f.base_label} would need for the same loss, divided by the data"
@@ -47,7 +52,8 @@ def speed(f: View, show) -> str:
             " curve per size, with log speed-up linear in log size and log budget. Both give a"
             f" lower bound instead of extrapolating {f.base_label}, and both use fair losses: the"
             " mean of the winner's repeats under fresh seeds, or its best loss with the luck of"
-            " being the best taken out. Step time is not in a speed-up in tokens."
+            " being the best taken out. At equal FLOPs and seconds the joint model's speed-up is"
+            " divided by what a token costs, and its interval carries how much that varies."
         )
         + show(
             "speedup_against_ratio",

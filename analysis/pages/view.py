@@ -65,9 +65,10 @@ class View:
         """One row per cell: losses, gap to the baseline, three speed-ups, headline and verdict.
 
         Columns: CELL, non_embedding_params, loss, fair_loss, gap, gap_low, gap_high, behind_low,
-        behind_high (loss above the best other's), published, robust and joint with _low, _high,
-        _bound, _note; then speedup, low, high and procedure of the headline; and verdict, one of
-        faster, slower, not resolvable, noise unknown, no baseline, baseline.
+        behind_high (loss above the best other's); published, robust, joint, joint_flops and
+        joint_seconds (at equal cost), each with _low, _high, _bound and _note; speedup, low, high
+        and procedure of the headline; and verdict, one of faster, slower, not resolvable, noise
+        unknown, no baseline, baseline.
         """
         table = self.best[[*CELL, "non_embedding_params", "loss"]].copy()
         parts = {
@@ -78,6 +79,8 @@ class View:
             "published": ("speedup", FORMULA, "ratio"),
             "robust": ("speedup", "robust_cell", "ratio"),
             "joint": ("speedup", "robust_joint", "ratio"),
+            "joint_flops": ("speedup", "robust_joint", "ratio_flops"),
+            "joint_seconds": ("speedup", "robust_joint", "ratio_seconds"),
         }
         for name, key in parts.items():
             part = self.of(*key).dropna(subset="chinchilla_ratio")
@@ -87,7 +90,7 @@ class View:
             table[words] = table[words].fillna("").astype(str)
             ends = [name, f"{name}_low", f"{name}_high"]
             table[ends] = table[ends].astype(float)
-        for name in ("robust", "joint"):  # an open end
+        for name in ("robust", "joint", "joint_flops", "joint_seconds"):  # an open end
             table[f"{name}_high"] = table[f"{name}_high"].where(
                 table[f"{name}_high"].notna() | table[name].isna(), np.inf
             )

@@ -89,6 +89,7 @@ def profile(
     fits = solver.minimise(rotated, at, target, weight=weight, delta=delta, free=free)
     best = solver.minimise(rotated, centre[None], target, weight=weight, delta=delta).objective[0]
     signed = np.sqrt(np.maximum(2 * (fits.objective - best) / variance, 0))
+    signed[~fits.converged] = np.nan  # too high an objective would end the interval too soon
     value = at[:, 0]
     high = _crossing(centre[0], value[steps > 0], signed[steps > 0], critical)
     low = -_crossing(-centre[0], -value[steps < 0][::-1], signed[steps < 0][::-1], critical)

@@ -18,6 +18,7 @@ def test_one_study_checks_every_kind_of_interval():
         "decline per doubling, robust_joint",
         "exponent, robust_joint",
         "joint fit converged",
+        "optimum",
     }
     assert records.sigma.between(5e-4, 3e-3).all()
     again = pd.DataFrame(coverage.one_study(0, some=4))
