@@ -6,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-import optim
+from configs import grids
 
 
 def run(*words):
@@ -24,7 +24,7 @@ def test_smoke_races_all_eleven_and_reports(tmp_path):
     report = run("analysis.report", str(tmp_path))
     assert report.returncode == 0, report.stderr
     table = pd.read_csv(tmp_path / "report/table.csv")
-    assert set(table["optimizer"]) == set(optim.catalogue.CATALOGUE)
+    assert set(table["optimizer"]) == set(grids.GRIDS)
     assert table["loss"].between(1.5, 5.0).all()
     page = (tmp_path / "report/index.html").read_text()
     assert 'src="http' not in page and "data:image/svg" in page
