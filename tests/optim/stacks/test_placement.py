@@ -73,7 +73,7 @@ def test_muon_on_a_mesh(axes):
         stays = jax.tree.map(
             lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), carry, (params, state)
         )
-        momentum = state[1].inner_states["matrix"].inner_state.mu
+        momentum = state[1].inner_states["matrix"].inner_state[0].mu
         result = shared(*carry, grads)[0]
 
     for key, x in expected.items():
@@ -190,7 +190,7 @@ def test_state_lies_with_its_parameter():
     like = P("data", "model")
     muon = optim.state_shardings(optim.build("muon", {"learning_rate": 0.1}), params)
     inner = muon[1].inner_states
-    assert inner["matrix"].inner_state.mu["w"].spec == like
+    assert inner["matrix"].inner_state[0].mu["w"].spec == like
     assert inner["fallback"].inner_state.nu["scale"].spec == P(None)
     mini = optim.state_shardings(optim.build("adam_mini", {"learning_rate": 0.1}), params)
     assert mini[1].nu["w"].spec == P(None, "model")
