@@ -2,7 +2,7 @@
 
 `build(name, learning_rate=..., ...)` is the whole optimizer by name, `spec` its specification,
 `describe` what it will do to a parameter tree, `Role` what a parameter is. Every optimizer is also
-a function of its own: `optim.rules.muon.muon(...)`.
+a function of its own: `optim.rules.muons.muon.muon(...)`.
 """
 
 from optim import catalogue as catalogue

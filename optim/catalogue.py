@@ -22,18 +22,14 @@ from optim.rules import (
     adamw,
     ademamix,
     cautious,
-    kron,
     lion,
     mars,
-    muon,
     nadamw,
     schedule_free,
-    scion,
-    soap,
     sophia,
 )
-from optim.rules.muons import adamuon, dion, muonc, muonh, normuon
-from optim.rules.shampoos import kl, shampoo
+from optim.rules.muons import adamuon, dion, muon, muonc, muonh, normuon, scion
+from optim.rules.shampoos import kl, kron, shampoo, soap
 from optim.schedules import NUMBERS, Schedule, scheduled
 
 CATALOGUE: dict[str, Entry] = {

@@ -30,7 +30,7 @@ def hyperball(rule, kinds: tuple[Kind, ...] = ("matrix",)):
 
     Args:
       rule: an optimizer that hands its `**common` to `optim.assemble.finish`, such as
-        `optim.rules.soap.soap`; so is the result: `hyperball(soap)(0.01, block_size=256)`.
+        `optim.rules.shampoos.soap.soap`; so is the result: `hyperball(soap)(0.01, block_size=256)`.
       kinds: of leaves that keep their norm.
     """
     signature = inspect.signature(rule)

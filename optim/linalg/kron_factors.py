@@ -101,7 +101,7 @@ def tiny(x):
 
 
 def update_probability(n, least, flat_start):
-    """p_n of `optim.rules.kron.scale_by_kron`."""
+    """p_n of `optim.rules.shampoos.kron.scale_by_kron`."""
     return jnp.clip(jnp.exp(-PROBABILITY_DECAY * (n - flat_start)), least, 1.0)
 
 

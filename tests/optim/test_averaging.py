@@ -10,7 +10,7 @@ import replay
 
 import optim
 from optim.rules.adamw import adamw
-from optim.rules.muon import muon
+from optim.rules.muons.muon import muon
 
 STEPS = 30
 PARAMS = replay.random_tree(0)

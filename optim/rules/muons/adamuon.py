@@ -81,7 +81,7 @@ def adamuon(
 
     Args:
       learning_rate: of all leaves, about AdamW's.
-      momentum, muon_epsilon, nesterov, averaged: as in `optim.rules.muon.muon`.
+      momentum, muon_epsilon, nesterov, averaged: as in `optim.rules.muons.muon.muon`.
       muon_beta2: decay of V; None is `momentum`, which the authors' code uses for both.
       beta1, beta2, epsilon: of the fallback AdamW.
       adamuon_epsilon: beside the root of V and beside the norm.

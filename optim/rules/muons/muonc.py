@@ -51,7 +51,7 @@ def muonc(
 
     Args:
       learning_rate, momentum, beta1, beta2, epsilon, muon_epsilon, muon_to_adam_lr, nesterov,
-        averaged, scale: as in `optim.rules.muon.muon`.
+        averaged, scale: as in `optim.rules.muons.muon.muon`.
       weight_decay: lambda, of both groups, each with its own learning rate.
       max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
       roles: see `optim.roles.find_roles` (static).

@@ -37,7 +37,7 @@ def muonh(
     Args:
       learning_rate: of matrices and head, a share of the weights: 0.01 moves a matrix by 1 % of its
         norm.
-      momentum, muon_epsilon, nesterov, averaged: as in `optim.rules.muon.muon`.
+      momentum, muon_epsilon, nesterov, averaged: as in `optim.rules.muons.muon.muon`.
       beta1, beta2, epsilon: of Adam.
       muon_to_adam_lr: learning rate of embedding and gains, in AdamW's units, over `learning_rate`.
       weight_decay: of embedding and gains; decoupled.

@@ -79,7 +79,7 @@ def normuon(
 
     Args:
       learning_rate, momentum, muon_epsilon, muon_to_adam_lr, nesterov, averaged, scale: as in
-        `optim.rules.muon.muon`.
+        `optim.rules.muons.muon.muon`.
       muon_beta2: decay of v.
       beta1, beta2, epsilon: of the fallback AdamW.
       normuon_epsilon: beside the root of v and beside the new norm.

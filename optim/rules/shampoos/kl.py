@@ -17,7 +17,7 @@ from optim.linalg import eigenbasis, lapack
 from optim.roles import KINDS, Kind, Role, Roles
 from optim.rules.muons.parts import FALLBACK, by_kind
 from optim.rules.shampoos.shampoo import NO_LIMIT, squares
-from optim.rules.soap import decay_after_step
+from optim.rules.shampoos.soap import decay_after_step
 from optim.stacks.batching import map_grouped
 from optim.stacks.blocks import plan, plan_tree
 from optim.stacks.lockstep import same_for_all

@@ -10,6 +10,7 @@ import replay
 from reference_optimizers import Adam
 
 import optim
+from optim.assemble import finish
 from optim.rules.muons.dion import scale_by_dion
 
 STEPS = 24
@@ -103,7 +104,7 @@ def test_a_chain_of_ones_own():
     """Dion's direction on the hyperball, by parts."""
     params = {"w": jax.random.normal(jax.random.key(0), (2, 6, 9))}
     rule = scale_by_dion(roles=ROLE, rank_fraction=0.5)
-    tx = optim.rules.muon.finish(rule, 0.1, constrained=("matrix",), roles=ROLE)
+    tx = finish(rule, 0.1, constrained=("matrix",), roles=ROLE)
     steps, _ = tx.update(params, tx.init(params), params)
     new = optax.apply_updates(params, steps)
     size = lambda x: np.linalg.norm(np.asarray(x).reshape(2, -1), axis=1)  # noqa: E731

@@ -10,7 +10,7 @@ import replay
 import optim
 from optim.linalg import kron_factors
 from optim.linalg.kron_factors import due_parts, in_parts, update_probability
-from optim.rules.kron import KronOptions, scale_by_kron
+from optim.rules.shampoos.kron import KronOptions, scale_by_kron
 
 DTYPES = ["float64", pytest.param("float32", marks=pytest.mark.slow)]
 PARAMS, GRADS = replay.random_tree(0), replay.gradients(34)

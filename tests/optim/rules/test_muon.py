@@ -9,8 +9,8 @@ import pytest
 import optim
 from optim.linalg.newton_schulz import coefficients, newton_schulz
 from optim.rules.lion import scale_by_lion
-from optim.rules.muon import scale_by_muon
-from optim.rules.scion import scale_by_scion, scale_by_signum
+from optim.rules.muons.muon import scale_by_muon
+from optim.rules.muons.scion import scale_by_scion, scale_by_signum
 
 MATRICES = {
     "square": jax.random.normal(jax.random.key(0), (8, 8)),

@@ -8,7 +8,7 @@ import reference_soap
 import replay
 
 import optim
-from optim.rules.soap import SoapOptions, place_bases, scale_by_soap
+from optim.rules.shampoos.soap import SoapOptions, place_bases, scale_by_soap
 
 DTYPES = ["float64", pytest.param("float32", marks=pytest.mark.slow)]
 PARAMS = replay.random_tree(0)

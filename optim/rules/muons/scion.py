@@ -10,7 +10,7 @@ from optim.assemble import finish, takes_common
 from optim.entry import Entry, Number, Precision
 from optim.linalg.newton_schulz import Polynomial
 from optim.roles import Kind, Role, Roles, find_roles, stack_shape
-from optim.rules.muon import scale_by_muon
+from optim.rules.muons.muon import scale_by_muon
 from optim.rules.muons.parts import FALLBACK, Scale, by_kind, matrix_flops
 
 OuterNorm = Literal["sign", "sign_per_feature"]
@@ -26,7 +26,7 @@ def scale_by_scion(
     """Scion's rule for hidden matrices: Muon's with mean momentum and without Nesterov, times
     `spectral_radius`.
 
-    **ns: `roles` and the static options `ns_*` of `optim.rules.muon.scale_by_muon`.
+    **ns: `roles` and the static options `ns_*` of `optim.rules.muons.muon.scale_by_muon`.
     """
     rule = scale_by_muon(momentum, scion_epsilon, nesterov=False, averaged=True, scale=scale, **ns)
     return optax.chain(rule, optax.scale(spectral_radius))
