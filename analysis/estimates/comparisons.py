@@ -46,6 +46,10 @@ def put_comparisons(rows: Rows, cells: pd.DataFrame, noise: Noise | None, baseli
         for a, b in itertools.combinations(race, 2):
             below, error = gap(b, a)
             probabilities[a.optimizer, b.optimizer] = float(stats.t.cdf(below / error, noise.df))
+            half = error * noise.quantile()
+            note = _seeds_needed(below, half)
+            ends = (below - half, below + half)
+            rows.put("pair", "fair_losses", f"below_{b.optimizer}", below, *ends, note, **at(a))
         put_order(rows, "fair_losses", probabilities, **dict(zip(RACE, key, strict=True)))
 
 
@@ -61,12 +65,27 @@ def _put_gaps(rows, races, noise, baseline):
                 p = float(2 * stats.t.sf(abs(value) / error, noise.df))
                 found.append((cell, value, error * noise.quantile(), p))
     adjusted = holm([p for *_, p in found])
+    rivals = {key: len(race) - 1 for race in races for key in race.groupby(RACE).groups}
     for (cell, value, half, p), together in zip(found, adjusted, strict=True):
         ends = (value - half, value + half)
         rows.put("gap", "fair_losses", "nats", value, *ends, verdict(value, together), **at(cell))
         rows.put("gap", "fair_losses", "p_value", p, note="of this gap alone", **at(cell))
+        m = rivals[cell.model_size, cell.chinchilla_ratio]
+        half *= noise.quantile(1 - ERROR_RATE / m) / noise.quantile()
+        note = f"simultaneous over the {m} rivals of the race"
+        ends = (value - half, value + half)
+        rows.put("gap", "fair_losses", "nats_together", value, *ends, note, **at(cell))
         note = f"of {len(found)} gaps together (Holm)"
         rows.put("gap", "fair_losses", "p_together", together, note=note, **at(cell))
+
+
+def _seeds_needed(effect, half) -> str:
+    """How many times the seeds of both cells would tell them apart, if this gap is the true one."""
+    if abs(effect) > half:
+        return "resolved, this pair alone"
+    times = np.ceil((half / max(abs(effect), 1e-12)) ** 2)
+    many = "more than 100" if times > 100 else f"about {max(times, 2):.0f}"
+    return f"not resolved; {many} times the seeds of both would, were this gap the true one"
 
 
 def holm(p_values) -> np.ndarray:

@@ -41,6 +41,8 @@ def _put_optimum(rows, o):
     value = {"lower": o.low, "upper": o.high}.get(bound, o.value)
     ends = (o.low if np.isfinite(o.x_low) else None, o.high if np.isfinite(o.x_high) else None)
     rows.put("optimum", "robust", o.hyperparameter, value, *ends, "; ".join(words), bound, **at(o))
+    for part in ("curvature", "skew", "bottom"):  # of the fitted valley, where it is bracketed
+        rows.put("valley", part, o.hyperparameter, getattr(o, part), **at(o))
 
 
 def _put_laws(rows, found, runs):

@@ -9,13 +9,13 @@ import warnings
 
 import numpy as np
 
-from analysis.estimates.comparisons import put_order
+from analysis.estimates.comparisons import ERROR_RATE, headline_races, put_order
 from analysis.estimates.table import Rows
 from analysis.fits import advice
 from analysis.fits.joint import JointFit, fit_joint
 from analysis.fits.loss_laws import DataLaw, fit_data_law
 from analysis.fits.speedup import published_speedup, robust_cell, unresolved
-from analysis.runs.names import at
+from analysis.runs.names import RACE, at
 from analysis.stats.noise import Noise
 
 FORMULA = "published_formula"
@@ -114,6 +114,10 @@ def put_joint(rows: Rows, cells, noise: Noise, baseline: str) -> JointFit | None
 def _put_joint_cells(rows, fit, params):
     base = fit.cells[fit.cells.optimizer == fit.baseline]
     largest = base.groupby("model_size").chinchilla_ratio.max()
+    headlines = {  # race -> level at which its intervals hold together
+        tuple(race.iloc[0][RACE]): 1 - ERROR_RATE / max(len(race) - 1, 1)
+        for race in headline_races(fit.cells)
+    }
     for cell in fit.cells[fit.cells.optimizer != fit.baseline].itertuples():
         r, most = cell.chinchilla_ratio, largest[cell.model_size]
         value, (low, high) = fit.speedup(cell.optimizer, params[cell.model_size], r)
@@ -130,6 +134,12 @@ def _put_joint_cells(rows, fit, params):
         else:
             note = "" if low > 1 or high < 1 else unresolved(value, low, high)
             rows.put("speedup", "robust_joint", "ratio", value, low, high, note, **at(cell))
+        level = headlines.get((cell.model_size, r))
+        if level is not None:  # by the law, beyond the baseline's data too
+            _, ends = fit.speedup(cell.optimizer, params[cell.model_size], r, level)
+            note = "simultaneous over the rivals of the race"
+            note += f"; the law beyond {most:g}x" if value > bound else ""
+            rows.put("speedup", "robust_joint", "ratio_together", value, *ends, note, **at(cell))
 
 
 def _put_joint_sizes(rows, fit, params):

@@ -31,7 +31,8 @@ class Optimum:
     low, high: 95 % interval; an infinite end is open.
     side: 0 bracketed; 1 at or above `low`, -1 at or below `high`; NaN where nothing is known.
     curvature: nats per (factor of two)^2, so d doublings off cost about curvature d^2;
-    regret: expected excess loss of the best grid value (nats); both NaN where not bracketed.
+    regret: expected excess loss of the best grid value (nats);
+    skew, bottom: k and a of the valley; all four NaN where not bracketed.
     edge: "low", "high" or "", the side on which the best grid value is the last one.
     chi2, df: distance of the points from the valley in units of the noise, and what is left over.
     """
@@ -42,6 +43,8 @@ class Optimum:
     side: float
     curvature: float
     regret: float
+    skew: float
+    bottom: float
     edge: str
     points: int
     chi2: float
@@ -91,13 +94,17 @@ def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
     bracketed = side == 0
     weight = np.exp(-(penalty_KA - profile[i]) / 2)
     spent = curvature_KA * valley(_K[:, None], best - at)
+    curvature, skew = float(curvature_KA[k, i]), float(_K[k])
+    bottom = float((loss - curvature * valley(skew, x - at[i])).mean())
     return Optimum(
         x=float(at[i]) if bracketed else np.nan,
         low=float(low),
         high=float(high),
         side=side,
-        curvature=float(curvature_KA[k, i]) if bracketed else np.nan,
+        curvature=curvature if bracketed else np.nan,
         regret=float((weight * spent).sum() / weight.sum()) if bracketed else np.nan,
+        skew=skew if bracketed else np.nan,
+        bottom=bottom if bracketed else np.nan,
         edge=edge,
         points=len(x),
         chi2=float(chi2_KA[k, i]),
@@ -151,7 +158,7 @@ def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
         row |= vars(found) | {"x_low": found.low, "x_high": found.high, "misfit": factor}
         rows.append(row | {"value": value, "low": low, "high": high, "best": values[loss.argmin()]})
     columns = [*CELL, "hyperparameter", "value", "low", "high", "best", "misfit", "x", "x_low"]
-    columns += ["x_high", "side", "curvature", "regret", "edge", "points"]
+    columns += ["x_high", "side", "curvature", "regret", "skew", "bottom", "edge", "points"]
     return pd.DataFrame(rows, columns=columns)
 
 
