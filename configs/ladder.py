@@ -61,3 +61,14 @@ def params(name: str) -> int:
 def steps(name: str, ratio: float, batch_size: int = BATCH) -> int:
     """Training steps of a size at a Chinchilla ratio and a batch size in sequences."""
     return int(20 * ratio * params(name) // (batch_size * SIZES[name]["sequence_length"]))
+
+
+def ratio(text: str) -> float:
+    """A Chinchilla ratio as a config's name has it, `1x` or `0.5`. Raises ValueError, one line."""
+    try:
+        found = float(text.strip().removesuffix("x"))
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e6:
+        raise ValueError(f"ratio {text!r} is not a positive number, as in 1x or 0.5x")
+    return found

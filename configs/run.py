@@ -31,12 +31,7 @@ def get_config(arg: str = "nano-s,1x,adamw") -> ConfigDict:
         raise ValueError(f"{arg!r} is not SIZE,RATIO,OPTIMIZER, as in nano-s,1x,muon")
     size, text, optimizer = (part.strip() for part in parts)
     model = ladder.size(size)
-    try:
-        ratio = float(text.removesuffix("x"))
-    except ValueError:
-        ratio = 0.0
-    if not 0 < ratio < 1e6:
-        raise ValueError(f"ratio {text!r} is not a positive number, as in 1x or 0.5x")
+    ratio = ladder.ratio(text)
     make = published if size in ladder.PUBLISHED else cpu
     config = {"model": model, **make(size, ratio, optimizer)}
     config["optimizer"] = {"name": optimizer, "preset": "study", **config["optimizer"]}

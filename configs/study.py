@@ -141,12 +141,7 @@ def published(optimizers: Sequence[str] = tuple(grids.GRIDS)) -> dict[str, Any]:
         "sizes": {name: ladder.SIZES[name] for name in ladder.PUBLISHED},
         "ratios": [1, 2, 4, 8],
         "phases": phases,
-        "optimizers": {
-            name: spaces.entry(name, grids.published("adamw"), grids.PUBLISHED_STEPS)
-            if is_path(name)
-            else grids.published(name)
-            for name in optimizers
-        },
+        "optimizers": {name: published_entry(name) for name in optimizers},
         "rule": {**PUBLISHED_RULE, "extend": [], "equal_effort": 0.0},
         "seeds": [0],
         "data": {"corpus": "study"},
@@ -154,6 +149,13 @@ def published(optimizers: Sequence[str] = tuple(grids.GRIDS)) -> dict[str, Any]:
         "eval": {"sequences": 1024, "points": 20},
         "pack": {"width": 1},
     }
+
+
+def published_entry(name: str) -> dict[str, Any]:
+    """One optimizer's part in the published race."""
+    if not is_path(name):
+        return grids.published(name)
+    return spaces.entry(name, grids.published("adamw"), grids.PUBLISHED_STEPS)
 
 
 RACES = {f.__name__: f for f in (smoke, nano, hour, tenhours, published)}

@@ -17,6 +17,8 @@ from analysis.runs.names import RACE, at
 from analysis.stats.noise import Noise
 
 ERROR_RATE = 0.05
+CHANCE = 0.8  # of finding what is there, at which a comparison is planned
+MOST_SEEDS = 1000  # beyond which seeds do not settle anything
 ORDERED = 0.95  # probability above which one optimizer is called faster than another
 
 
@@ -46,8 +48,7 @@ def put_comparisons(rows: Rows, cells: pd.DataFrame, noise: Noise | None, baseli
         for a, b in itertools.combinations(race, 2):
             below, error = gap(b, a)
             probabilities[a.optimizer, b.optimizer] = float(stats.t.cdf(below / error, noise.df))
-            half = error * noise.quantile()
-            note = _seeds_needed(below, half)
+            half, note = error * noise.quantile(), _advice(a, b, below, error, noise)
             ends = (below - half, below + half)
             rows.put("pair", "fair_losses", f"below_{b.optimizer}", below, *ends, note, **at(a))
         put_order(rows, "fair_losses", probabilities, **dict(zip(RACE, key, strict=True)))
@@ -64,6 +65,7 @@ def _put_gaps(rows, races, noise, baseline):
             else:
                 p = float(2 * stats.t.sf(abs(value) / error, noise.df))
                 found.append((cell, value, error * noise.quantile(), p))
+                _put_power(rows, next(base.itertuples()), cell, value, error, noise)
     adjusted = holm([p for *_, p in found])
     rivals = {key: len(race) - 1 for race in races for key in race.groupby(RACE).groups}
     for (cell, value, half, p), together in zip(found, adjusted, strict=True):
@@ -79,13 +81,42 @@ def _put_gaps(rows, races, noise, baseline):
         rows.put("gap", "fair_losses", "p_together", together, note=note, **at(cell))
 
 
-def _seeds_needed(effect, half) -> str:
-    """How many times the seeds of both cells would tell them apart, if this gap is the true one."""
-    if abs(effect) > half:
+def _reach(error, noise) -> float:
+    """The true gap that a comparison with this error finds with the chance CHANCE."""
+    return (noise.quantile() + stats.norm.ppf(CHANCE)) * error
+
+
+def _seeds_to_settle(a, b, effect, error, noise) -> float | None:
+    """Fresh seeds of both cells at which their gap is found with the chance CHANCE, if it is what
+    it seems; infinite where cells scatter about their curves by more, None without fresh seeds.
+    """
+    if min(a.repeats, b.repeats) < 2:
+        return None
+    runs = noise.sd**2 / a.repeats + noise.sd**2 / b.repeats  # the part that seeds narrow
+    left = (effect * error / _reach(error, noise)) ** 2 - max(error**2 - runs, 0.0)
+    return np.ceil(runs * min(a.repeats, b.repeats) / left) if left > 0 else np.inf
+
+
+def _advice(a, b, effect, error, noise) -> str:
+    """Whether a pair is told apart, and what would, in words."""
+    if abs(effect) > noise.quantile() * error:
         return "resolved, this pair alone"
-    times = np.ceil((half / max(abs(effect), 1e-12)) ** 2)
-    many = "more than 100" if times > 100 else f"about {max(times, 2):.0f}"
-    return f"not resolved; {many} times the seeds of both would, were this gap the true one"
+    seeds = _seeds_to_settle(a, b, effect, error, noise)
+    if seeds is None:
+        return "not resolved; fresh seeds of both would show what would"
+    if seeds > MOST_SEEDS:
+        return "not resolved; no more seeds of these cells would, were this gap the true one"
+    return f"not resolved; {seeds:.0f} fresh seeds of both would, were this gap the true one"
+
+
+def _put_power(rows, base, cell, value, error, noise):
+    """What the gap of a cell could have shown, and what would settle it."""
+    note = f"a true gap of this size is found with a chance of {CHANCE:.0%}, taken by itself"
+    rows.put("gap", "fair_losses", "detectable", _reach(error, noise), note=note, **at(cell))
+    seeds = _seeds_to_settle(base, cell, value, error, noise)
+    note = _advice(base, cell, value, error, noise)
+    if seeds is not None and seeds <= MOST_SEEDS:
+        rows.put("gap", "fair_losses", "seeds_to_settle", seeds, note=note, **at(cell))
 
 
 def holm(p_values) -> np.ndarray:

@@ -1,0 +1,299 @@
+"""Races an optimizer against a rival within a time, and says what can be said of the two.
+
+    python -m sweeps.challenge my_opt:my_sgd --against=muon --size=nano-s --hours=1 --dry_run
+    python -m sweeps.challenge my_opt:my_sgd --against=muon --size=nano-s --hours=1
+    python -m sweeps.challenge my_opt:my_sgd --against=muon --extend=runs/nano    a race joined
+
+First the optimizer's own properties (`optim.check`), then the smallest budget with one seed, whose
+speed tells which budgets and how many seeds the time holds; then the race. The plan, the seeds, the
+effort and the certificates are those of every race, and a command that is killed goes on when it is
+given again. The verdict is read from the report's table of numbers. Each step is a command of ours,
+printed before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lm import command, storage
+from lm.config import ConfigError
+from sweeps.dispatch import ledger
+from sweeps.dispatch.accidents import Refused
+from sweeps.plan import config, cost
+from sweeps.plan.study import Study
+
+RACES = Path(__file__).parents[1] / "configs" / "challenge.py"
+SEEDS = (33, 25, 17, 13, 9, 7, 5, 4, 3)  # the first is tuned on, the others are the verdict's
+ENOUGH = 5  # seeds below which fewer budgets are better than fewer seeds
+COMPILING = 10.0  # seconds a program, before one has been measured
+
+
+class Speed(NamedTuple):
+    """Of one worker: FLOP/s of training, and the seconds it takes to begin a program."""
+
+    rate: float
+    compiling: float = COMPILING
+
+    def hours(self, needed: cost.Cost, workers: int) -> float:
+        return (needed.flops / self.rate + needed.programs * self.compiling) / workers / 3600
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        prog="python -m sweeps.challenge",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = out.add_argument
+    add("optimizer", help="the challenger: an import path, my_opt:my_sgd, or any name")
+    add("--against", default="adamw", help="the rival (default: adamw)")
+    add("--size", default="nano-s", help="of configs/ladder.py, nano-xs to micro-l")
+    add("--ratios", default="1x,2x,4x,8x", help="budgets wanted, in 20 tokens a parameter")
+    add("--hours", type=_hours, default=1.0, help="that it may take (default: 1)")
+    add("--seeds", type=_seeds, default=0, help="so many, instead of what the time holds")
+    add("--extend", type=storage.folder, help="join the race in this folder, at all its cells")
+    add("--workdir", type=storage.folder, help="default: runs/OPTIMIZER-against-RIVAL-SIZE")
+    add("--workers", type=int, default=0, help="worker processes, as of sweeps.run")
+    add("--device", default="cpu-core", help=f"before it is measured: {', '.join(cost.DEVICES)}")
+    add("--force", action="store_true", help="race although a property fails")
+    add("--dry_run", action="store_true", help="say what would be raced; start nothing")
+    add("--trainer", help=argparse.SUPPRESS)
+    return out
+
+
+def _hours(text: str) -> float:
+    if not (hours := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a time")
+    return hours
+
+
+def _seeds(text: str) -> int:
+    if (seeds := int(text)) < 3:
+        raise argparse.ArgumentTypeError(f"{text}: one seed is tuned on, two or more must be fresh")
+    return seeds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    return command.guarded(
+        lambda: run(arguments), Refused, interrupted="run the same command again to go on"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command with its arguments parsed; returns the exit code."""
+    names = arguments.optimizer, arguments.against
+    if names[0] == names[1]:
+        raise ConfigError(f"--against={names[1]} is the challenger itself")
+    workdir = arguments.extend or arguments.workdir or _folder(arguments)
+    race = Race(arguments, workdir)
+    race.named(race.ratios[:1], 3)  # a wrong name or size is told before anything is run
+    if ":" in names[0]:
+        _check(names[0], arguments.force)
+    if race.raced() is None and not arguments.dry_run:
+        print(f"measuring: {race.ratios[0]} with one seed, which is part of the race")
+        race.run(race.ratios[:1], 1)
+    ratios, seeds = race.design()
+    if arguments.dry_run:
+        return 0
+    race.run(ratios, seeds)
+    out = workdir / "report"
+    _do(["analysis.report", str(workdir), f"--baseline={names[1]}", f"--out={out}"], quiet=True)
+    with open(out / "numbers.csv", newline="") as file:
+        for line in verdict(csv.DictReader(file), *names):
+            print(line)
+    print(f"report: {out / 'index.html'}")
+    return 0
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    words = f"{arguments.optimizer}-against-{arguments.against}-{arguments.size}"
+    return Path("runs") / words.replace(":", ".")
+
+
+def _check(optimizer: str, force: bool) -> None:
+    """Raises Refused where a property fails and nobody insists."""
+    failed = _do(["optim.check", optimizer], allowed=range(1, 100))
+    if failed == 2 and not force:
+        raise Refused(f"{optimizer} cannot be checked")
+    if failed and not force:
+        raise Refused(f"{failed} of its properties fail; mend them, or race it so with --force")
+
+
+def _do(words: Sequence[str], *, quiet: bool = False, allowed: Iterable[int] = ()) -> int:
+    """Runs a command of ours, shown as one would type it.
+
+    Raises:
+      Refused: it failed, and has said why.
+    """
+    print(f"$ python -m {shlex.join(words)}", flush=True)
+    said = subprocess.PIPE if quiet else None
+    done = subprocess.run([sys.executable, "-m", *words], stdout=said)
+    if done.returncode and done.returncode not in allowed:
+        raise Refused(f"{words[0]} ended with code {done.returncode}")
+    return done.returncode
+
+
+class Race:
+    """The race that a command asks for, in its designs: ratios and seeds."""
+
+    def __init__(self, arguments: argparse.Namespace, workdir: Path):
+        self.given, self.workdir, self.began = arguments, workdir, time.monotonic()
+        self.ratios = arguments.ratios.split(",")
+        done = self.finished().values()
+        self.speed = Speed(cost.rate(cost.HERE if done else arguments.device, done))
+
+    def words(self, ratios: Sequence[str], seeds: int) -> list[str]:
+        """The flags of `sweeps.run` that say which race."""
+        names = [self.given.against, self.given.optimizer]
+        if self.given.extend:
+            chosen = [f"--config.seeds={list(range(seeds))}"] if self.given.seeds else []
+            return [f"--config={RACES}:{self.workdir}", f"--optimizers={','.join(names)}", *chosen]
+        return [
+            f"--config={RACES}:{','.join([self.given.size, *ratios])}",
+            f"--optimizers={','.join(names)}",
+            f"--config.seeds={list(range(seeds))}",
+            f"--config.baseline={names[0]}",
+        ]
+
+    def named(self, ratios: Sequence[str], seeds: int) -> Study:
+        """Raises ConfigError, one line, for what cannot be raced."""
+        spec, optimizers, *overrides = self.words(ratios, seeds)
+        _, names = optimizers.split("=", 1)
+        sys.path.append(str(self.workdir / "optimizers"))  # of whoever began the race
+        named = config.load(spec.removeprefix("--config="), overrides, names.split(","))
+        named["data"]["fingerprint"] = named["data"]["fingerprint"] or "any"  # costs the same
+        study = Study(named)
+        study.check()
+        return study
+
+    def raced(self) -> dict | None:
+        """The study that the workdir holds."""
+        path = self.workdir / "study.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def run(self, ratios: Sequence[str], seeds: int) -> None:
+        """Races this design to its certificates; takes the speed from its first programs."""
+        given, before = self.given, set(self.finished())
+        more = [f"--workdir={self.workdir}", "--extend", f"--workers={given.workers}"]
+        more += [f"--trainer={given.trainer}"] * bool(given.trainer)
+        began = time.monotonic()
+        _do(["sweeps.run", *self.words(ratios, seeds), *more])
+        wall = (time.monotonic() - began) * self.workers
+        new = {trial: run for trial, run in self.finished().items() if trial not in before}
+        if trained := sum(run.seconds for run in new.values()):
+            programs = cost.of(self.held(), new).programs
+            self.speed = Speed(cost.rate(cost.HERE, new.values()), (wall - trained) / programs)
+
+    @property
+    def workers(self) -> int:
+        return max(1, self.given.workers)
+
+    def held(self) -> Study:
+        return Study(self.raced())
+
+    def finished(self) -> dict:
+        return ledger.load(self.workdir, self.held()).outcomes if self.raced() else {}
+
+    def hours(self, study: Study) -> tuple[cost.Cost, float]:
+        """What is left to be trained of a design, and how long that takes."""
+        from sweeps.plan.forecast import forecast
+
+        done = self.finished()
+        done = {trial: run for trial, run in done.items() if trial.cell in study.cells}
+        left = cost.of(study, forecast(study, done))
+        return left, self.speed.hours(left, self.workers)
+
+    def design(self) -> tuple[list[str], int]:
+        """The ratios and seeds that the time holds: all ratios first, then as many seeds as go.
+
+        Prints what it takes, and what it is known from.
+
+        Raises:
+          Refused: not even the smallest race fits.
+        """
+        held = self.raced() or {"seeds": []}
+        begun = bool(self.given.extend) or len(held["seeds"]) > 1
+        most = range(len(self.ratios), 0, -1)
+        if begun:
+            ratios = [f"{ratio:g}x" for ratio in held["ratios"]]
+            designs = [(ratios, self.given.seeds or len(held["seeds"]))]
+        elif self.given.seeds:
+            designs = [(self.ratios[:k], self.given.seeds) for k in most]
+        else:
+            designs = [(self.ratios[:k], n) for k in most for n in SEEDS if n >= ENOUGH]
+            designs += [(self.ratios[:1], n) for n in SEEDS if n < ENOUGH]
+        time_left = self.given.hours - (time.monotonic() - self.began) / 3600
+        for ratios, seeds in designs:
+            study = self.named(ratios, seeds)
+            left, hours = self.hours(study)
+            if hours <= time_left:
+                break
+        else:
+            raise Refused(
+                f"--hours={self.given.hours:g} is too short: {_duration(hours)} more are expected, "
+                f"for {left.trials:,} trials{'' if begun else ', the fewest'}"
+            )
+        cells = ", ".join(f"{size} {ratio:g}x" for size, ratio in _settings(study))
+        print(f"the race: {' against '.join(study.config['optimizers'])} at {cells}")
+        print(
+            f"  {seeds} seeds, {left.trials:,} trials to train, {left.programs} programs: about "
+            f"{_duration(hours)} of {_duration(time_left)} left, by "
+            f"{self.speed.rate:.2g} FLOP/s and {self.speed.compiling:.0f} s a program"
+        )
+        return ratios, seeds
+
+
+def _settings(study: Study) -> list[tuple]:
+    return list(dict.fromkeys(cell[1:] for cell in study.cells))
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(hours * 60)} min"
+
+
+def verdict(numbers: Iterable[dict], name: str, rival: str) -> list[str]:
+    """What the report's numbers say of the two, a line for each cell; see `analysis.estimates`."""
+    cells: dict[tuple, dict] = {}
+    doubts = []
+    for row in numbers:
+        if row["table"] == "gap" and row["optimizer"] == name:
+            cell = row["model_size"], float(row["chinchilla_ratio"])
+            cells.setdefault(cell, {})[row["quantity"]] = row
+        elif row["table"] == "doubt":
+            doubts.append(row["note"])
+    lines = []
+    for (size, ratio), found in sorted(cells.items()):
+        gap, where = found["nats"], f"{size} {ratio:g}x"
+        below = float(gap["value"])
+        side = "below" if below >= 0 else "above"
+        line = f"{where}: {name} is {abs(below):.4f} nats {side} {rival}"
+        if gap["low"]:
+            ends = sorted(math.copysign(1, below) * float(gap[end]) for end in ("low", "high"))
+            line += f" ({ends[0]:.4f} to {ends[1]:.4f}): {gap['note']}"
+        if "detectable" in found:
+            line += f"; {float(found['detectable']['value']):.4f} would have been found"
+        if gap["note"] == "not resolvable" and "seeds_to_settle" in found:
+            needed = math.ceil(float(found["seeds_to_settle"]["value"]))
+            line += f"; {needed} fresh seeds would settle it (--seeds={needed + 1})"
+        elif gap["note"] == "not resolvable":
+            line += "; no more seeds of these cells would settle it"
+        lines.append(line)
+    if not lines:
+        lines = [f"no cell of {name} and {rival} can be compared"]
+    return ["", *lines, *(f"doubt: {doubt}" for doubt in doubts)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
