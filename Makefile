@@ -1,4 +1,5 @@
-# `make study` and `make test` are all a newcomer needs: each sets up .venv from the committed lock.
+# `make study` and `make test` are all a newcomer needs: each sets up .venv from the committed lock,
+# the first with what a race uses, the second with everything.
 PYTHON  ?= python3
 WORKDIR ?= runs/nano
 CONFIG  ?= configs/study.py:nano
@@ -12,15 +13,20 @@ TOPOLOGY ?= v5e:16x16
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-# uv reads requirements.lock; so does `pip install -r requirements.lock`, with the same pins.
-.venv/ready: requirements.lock pyproject.toml
+# Every environment has the pins of requirements.lock, each as many of them as it uses.
+.venv/study: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[study]'
+	touch $@
+
+# The rest: Ray, notebooks, test tools.
+.venv/ready: .venv/study
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-study: .venv/ready  ## race the optimizers of the nano study on this machine and write the report
+study: .venv/study  ## race the optimizers of the nano study on this machine and write the report
 	$(BIN)/python -m sweeps.run --config=$(CONFIG) --workdir=$(WORKDIR)
 	$(BIN)/python -m analysis.report $(WORKDIR)
 
@@ -45,14 +51,14 @@ stress: .venv/ready  ## kill workers, drivers and nodes at random over hundreds 
 .venv-tpu/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python -m pip install --quiet 'uv>=0.9'
-	.venv-tpu/bin/uv pip install --quiet --python .venv-tpu/bin/python --constraint requirements.lock --editable '.[tpu]'
+	.venv-tpu/bin/uv pip install --quiet --python .venv-tpu/bin/python --constraint requirements.lock --editable '.[train,tpu]'
 	touch $@
 
 # XLA's compiler for CUDA and cuDNN's front end; no driver, no GPU, none of CUDA's other wheels.
 .venv-gpu/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/python -m pip install --quiet 'uv>=0.9'
-	.venv-gpu/bin/uv pip install --quiet --python .venv-gpu/bin/python --constraint requirements.lock --editable .
+	.venv-gpu/bin/uv pip install --quiet --python .venv-gpu/bin/python --constraint requirements.lock --editable '.[train]'
 	version=$$(.venv-gpu/bin/python -c 'import jax; print(jax.__version__)') && \
 	.venv-gpu/bin/uv pip install --quiet --python .venv-gpu/bin/python --no-deps \
 	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version nvidia-cudnn-cu12
@@ -70,7 +76,7 @@ lint: .venv/ready  ## ruff
 lock: .venv/ready  ## resolve pyproject.toml again, for every supported Python
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra analysis --extra data --extra dev --extra cluster pyproject.toml -o requirements.lock
+	  --extra dev pyproject.toml -o requirements.lock
 
 clean:  ## remove the environment and the default study
 	rm -rf .venv runs

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import optim
 from configs import grids, ladder, study, winners
 from lm.config_file import complete
-from optim.plugins import is_path
+from optim.catalogue import is_plugin
 
 
 def get_config(arg: str = "nano-s,1x,adamw") -> ConfigDict:
@@ -41,9 +41,9 @@ def get_config(arg: str = "nano-s,1x,adamw") -> ConfigDict:
 def cpu(size: str, ratio: float, optimizer: str) -> dict:
     """The CPU ladder: the published starting point, its warm-up carried to this run's length."""
     start = {"batch_size": ladder.BATCH}
-    if grids.of(optimizer) or is_path(optimizer):
+    if grids.of(optimizer) or is_plugin(optimizer):
         start = study.entry(optimizer, size, ratio)["start"]
-    if is_path(optimizer):  # only a race may choose a learning rate
+    if is_plugin(optimizer):  # only a race may choose a learning rate
         start["learning_rate"] = optim.spec(optimizer).values["learning_rate"]
     batch_size = start.pop("batch_size")
     return {

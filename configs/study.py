@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 import optim
 from configs import grids, ladder, spaces
 from lm.config import unknown
-from optim.plugins import is_path
+from optim.catalogue import is_plugin
 from sweeps.plan.config import complete
 
 CORE = ("learning_rate", "weight_decay", "warmup", "decay", "beta2", "momentum")
@@ -82,7 +82,7 @@ def cpu(
 
 def entry(name: str, size: str, ratio: float, only: Sequence[str] = ()) -> dict[str, Any]:
     """One optimizer's part in a race on the CPU ladder, whose shortest training this is."""
-    if not is_path(name):
+    if not is_plugin(name):
         return grids.recentred(name, size, ratio, only=only)
     adamw = grids.recentred("adamw", size, ratio)
     return spaces.entry(name, adamw, ladder.steps(size, ratio), only)
@@ -153,7 +153,7 @@ def published(optimizers: Sequence[str] = tuple(grids.GRIDS)) -> dict[str, Any]:
 
 def published_entry(name: str) -> dict[str, Any]:
     """One optimizer's part in the published race."""
-    if not is_path(name):
+    if not is_plugin(name):
         return grids.published(name)
     return spaces.entry(name, grids.published("adamw"), grids.PUBLISHED_STEPS)
 

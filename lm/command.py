@@ -16,12 +16,12 @@ MENDABLE = (
 
 
 def guarded(run: Callable[[], int], *also: type[Exception], interrupted: str) -> int:
-    """`run()`'s exit code; 2 after an error of the config, the corpus, the disk or of `also`, 130
-    after Ctrl-C, with the line `interrupted`.
+    """`run()`'s exit code; 2 after an error of the config, the corpus, the disk, the memory or of
+    `also`, 130 after Ctrl-C, with the line `interrupted`.
     """
     try:
         return run()
-    except (ConfigError, CorpusError, *also) as error:
+    except (ConfigError, CorpusError, MemoryError, *also) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

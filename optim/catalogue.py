@@ -60,16 +60,27 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def get(name: str) -> Entry:
-    """The entry of an optimizer, by name or import path (`package.module:function`).
+    """The entry of an optimizer: by its name here or in a package that registers it, or by import
+    path (`package.module:function`).
 
     Raises:
       ValueError: one line, with the nearest name; for a path as `optim.plugins.load`.
     """
-    if plugins.is_path(name):
-        return plugins.load(name)
+    if is_plugin(name):
+        return plugins.load(plugins.path_of(name))
     if name not in CATALOGUE:
-        raise ValueError(f"optimizer {name!r} is unknown{nearest(name, CATALOGUE)}")
+        raise ValueError(f"optimizer {name!r} is unknown{nearest(name, names())}")
     return CATALOGUE[name]
+
+
+def is_plugin(name: str) -> bool:
+    """Does the optimizer lie elsewhere? A name of ours is never another's."""
+    return name not in CATALOGUE and plugins.path_of(name) is not None
+
+
+def names() -> list[str]:
+    """Ours, then those of installed packages."""
+    return list(dict.fromkeys([*CATALOGUE, *plugins.registered()]))
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,7 @@ def spec(name: str, *, preset: str = "study", **values) -> OptimizerSpec:
     """The specification of the optimizer `name`: a preset with some values changed.
 
     Args:
-      name: a name of `CATALOGUE`, or an import path.
+      name: one of `names()`, or an import path.
       preset: "study" (arXiv 2509.02046 as it was run) or "authors" (the reference code of each
         optimizer).
       **values: numbers (scalar arrays, tracers and schedules too) and static options, flat.

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from optim.catalogue import OptimizerSpec, spec
+from optim.catalogue import OptimizerSpec, get, spec
 from optim.plugins import first_line
 from optim.stacks.placement import LARGEST_COPY, state_shardings
 
@@ -32,10 +32,15 @@ SHAPES = {
 }
 STEPS, RATE = 4, 0.01
 WIDE, TOLERANCE = 512, 1e-3  # the width at which state is counted; of programs that should agree
+LARGEST_TRIED = 2**30  # bytes of a state that is allocated here
 
 
 class Failed(Exception):
     """A property does not hold; one line says how."""
+
+
+class TooLarge(Failed):
+    """Its state would not fit here: nothing else can be tried."""
 
 
 def random(seed: int):
@@ -156,22 +161,27 @@ def keeps_dtypes(subject: Subject) -> None:
 
 
 def placed(subject: Subject) -> None:
-    auto = (AxisType.Auto,)
-    mesh = jax.make_mesh((1,), ("data",), axis_types=auto, devices=jax.devices()[:1])
-    where = NamedSharding(mesh, PartitionSpec())
+    mesh = AbstractMesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    where = NamedSharding(mesh, PartitionSpec("data"))
     wide = jax.ShapeDtypeStruct((WIDE, WIDE), jnp.float32, sharding=where)
-    state_shardings(subject.spec.build(**subject.numbers), {"up": {"kernel": wide}})
     state = jax.eval_shape(subject.init, {"up": {"kernel": wide}})
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    most = 16 * 4 * wide.size + LARGEST_COPY
-    if size > most:
-        raise Failed(f"{size:,} bytes for a {WIDE} x {WIDE} matrix: more than sixteen of its size")
+    if size > 16 * 4 * wide.size + LARGEST_COPY:
+        kind = TooLarge if size > LARGEST_TRIED else Failed
+        raise kind(f"{size:,} bytes for a {WIDE} x {WIDE} matrix: more than sixteen of its size")
+    try:
+        tx, place = subject.spec.build(**subject.numbers), get(subject.spec.name).place
+        state_shardings(tx, {"up": {"kernel": wide}}, place)
+    except ValueError as error:
+        raise Failed(str(error)) from None
 
 
 # For where Python branches on a number.
 STATIC = 'make it static, search_space = {"static": ["its name"]}, or use jnp.where'
 TRACED = "it takes its numbers as traced values"
+PLACED = "its state has a size and a place on a mesh"
 CHECKS: list[tuple[str, Callable[[Subject], Any]]] = [
+    (PLACED, placed),
     (TRACED, traced),
     ("finite after zero gradients", functools.partial(finite_after, value=0.0)),
     ("finite after gradients of 1e30", functools.partial(finite_after, value=1e30)),
@@ -182,7 +192,6 @@ CHECKS: list[tuple[str, Callable[[Subject], Any]]] = [
     ("scanned equals step by step", scanned),
     ("vmapped equals one by one", vmapped),
     ("its state survives a checkpoint", restored),
-    ("its state has a place on a mesh", placed),
 ]
 
 
@@ -205,7 +214,8 @@ def agree(a, b, tolerance: float = TOLERANCE) -> None:
 def check(known: OptimizerSpec) -> dict[str, str | None]:
     """{property: what is wrong with it, None if it holds}; nothing that the rule raises gets out.
 
-    If its numbers cannot be traced, or it raises at all, that is the only property.
+    If its numbers cannot be traced, it raises at all, or its state is too large to be tried, that
+    is the last property.
     """
     subject, found = Subject(known), {}
     for title, test in CHECKS:
@@ -214,11 +224,15 @@ def check(known: OptimizerSpec) -> dict[str, str | None]:
             found[title] = None
         except Failed as error:
             found[title] = str(error)
+            if isinstance(error, TooLarge):
+                break
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
             found[title] = f"Python asks for the value of a traced number{_where(error)}: {STATIC}"
         except Exception as error:
             found[title] = first_line(error) + _where(error)
-        if found[TRACED]:
+            if title == PLACED:
+                break
+        if found.get(TRACED):
             break  # nothing else can be tried
     return found
 

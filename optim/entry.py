@@ -60,6 +60,8 @@ class Entry:
     schedule  the default learning-rate schedule of both presets.
     bounds    {name: (low, high)} for numbers whose range is not the usual one (`RANGES`).
     flops     (role, leaf, values) -> FLOPs of the leaf's matrix work per step, if there is any.
+    place     (path, array, mesh) -> PartitionSpec of a state array that belongs to no parameter;
+              see `optim.state_shardings`.
     """
 
     alias: Callable
@@ -67,6 +69,7 @@ class Entry:
     schedule: Shape = "cosine"
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     flops: Callable[[Role, Any, Mapping[str, Any]], float] | None = None
+    place: Callable | None = None
 
     @cached_property
     def fields(self) -> dict[str, Field]:

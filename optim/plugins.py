@@ -6,12 +6,15 @@
 
 Arguments that are floats by annotation or default may be traced, all others are static. A function
 that takes `roles` gets them; around any other go clipping, masked decay and schedule, unless its
-module says `wrap = False`. The module may state a `search_space` (docs/your-optimizer.md).
+module says `wrap = False`. The module may state a `search_space`, and say with `state_sharding`
+where arrays of its state lie (docs/your-optimizer.md). Installed packages name theirs by entry
+points, `[project.entry-points."bestiary.optimizers"]`.
 """
 
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import shutil
@@ -37,11 +40,20 @@ from optim.stacks.dtypes import in_float32
 SPACE = ("start", "grids", "ranges", "of_steps", "static", "wrap")  # keys of `search_space`
 MASKS = ("mask", "weight_decay_mask")  # arguments that get the mask of the decayed leaves
 OURS = ("name", "preset", "source", "batch_size", "schedule", "clipped", "decayed", "state_dtypes")
+GROUP = "bestiary.optimizers"
 FOLDERS: list[Path] = []  # of kept sources, the latest first
 
 
-def is_path(name: str) -> bool:
-    return ":" in name
+@functools.cache
+def registered() -> dict[str, str]:
+    """Import paths by name: what installed packages offer under the entry points GROUP."""
+    found = importlib.metadata.entry_points(group=GROUP)
+    return {point.name: f"{point.module}:{point.attr}" for point in found}
+
+
+def path_of(name: str) -> str | None:
+    """The import path that a name is, or stands for; None if it is neither."""
+    return name if ":" in name else registered().get(name)
 
 
 def look_in(folder: str | Path) -> None:
@@ -56,8 +68,8 @@ def keep(names: Iterable[str], folder: str | Path) -> None:
     """Copies the module of each optimizer by path to a folder; installed packages stay where they
     are.
     """
-    for name in filter(is_path, names):
-        file, copy = load(name).file, Path(folder) / f"{name.partition(':')[0]}.py"
+    for path in filter(None, map(path_of, names)):
+        file, copy = load(path).file, Path(folder) / f"{path.partition(':')[0]}.py"
         if "site-packages" not in file.parts and file.resolve() != copy.resolve():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
@@ -213,7 +225,8 @@ def _entry(module: types.ModuleType, function: Callable) -> Plugin:
     given = {n: v for n, v in space.get("start", {}).items() if n != "batch_size"}
     study |= {n: v for n, v in given.items() if n not in space.get("of_steps", ())}
     schedule = "cosine" if wrap else "constant"
-    return Plugin(alias, study, schedule, bounds, None, file, digest, space, wrap)
+    place = getattr(module, "state_sharding", None)
+    return Plugin(alias, study, schedule, bounds, None, place, file, digest, space, wrap)
 
 
 def call(function: Callable, learning_rate: Any, values: Mapping) -> optax.GradientTransformation:

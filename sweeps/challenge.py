@@ -97,9 +97,13 @@ def run(arguments: argparse.Namespace) -> int:
     if names[0] == names[1]:
         raise ConfigError(f"--against={names[1]} is the challenger itself")
     workdir = arguments.extend or arguments.workdir or _folder(arguments)
+    if arguments.extend and not (workdir / "study.json").is_file():
+        raise Refused(f"--extend={workdir} holds no study")
     race = Race(arguments, workdir)
     race.named(race.ratios[:1], 3)  # a wrong name or size is told before anything is run
-    if ":" in names[0]:
+    from optim.catalogue import is_plugin
+
+    if is_plugin(names[0]):
         _check(names[0], arguments.force)
     if race.raced() is None and not arguments.dry_run:
         print(f"measuring: {race.ratios[0]} with one seed, which is part of the race")

@@ -15,7 +15,7 @@ from lm.config import non_embedding_params, total_params
 from lm.data.batches import Batches
 from lm.data.corpus import Corpus
 from lm.model import flops
-from lm.run import records
+from lm.run import memory, records
 from lm.run.checkpoints import Checkpoints
 from lm.run.evaluation import Evaluation
 from lm.run.program import Program
@@ -85,6 +85,7 @@ class Loop:
         """(step, state) of the newest checkpoint, or of a fresh start."""
         restored = self.checkpoints.restore(self.program.abstract_members, before=self.steps)
         if restored is None:
+            memory.check(self.program)
             return 0, self.program.init()
         step, members = restored
         self.log(f"going on from the checkpoint at step {step}/{self.steps}")

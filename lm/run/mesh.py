@@ -79,7 +79,7 @@ def spec(mesh: Mesh, axes: Sequence[str], shape: Sequence[int]) -> P:
     )
 
 
-def placements(mesh: Mesh, state, init: Callable):
+def placements(mesh: Mesh, state, init: Callable, place: Callable | None = None):
     """A tree of `NamedSharding` for a training state of shapes.
 
     Parameters lie as RULES say, optimizer state as `optim.state_shardings` does, which raises
@@ -88,17 +88,18 @@ def placements(mesh: Mesh, state, init: Callable):
     Args:
       state: has `params` and `optimizer`.
       init: parameters -> optimizer state.
+      place: what the optimizer says of state of its own, see `optim.state_shardings`.
     """
 
-    def place(key_path, leaf):
+    def like_rules(key_path, leaf):
         where = NamedSharding(mesh, spec(mesh, LOGICAL_AXES[path_name(key_path)], leaf.shape))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-    params = jax.tree.map_with_path(place, state.params)
+    params = jax.tree.map_with_path(like_rules, state.params)
     whole = jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
     return whole._replace(
         params=jax.tree.map(lambda x: x.sharding, params),
-        optimizer=state_shardings(init, params),
+        optimizer=state_shardings(init, params, place),
     )
 
 

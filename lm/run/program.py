@@ -22,6 +22,7 @@ class Program(Protocol):
     """Trains the runs of `configs` together; member i is `configs[i]`. Its state is opaque."""
 
     configs: Sequence[Mapping]
+    capacity: int  # runs that its state has room for, idle places among them
     steps_per_call: int
     host: tuple[int, int]  # (index, number) of the processes that share a batch
     rows: dict[str, int]  # of an evaluation's batch: at `most`, and a `multiple` of

@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import optim
 from lm.run import mesh as mesh_lib
 from lm.run import step as step_lib
 from lm.run.evaluation import ROWS, Evaluation
@@ -22,7 +23,7 @@ class Solo(Program):
     """One run; its state is spread over all devices of the mesh, its batch over the `data` axis."""
 
     def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
-        self.configs, (self.config,) = configs, configs
+        self.configs, (self.config,), self.capacity = configs, configs, 1
         self.mesh = mesh_lib.make(self.config, devices)
         flat = self.mesh.devices.flat
         on_cpu = flat[0].platform == "cpu"  # there a call costs as much as a small step
@@ -42,7 +43,10 @@ class Solo(Program):
         with jax.set_mesh(self.mesh):
             self.shapes = jax.eval_shape(self._start, self.seed, self.numbers)
             self.shardings = mesh_lib.placements(
-                self.mesh, self.shapes, lambda p: self.run.init(p, self.numbers).optimizer
+                self.mesh,
+                self.shapes,
+                lambda p: self.run.init(p, self.numbers).optimizer,
+                optim.catalogue.get(self.config["optimizer"]["name"]).place,
             )
             self._init = jax.jit(self._start, out_shardings=self.shardings)
             self._advance = jax.jit(

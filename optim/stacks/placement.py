@@ -19,7 +19,7 @@ SHARED_AXES = ("data", "model")
 LARGEST_COPY = 2**20  # bytes of a state array that may be whole on every device
 
 
-def state_shardings(tx, params):
+def state_shardings(tx, params, place: Callable | None = None):
     """Where each array of the optimizer state `tx.init(params)` lies, a tree of `NamedSharding`.
 
         state = jax.jit(tx.init, out_shardings=optim.state_shardings(tx, params))(params)
@@ -27,14 +27,18 @@ def state_shardings(tx, params):
     Args:
       tx: an optax transformation, or its `init`.
       params: arrays, or `jax.ShapeDtypeStruct`s, with a `NamedSharding` each, all on one mesh.
+      place: (path, array, mesh) -> the `PartitionSpec` of a state array that belongs to no
+        parameter, or None. Paths end as the state names it ("inner/table"); the array has shape
+        and dtype.
 
     An array in a parameter's place lies like the parameter where it has its axes, or length 1 (one
     entry for many) instead; other arrays there, such as factors, as `stack_spec` says. Counters and
     keys are whole on every device.
 
     Raises:
-      ValueError: naming a state array of more than LARGEST_COPY bytes that belongs to no parameter:
-        every device would hold a copy.
+      ValueError: one line, naming a state array of more than LARGEST_COPY bytes that belongs to no
+        parameter and that `place` does not place (every device would hold a copy), or one that
+        cannot lie as `place` says.
     """
     init = getattr(tx, "init", tx)
     leaves, treedef = jax.tree.flatten(params)
@@ -58,13 +62,17 @@ def state_shardings(tx, params):
     def like_params(tree):
         return treedef.unflatten(map(beside, leaves, treedef.flatten_up_to(tree)))
 
-    def whole(leaf):
+    def apart(leaf):
+        """Of what belongs to no parameter."""
         size = leaf.size * leaf.dtype.itemsize
+        path = next(path_name(p) for p, x in jax.tree.leaves_with_path(state) if x is leaf)
+        if place and (spec := place(path, leaf, mesh)) is not None:
+            return _as_told(mesh, spec, leaf, path)
         if size > LARGEST_COPY and mesh.size > 1:
-            path = next(path for path, x in jax.tree.leaves_with_path(state) if x is leaf)
             raise ValueError(
-                f"optimizer state {path_name(path)!r} {leaf.shape} belongs to no parameter: "
-                f"{mesh.size} devices would each hold its {size:,} bytes; at most {LARGEST_COPY:,}"
+                f"optimizer state {path!r} {leaf.shape} belongs to no parameter: {mesh.size} "
+                f"devices would each hold its {size:,} bytes; at most {LARGEST_COPY:,}, "
+                "unless state_sharding says where it lies"
             )
         return NamedSharding(mesh, PartitionSpec())
 
@@ -72,9 +80,19 @@ def state_shardings(tx, params):
         functools.partial(jax.eval_shape, init),  # nothing runs: the mesh may have no real devices
         like_params,
         state,
-        transform_non_params=whole,
+        transform_non_params=apart,
         is_leaf=lambda _: True,
     )
+
+
+def _as_told(mesh, spec, leaf, path: str) -> NamedSharding:
+    try:
+        where = NamedSharding(mesh, spec)
+        where.shard_shape(leaf.shape)
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"optimizer state {path!r} cannot lie as {spec}: {reason}") from None
+    return where
 
 
 def stack_spec(mesh, shape: Sequence[int]) -> PartitionSpec:

@@ -36,6 +36,12 @@ def climbs(learning_rate):
 def grows(learning_rate):
     return sgd(learning_rate, lambda p: jnp.zeros(1), lambda u, s: (u, jnp.concatenate([s, s])))
 
+def fills(learning_rate):
+    return sgd(learning_rate, lambda p: jnp.zeros(2_500_000_000))
+
+def tables(learning_rate):
+    return sgd(learning_rate, lambda p: {"table": jnp.zeros((1024, 1024))})
+
 def hoards(learning_rate):
     return sgd(learning_rate, lambda p: jax.tree.map(lambda x: jnp.zeros((40, *x.shape)), p))
 """
@@ -62,12 +68,12 @@ def test_a_good_one_passes_in_a_line_each(path, capsys):
     [
         ("raises", r"RuntimeError: out of luck \(rules_to_check.py:15\)"),
         ("branches", r"asks for the value of a traced number \(rules_to_check.py:18\): make it st"),
+        ("fills", r"10,000,000,004 bytes for a 512 x 512 matrix"),
     ],
 )
 def test_what_cannot_be_built_fails_once(path, capsys, rule, message):
     assert check.main([f"{path}:{rule}"]) == 1
-    (line,) = capsys.readouterr().out.splitlines()
-    assert re.search(message, line)
+    assert re.search(message, capsys.readouterr().out.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,8 @@ def test_what_cannot_be_built_fails_once(path, capsys, rule, message):
         ("climbs", "a quadratic falls", "rises from"),
         ("grows", "its step compiles once", "traced [2-9] times"),
         ("grows", "its state keeps shapes and dtypes", "change in a step"),
-        ("hoards", "its state has a place on a mesh", "41,943,044 bytes for a 512 x 512 matrix"),
+        ("hoards", check.PLACED, "41,943,044 bytes for a 512 x 512 matrix"),
+        ("tables", check.PLACED, "'inner/1/table' .* each hold its 4,194,304 bytes; .*state_shar"),
     ],
 )
 def test_a_bad_one_fails_its_property(path, rule, title, message):

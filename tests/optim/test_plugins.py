@@ -1,9 +1,11 @@
 """Optimizers by import path: what they take, what goes around them, what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optim
 from optim import plugins
@@ -131,6 +133,70 @@ def test_what_is_missing_or_returns_something_else_is_refused(write):
     with pytest.raises(ValueError, match="make: width has no default"):
         tx = optim.build(write("def make(learning_rate, width): return 3"), learning_rate=0.1)
         tx.init(PARAMS)
+
+
+def test_a_package_names_its_own(tmp_path, monkeypatch):
+    """Two files of an installed distribution: its code, and the entry points beside it."""
+    folder = tmp_path / "beasts-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: beasts\nVersion: 1.0\n")
+    points = "gryphon = beasts:make\nmuon = beasts:make\nlost = beasts:lost\n"
+    (folder / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{points}")
+    (tmp_path / "beasts.py").write_text(MAKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.registered.cache_clear()
+    try:
+        assert optim.catalogue.names()[-2:] == ["gryphon", "lost"]
+        spec = optim.spec("gryphon", learning_rate=0.1)
+        assert optim.spec(**spec.flat()) == spec and spec.static["source"]
+        assert optim.catalogue.is_plugin("gryphon") and not optim.catalogue.is_plugin("muon")
+        near(steps(spec.build()), steps(optim.build("beasts:make", spec.values)))
+        plugins.keep(["gryphon"], tmp_path / "kept")
+        assert (tmp_path / "kept" / "beasts.py").read_text() == MAKE
+        with pytest.raises(ValueError, match="'grifon' is unknown; did you mean 'gryphon'"):
+            optim.spec("grifon")
+        with pytest.raises(ValueError, match="beasts has no such function"):
+            optim.spec("lost")
+    finally:
+        plugins.registered.cache_clear()
+
+
+TABLE = """
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec
+
+def make(learning_rate):
+    def init(params):
+        return {"table": jnp.zeros((1024, 512)), "odd": jnp.zeros(3)}
+    def update(u, s, p=None):
+        return jax.tree.map(lambda g: -learning_rate * g, u), s
+    return optax.GradientTransformation(init, update)
+
+def state_sharding(path, array, mesh):
+    return PartitionSpec("data") if path.endswith("table") else None
+"""
+
+
+def test_state_of_their_own_lies_where_they_say(write):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    params = jax.device_put(PARAMS, NamedSharding(mesh, PartitionSpec()))
+    name = write(TABLE)
+    tx = optim.build(name, learning_rate=0.1)
+    with pytest.raises(ValueError, match="'inner/1/table' .* 8 devices .*state_sharding says"):
+        optim.state_shardings(tx, params)
+    where = optim.state_shardings(tx, params, optim.catalogue.get(name).place)
+    state = jax.jit(tx.init, out_shardings=where)(params)
+    table, odd = (next(x for x in jax.tree.leaves(state) if x.size == n) for n in (2**19, 3))
+    assert table.sharding.shard_shape(table.shape) == (128, 512)
+    assert odd.sharding.is_fully_replicated
+    with jax.set_mesh(mesh):
+        updates, _ = jax.jit(tx.update)(GRADS, state, params)
+    np.testing.assert_allclose(updates["w"], -0.1 * GRADS["w"] - 0.01 * PARAMS["w"], rtol=1e-5, atol=1e-7)
+    odd_place = optim.catalogue.get(write(TABLE.replace("table", "odd"))).place
+    with pytest.raises(ValueError, match="'inner/1/odd' cannot lie as PartitionSpec"):
+        optim.state_shardings(tx, params, odd_place)
 
 
 def test_a_changed_source_is_refused_and_a_kept_one_is_found(write, tmp_path):
