@@ -103,9 +103,9 @@ def run(arguments: argparse.Namespace) -> int:
     race.named(race.ratios[:1], 3)  # a wrong name or size is told before anything is run
     from optim.catalogue import is_plugin
 
-    if is_plugin(names[0]):
+    if is_plugin(names[0]) and not arguments.dry_run:
         _check(names[0], arguments.force)
-    if race.raced() is None and not arguments.dry_run:
+    if race.raced() is None and len(race.designs()) > 1 and not arguments.dry_run:
         print(f"measuring: {race.ratios[0]} with one seed, which is part of the race")
         race.run(race.ratios[:1], 1)
     ratios, seeds = race.design()
@@ -219,27 +219,29 @@ class Race:
         left = cost.of(study, forecast(study, done))
         return left, self.speed.hours(left, self.workers)
 
-    def design(self) -> tuple[list[str], int]:
-        """The ratios and seeds that the time holds: all ratios first, then as many seeds as go.
+    def designs(self) -> list[tuple[list[str], int]]:
+        """What may be raced, (ratios, seeds), the best first: all ratios, then as many seeds as go.
 
-        Prints what it takes, and what it is known from.
+        A race that has begun keeps its own.
+        """
+        given, all_, held = self.given, self.ratios, self.raced() or {"seeds": []}
+        if given.extend or len(held["seeds"]) > 1:
+            ratios = [f"{ratio:g}x" for ratio in held["ratios"]]
+            return [(ratios, given.seeds or len(held["seeds"]))]
+        most = range(len(all_), 0, -1)
+        if given.seeds:
+            return [(all_[:k], given.seeds) for k in most]
+        several = [(all_[:k], n) for k in most for n in SEEDS if n >= ENOUGH]
+        return several + [(all_[:1], n) for n in SEEDS if n < ENOUGH]
+
+    def design(self) -> tuple[list[str], int]:
+        """The first design that the time holds; prints what it takes, and how that is known.
 
         Raises:
           Refused: not even the smallest race fits.
         """
-        held = self.raced() or {"seeds": []}
-        begun = bool(self.given.extend) or len(held["seeds"]) > 1
-        most = range(len(self.ratios), 0, -1)
-        if begun:
-            ratios = [f"{ratio:g}x" for ratio in held["ratios"]]
-            designs = [(ratios, self.given.seeds or len(held["seeds"]))]
-        elif self.given.seeds:
-            designs = [(self.ratios[:k], self.given.seeds) for k in most]
-        else:
-            designs = [(self.ratios[:k], n) for k in most for n in SEEDS if n >= ENOUGH]
-            designs += [(self.ratios[:1], n) for n in SEEDS if n < ENOUGH]
         time_left = self.given.hours - (time.monotonic() - self.began) / 3600
-        for ratios, seeds in designs:
+        for ratios, seeds in self.designs():
             study = self.named(ratios, seeds)
             left, hours = self.hours(study)
             if hours <= time_left:
@@ -247,7 +249,7 @@ class Race:
         else:
             raise Refused(
                 f"--hours={self.given.hours:g} is too short: {_duration(hours)} more are expected, "
-                f"for {left.trials:,} trials{'' if begun else ', the fewest'}"
+                f"for {left.trials:,} trials"
             )
         cells = ", ".join(f"{size} {ratio:g}x" for size, ratio in _settings(study))
         print(f"the race: {' against '.join(study.config['optimizers'])} at {cells}")

@@ -86,15 +86,14 @@ def _reach(error, noise) -> float:
     return (noise.quantile() + stats.norm.ppf(CHANCE)) * error
 
 
-def _seeds_to_settle(a, b, effect, error, noise) -> float | None:
+def _seeds_to_settle(a, b, effect, error, noise) -> float:
     """Fresh seeds of both cells at which their gap is found with the chance CHANCE, if it is what
-    it seems; infinite where cells scatter about their curves by more, None without fresh seeds.
+    it seems; infinite where cells scatter about their curves by more than that.
     """
-    if min(a.repeats, b.repeats) < 2:
-        return None
-    runs = noise.sd**2 / a.repeats + noise.sd**2 / b.repeats  # the part that seeds narrow
+    m, n = (len(cell.seeds.split()) for cell in (a, b))
+    runs = noise.sd**2 / m + noise.sd**2 / n  # the part of the error that seeds narrow
     left = (effect * error / _reach(error, noise)) ** 2 - max(error**2 - runs, 0.0)
-    return np.ceil(runs * min(a.repeats, b.repeats) / left) if left > 0 else np.inf
+    return np.ceil(runs * min(m, n) / left) if left > 0 else np.inf
 
 
 def _advice(a, b, effect, error, noise) -> str:
@@ -102,8 +101,6 @@ def _advice(a, b, effect, error, noise) -> str:
     if abs(effect) > noise.quantile() * error:
         return "resolved, this pair alone"
     seeds = _seeds_to_settle(a, b, effect, error, noise)
-    if seeds is None:
-        return "not resolved; fresh seeds of both would show what would"
     if seeds > MOST_SEEDS:
         return "not resolved; no more seeds of these cells would, were this gap the true one"
     return f"not resolved; {seeds:.0f} fresh seeds of both would, were this gap the true one"
@@ -115,7 +112,7 @@ def _put_power(rows, base, cell, value, error, noise):
     rows.put("gap", "fair_losses", "detectable", _reach(error, noise), note=note, **at(cell))
     seeds = _seeds_to_settle(base, cell, value, error, noise)
     note = _advice(base, cell, value, error, noise)
-    if seeds is not None and seeds <= MOST_SEEDS:
+    if seeds <= MOST_SEEDS:
         rows.put("gap", "fair_losses", "seeds_to_settle", seeds, note=note, **at(cell))
 
 

@@ -193,7 +193,9 @@ def test_state_of_their_own_lies_where_they_say(write):
     assert odd.sharding.is_fully_replicated
     with jax.set_mesh(mesh):
         updates, _ = jax.jit(tx.update)(GRADS, state, params)
-    np.testing.assert_allclose(updates["w"], -0.1 * GRADS["w"] - 0.01 * PARAMS["w"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        updates["w"], -0.1 * GRADS["w"] - 0.01 * PARAMS["w"], rtol=1e-5, atol=1e-7
+    )
     odd_place = optim.catalogue.get(write(TABLE.replace("table", "odd"))).place
     with pytest.raises(ValueError, match="'inner/1/odd' cannot lie as PartitionSpec"):
         optim.state_shardings(tx, params, odd_place)

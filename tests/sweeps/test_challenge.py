@@ -85,13 +85,11 @@ def test_what_cannot_be_raced_is_one_line(tmp_path, monkeypatch, capsys, words, 
     assert not list(tmp_path.iterdir())
 
 
-def test_an_optimizer_whose_properties_fail_races_only_by_force(name, monkeypatch, capsys):
+def test_an_optimizer_whose_properties_fail_races_only_by_force(name, monkeypatch):
     monkeypatch.setattr(challenge, "_do", lambda words, allowed: 3)
-    assert run(name, "--dry_run") == 2
-    assert "3 of its properties fail; mend them, or race it so with --force" in (
-        capsys.readouterr().err
-    )
-    assert run(name, "--dry_run", "--force") == 0
+    with pytest.raises(challenge.Refused, match="3 of its properties fail; mend them, or race it"):
+        challenge._check(name, force=False)
+    challenge._check(name, force=True)
 
 
 def test_a_joined_race_stays_as_it_is_but_for_the_newcomer(name):
