@@ -219,21 +219,18 @@ def check(known: OptimizerSpec) -> dict[str, str | None]:
     """
     subject, found = Subject(known), {}
     for title, test in CHECKS:
+        last = title in (PLACED, TRACED)  # without these nothing else can be tried
         try:
             test(subject)
-            found[title] = None
+            found[title], last = None, False
         except Failed as error:
-            found[title] = str(error)
-            if isinstance(error, TooLarge):
-                break
+            found[title], last = str(error), isinstance(error, TooLarge)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
             found[title] = f"Python asks for the value of a traced number{_where(error)}: {STATIC}"
         except Exception as error:
             found[title] = first_line(error) + _where(error)
-            if title == PLACED:
-                break
-        if found.get(TRACED):
-            break  # nothing else can be tried
+        if last:
+            break
     return found
 
 

@@ -197,7 +197,7 @@ def test_state_of_their_own_lies_where_they_say(write):
         updates["w"], -0.1 * GRADS["w"] - 0.01 * PARAMS["w"], rtol=1e-5, atol=1e-7
     )
     odd_place = optim.catalogue.get(write(TABLE.replace("table", "odd"))).place
-    with pytest.raises(ValueError, match="'inner/1/odd' cannot lie as PartitionSpec"):
+    with pytest.raises(ValueError, match="'inner/1/odd' cannot lie as P.*dimension size is 3"):
         optim.state_shardings(tx, params, odd_place)
 
 
