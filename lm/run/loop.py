@@ -15,10 +15,10 @@ from lm.config import non_embedding_params, total_params
 from lm.data.batches import Batches
 from lm.data.corpus import Corpus
 from lm.model import flops
-from lm.run import memory, records
+from lm.run import records
 from lm.run.checkpoints import Checkpoints
 from lm.run.evaluation import Evaluation
-from lm.run.program import Program
+from lm.run.program import Program, check_memory
 from lm.run.progress import Progress
 from lm.run.stopping import Lost, Stopped, Termination, Watchdog, stop_agreed
 from lm.run.trackers import Trackers
@@ -85,7 +85,7 @@ class Loop:
         """(step, state) of the newest checkpoint, or of a fresh start."""
         restored = self.checkpoints.restore(self.program.abstract_members, before=self.steps)
         if restored is None:
-            memory.check(self.program)
+            check_memory(self.program)
             return 0, self.program.init()
         step, members = restored
         self.log(f"going on from the checkpoint at step {step}/{self.steps}")
