@@ -33,6 +33,7 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
         "optim.averaging",
     },
     "optim.scaling": {"optim.rules", "optim.roles", "optim.assemble", "optim.entry"},
+    "lm.storage": set(),
     "lm.model": {"lm.config"},
     "lm.data": {"lm.command", "lm.storage"},
     "lm.run": {"lm.data", "lm.model", "lm.config", "lm.storage"},
@@ -60,6 +61,7 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
 }
 OUTSIDE = {  # packages that only these rooms may import
     "flax": {"lm"},
+    "obstore": {"lm"},
     "orbax": {"lm"},
     "tensorflow_datasets": {"lm"},
     "jax": {"lm", "optim", "sweeps", "benchmarks"},

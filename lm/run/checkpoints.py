@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from lm.config import ConfigError
 from lm.storage import in_bucket
 
 
@@ -24,7 +25,9 @@ class Checkpoints:
 
     def __init__(self, folders: Sequence[Path], settings: Mapping, log: Callable[[str], None]):
         """`settings` is the config's `checkpoint` section; nothing is created before a save."""
-        roots = [folder if in_bucket(folder) else folder.absolute() for folder in folders]
+        if other := [f for f in map(str, folders) if in_bucket(f) and not f.startswith("gs://")]:
+            raise ConfigError(f"{other[0]}: checkpoints are kept on a disk or in gs:// alone")
+        roots = [str(f) if in_bucket(f) else f.absolute() for f in folders]
         self.folders = [epath.Path(root) / "checkpoint" for root in roots]
         self.settings, self.log = settings, log
         self.managers: list[ocp.CheckpointManager] = []

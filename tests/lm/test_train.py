@@ -1,6 +1,7 @@
 """lm/train.py: the files a run leaves, divergence as a result, errors as one line."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -107,7 +108,7 @@ def test_full_disk_leaves_no_half_written_result(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space left on the device") as error:
         storage.write_json(tmp_path / "result.json", {"loss": 1.0})
     assert error.value.filename == str(tmp_path / "result.json")

@@ -15,7 +15,6 @@ from corpora import TEXTS, command, make_dataset, texts_of, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm import storage
 from lm.data import readers, tokenizer
 from lm.data.cache import build, key_of, read_meta
 from lm.data.corpus import load
@@ -251,7 +250,7 @@ def test_full_disk_while_tokenising(tmp_path, cache, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(CorpusError, match="cannot write a corpus in .*: no space left on the"):
             build("mine", texts, tokenizer.Bytes(), cache)
     assert list(parts.iterdir()) == [] and not (cache / "mine").exists()
