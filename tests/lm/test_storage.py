@@ -81,9 +81,8 @@ def test_a_bucket_out_of_reach_is_one_line(bucket):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         found = copy.copy(bucket)
-        found.environment = bucket.environment | {
-            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        }
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        found.environment = fake_bucket.environment(url)
         with start(found, *COMMAND, "--workdir=gs://race/elsewhere") as process:
             said = process.communicate(timeout=200)[0]
     assert process.returncode == 2 and "Traceback" not in said, said

@@ -24,6 +24,22 @@ NAME = "race"
 TIME = "2026-01-01T00:00:00.000Z"
 
 
+def environment(url: str) -> dict[str, str]:
+    """What leads a process to the bucket at a URL."""
+    account = {"gcs_base_url": url, "disable_oauth": True}
+    account |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+    return {
+        "STORAGE_EMULATOR_HOST": url,  # gcsfs
+        "TENSORSTORE_GCS_HTTP_URL": url,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it wants credentials
+        "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account),  # obstore
+        "AWS_ENDPOINT_URL": url,
+        "AWS_SKIP_SIGNATURE": "true",
+        "AWS_REGION": "us-east-1",
+    }
+
+
 class Bucket(ThreadingHTTPServer):
     """`objects` holds (generation, bytes) by name; `environment` leads a process here."""
 
@@ -37,18 +53,7 @@ class Bucket(ThreadingHTTPServer):
         self.objects: dict[str, tuple[int, bytes]] = {}
         self.generations, self.lock = itertools.count(1), threading.Lock()
         url = f"http://localhost:{self.server_port}"
-        account = {"gcs_base_url": url, "disable_oauth": True}
-        account |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
-        self.environment = {
-            "STORAGE_EMULATOR_HOST": url,  # gcsfs
-            "TENSORSTORE_GCS_HTTP_URL": url,
-            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it wants credentials
-            "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account),  # obstore
-            "AWS_ENDPOINT_URL": url,
-            "AWS_SKIP_SIGNATURE": "true",
-            "AWS_REGION": "us-east-1",
-        }
+        self.environment = environment(url)
         self.accidents, self.rng = accidents, random.Random(seed)
         self.counts: dict[str, int] = {}  # XML requests by method
 
