@@ -6,12 +6,13 @@ from lm.storage.files import (
     exists,
     folder,
     in_bucket,
+    open_store,
     place,
     read,
     write,
     write_json,
 )
-from lm.storage.store import Store, open_store
+from lm.storage.store import Store
 
 __all__ = [
     "Lines",

@@ -8,14 +8,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import time
 from pathlib import Path
 
-from lm.storage.disk import write_file
-from lm.storage.store import Store, encode, open_store
+from lm.storage.disk import Disk, write_file
+from lm.storage.store import Store, encode
 
 SCHEMES = ("s3", "gs", "az")
 UPLOAD_SECONDS = 30.0
+
+
+@functools.lru_cache(maxsize=64)
+def open_store(address: str) -> Store:
+    """The store at an address: a folder's path, or `s3://`, `gs://`, `az://`. Asks nothing yet."""
+    if "://" in address:
+        from lm.storage.bucket import Bucket
+
+        return Bucket(address)
+    return Disk(address)
 
 
 class Address:

@@ -9,7 +9,6 @@ Every call raises OSError, one line with the full name, where the store does not
 
 from __future__ import annotations
 
-import functools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -103,15 +102,3 @@ def encode(value: Any) -> bytes:
     """A value as every JSON file here is written; NaN is refused with ValueError."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     return text.encode() + b"\n"
-
-
-@functools.lru_cache(maxsize=64)
-def open_store(address: str) -> Store:
-    """The store at an address: a folder's path, or `s3://`, `gs://`, `az://`. Asks nothing yet."""
-    if "://" in address:
-        from lm.storage.bucket import Bucket
-
-        return Bucket(address)
-    from lm.storage.disk import Disk
-
-    return Disk(address)

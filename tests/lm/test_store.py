@@ -7,7 +7,6 @@ import os
 import fake_bucket
 import pytest
 
-from lm import storage
 from lm.storage import disk, open_store
 
 
@@ -24,7 +23,7 @@ def store(request, tmp_path, bucket, monkeypatch):
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
     bucket.objects.clear()
-    return storage.store.open_store.__wrapped__(f"{request.param}://race/{tmp_path.name}")
+    return open_store.__wrapped__(f"{request.param}://race/{tmp_path.name}")
 
 
 def test_files_are_put_read_listed_and_removed(store):
@@ -116,7 +115,7 @@ def test_a_lost_answer_to_a_put_is_asked_for_again(bucket, monkeypatch):
         monkeypatch.setenv(name, value)
     answers = iter([(0.0, False, True)])
     monkeypatch.setattr(bucket, "fault", lambda: next(answers, (0.0, False, False)))
-    store = storage.store.open_store.__wrapped__("s3://race/lost")
+    store = open_store.__wrapped__("s3://race/lost")
     assert store.swap("claims/a", b"token", None)
     assert store.swap("claims/a", b"another", None) is None
 
