@@ -11,12 +11,24 @@ import jax.numpy as jnp
 import optax
 
 from optim import sphere
-from optim.roles import KINDS, Kind, Role, Roles, find_roles
+from optim.entry import Number
+from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
 from optim.stacks.dtypes import STATE_KINDS, in_float32
 
 StateKind = Literal[STATE_KINDS]
 Dtype = Literal["bfloat16", "float16", "float32", "float64"]
 WeightDecay = Literal["decoupled", "independent", "corrected", "cautious"]
+
+
+class Multipliers(NamedTuple):
+    """What a scaling rule makes of one leaf, see `optim.scaling.leafwise`."""
+
+    learning_rate: Any = 1.0
+    weight_decay: Any = 1.0  # beside the learning rate; of "independent" decay alone
+    gradient: Any = 1.0  # before the rule, whose epsilon is divided by it so
+
+
+Scaling = Callable[[str, Any], Multipliers] | None  # of a leaf's path and the leaf
 
 
 def finish(
@@ -33,6 +45,11 @@ def finish(
     decayed: tuple[Kind, ...] = KINDS,
     weight_decay_kind: WeightDecay = "decoupled",
     state_dtypes: Mapping[StateKind, Dtype] | None = None,
+    matrix_lr: Number = 1.0,
+    embedding_lr: Number = 1.0,
+    head_lr: Number = 1.0,
+    gain_lr: Number = 1.0,
+    scaling: Scaling = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The whole optimizer: clip, `rule`, decay, learning rate, computed in float32 or wider.
 
@@ -46,25 +63,30 @@ def finish(
       weight_decay: decay of the leaves whose kind is in `decayed`.
       max_grad_norm: gradients of the kinds in `clipped` are scaled down to this global norm, taken
         over all of them together; 0 is off.
-      ratios: learning-rate ratio by kind; 1 where not given.
+      ratios: the rule's own learning-rate ratio by kind; 1 where not given.
       constrained: kinds of leaves that keep their norm, see `optim.sphere`; they do not decay.
       last: acts on the finished steps, such as `optim.averaging.average_iterates`.
       roles: see `optim.roles.find_roles`.
       clipped, decayed: kinds of leaves (static).
       weight_decay_kind: see `descend` (static).
       state_dtypes: storage dtype by kind of state, see `optim.stacks.dtypes` (static).
+      matrix_lr, embedding_lr, head_lr, gain_lr: further ratio of a kind's learning rate.
+      scaling: multipliers of each leaf, of a scaling rule; None: none.
     """
+    rates = {"matrix": matrix_lr, "embedding": embedding_lr, "head": head_lr, "gain": gain_lr}
     chain = optax.chain(
         clip_by_norm(max_grad_norm, clipped, roles=roles),
+        *([scale_gradients(scaling)] if scaling else []),
         rule,
         descend(
             learning_rate,
             weight_decay,
-            ratios,
+            {kind: (ratios or {}).get(kind, 1) * rate for kind, rate in rates.items()},
             constrained,
             roles=roles,
             decayed=decayed,
             kind=weight_decay_kind,
+            scaling=scaling,
         ),
         *([last] if last else []),
     )
@@ -128,6 +150,17 @@ def clip_by_norm(
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
+def scale_gradients(scaling: Scaling) -> optax.GradientTransformation:
+    """Gradients times their leaf's multiplier."""
+
+    def scale(updates):
+        return jax.tree.map_with_path(
+            lambda path, g: g * scaling(path_name(path), g).gradient, updates
+        )
+
+    return optax.stateless(lambda updates, _: scale(updates))
+
+
 class DescendState(NamedTuple):
     count: jax.Array  # () int32, updates made
     radius: Any = ()  # of the constrained leaves, see optim.sphere.radii; () if there are none
@@ -142,6 +175,7 @@ def descend(
     roles: Roles = None,
     decayed: tuple[Kind, ...] = KINDS,
     kind: WeightDecay = "decoupled",
+    scaling: Scaling = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Directions u to steps: -lr_t * ratio * (u + decay), with decay from the parameters before the
     step.
@@ -149,12 +183,13 @@ def descend(
     decay, for leaves whose kind is in `decayed`, lambda = `weight_decay` and peak the largest lr_t:
 
       "decoupled"    lambda w                            AdamW as everybody runs it (optax, torch)
-      "independent"  lambda w / peak                     AdamW as its paper has it (arXiv
-      1711.05101)
+      "independent"  lambda w / peak                     AdamW as its paper has it (1711.05101)
       "corrected"    lambda w lr_t / peak                AdamC (arXiv 2506.02285)
       "cautious"     lambda w where u w >= 0, else 0     cautious weight decay (arXiv 2510.12402)
 
     Leaves whose kind is in `constrained` take the step of `optim.sphere` instead, without decay.
+    A learning rate with an `auxiliary` (`optim.schedules.Schedule`) is that for all but matrices.
+    With `scaling` a leaf's ratio and lambda are multiplied by its multipliers.
     """
 
     def init(params):
@@ -165,23 +200,26 @@ def descend(
         if params is None:
             raise ValueError("weight decay needs params: call update(grads, state, params)")
         lr = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        strength = weight_decay
-        if kind == "independent":
-            strength = weight_decay / peak(learning_rate)
-        elif kind == "corrected":
-            strength = weight_decay * lr / peak(learning_rate)
+        auxiliary = getattr(learning_rate, "auxiliary", lambda _: lr)(state.count)
+        strength = {
+            "independent": lambda rate: weight_decay / peak(learning_rate),
+            "corrected": lambda rate: weight_decay * rate / peak(learning_rate),
+        }.get(kind, lambda rate: weight_decay)
 
-        def step(u, w, role: Role, radius=None):
-            ratio = (ratios or {}).get(role.kind, 1)
+        def step(key_path, u, w, role: Role, radius=None):
+            rate = lr if role.kind == "matrix" else auxiliary
+            leaf = scaling(path_name(key_path), w) if scaling else Multipliers()
+            ratio = (ratios or {}).get(role.kind, 1) * leaf.learning_rate
             if role.kind in constrained:
-                return sphere.step(w, u, lr * ratio, radius, role).astype(w.dtype)
+                return sphere.step(w, u, rate * ratio, radius, role).astype(w.dtype)
             if role.kind in decayed:
-                decay = strength * w
+                decay = strength(rate) * leaf.weight_decay * w
                 u = u + (jnp.where(u * w >= 0, decay, 0) if kind == "cautious" else decay)
-            return (-lr * ratio * u).astype(w.dtype)
+            return (-rate * ratio * u).astype(w.dtype)
 
         rows = (updates, params, find_roles(updates, roles))
-        steps = jax.tree.map(step, *rows, *((state.radius,) if constrained else ()))
+        radii = (state.radius,) if constrained else ()
+        steps = jax.tree.map_with_path(step, *rows, *radii)
         return steps, DescendState(optax.safe_increment(state.count), state.radius)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -13,6 +13,7 @@ from typing import Any
 import optax
 
 from optim import plugins
+from optim.assemble import Scaling
 from optim.entry import PRESETS, Entry, nearest
 from optim.roles import Roles
 from optim.rules import (
@@ -107,11 +108,14 @@ class OptimizerSpec:
         traced = self.traced
         return {k: v for k, v in self.values.items() if k not in traced}
 
-    def build(self, *, roles: Roles = None, **traced) -> optax.GradientTransformationExtraArgs:
+    def build(
+        self, *, roles: Roles = None, scaling: Scaling = None, **traced
+    ) -> optax.GradientTransformationExtraArgs:
         """The whole optimizer: clip, rule, decay with its mask, schedule.
 
         Args:
           roles: what each leaf is, see `optim.roles.find_roles`; None finds Flax names.
+          scaling: each leaf's multipliers by a scaling rule, see `optim.scaling.leafwise`.
           **traced: numbers, scalar arrays, tracers or schedules in the place of the spec's own;
             `steps`, `warmup`, `decay`, `min_lr_ratio` shape the schedule. Without `steps` the
             learning rate is constant after warm-up.
@@ -137,8 +141,14 @@ class OptimizerSpec:
         schedule = Schedule(shape, values.pop("schedule"))
         moving = {k: v for k, v in values.items() if fields[k].traced and callable(v)}
 
+        around = {"roles": roles} | ({"scaling": scaling} if scaling else {})
+        if scaling and plugins.is_path(self.name):
+            raise ValueError(
+                f"optimizer {self.name}: scaling rules know the catalogue's names only"
+            )
+
         def make(moved):
-            return get(self.name).alias(schedule, roles=roles, **{**values, **moved})
+            return get(self.name).alias(schedule, **around, **{**values, **moved})
 
         return scheduled(make, moving) if moving else make({})
 

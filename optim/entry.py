@@ -37,8 +37,16 @@ RANGES = {
     "steps": (1, INT32_MAX),
     "decay": (0.0, 1.0),
     "min_lr_ratio": (0.0, 1.0),
+    "lr_floor": (0.0, 1.0),
+    "auxiliary_decay": (0.0, 1.0),
+    "decay_power": (1e-3, 1e3),
     "seed": (0, INT32_MAX),
 }
+
+# Numbers that every optimizer of the catalogue has and that change nothing at these values: there
+# they are no part of a run's identity.
+RATES = {"matrix_lr": 1.0, "embedding_lr": 1.0, "head_lr": 1.0, "gain_lr": 1.0}
+OFF = RATES | {name: NUMBERS[name] for name in ("lr_floor", "decay_power", "auxiliary_decay")}
 
 
 class Field(NamedTuple):
@@ -79,7 +87,7 @@ class Entry:
             if p.annotation is p.empty:
                 raise ValueError(f"{self.alias.__name__}: argument {p.name!r} has no annotation")
             rows[p.name] = (None if p.default is p.empty else p.default, p.annotation)
-        del rows["roles"]
+        rows = {name: row for name, row in rows.items() if name not in ("roles", "scaling")}
         rows |= {name: (default, Number) for name, default in NUMBERS.items()}
         rows |= {"schedule": (self.schedule, Shape)}
         found = {

@@ -224,6 +224,7 @@ def _entry(module: types.ModuleType, function: Callable) -> Plugin:
         bounds |= {n: (value, value) for n, value in shape.items() if n not in own}
     given = {n: v for n, v in space.get("start", {}).items() if n != "batch_size"}
     study |= {n: v for n, v in given.items() if n not in space.get("of_steps", ())}
+    bounds |= {"auxiliary_decay": (0.0, 0.0)}  # it gets one learning rate for all
     schedule = "cosine" if wrap else "constant"
     place = getattr(module, "state_sharding", None)
     return Plugin(alias, study, schedule, bounds, None, place, file, digest, space, wrap)

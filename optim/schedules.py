@@ -13,10 +13,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Shape = Literal["cosine", "linear", "wsd", "constant"]
+Shape = Literal["cosine", "linear", "wsd", "power", "constant"]
 
 # What shapes the schedule beside its peak; without `steps` there is no decay.
-NUMBERS = {"warmup": 0, "steps": None, "decay": 1.0, "min_lr_ratio": 0.0}
+NUMBERS = {
+    "warmup": 0,
+    "steps": None,
+    "decay": 1.0,
+    "min_lr_ratio": 0.0,
+    "lr_floor": 0.0,
+    "decay_power": 1.0,
+    "auxiliary_decay": 0.0,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +41,12 @@ class Schedule:
     def __call__(self, step):
         return learning_rate(step, self.hparams, self.shape)
 
+    def auxiliary(self, step):
+        """The rate of what is no matrix: as `step`'s, with the cooldown `auxiliary_decay`."""
+        own = self.hparams.get("auxiliary_decay", 0.0)
+        both = jnp.where(own > 0, own, {**NUMBERS, **self.hparams}["decay"])
+        return learning_rate(step, {**self.hparams, "decay": both}, self.shape)
+
 
 def learning_rate(step, hparams: Mapping[str, Any], schedule: Shape = "cosine"):
     """The learning rate of update number `step` (0 for the first), a scalar.
@@ -41,30 +55,41 @@ def learning_rate(step, hparams: Mapping[str, Any], schedule: Shape = "cosine"):
       learning_rate  the peak; or a function of the step, which then is the whole schedule.
       warmup         steps of the linear climb from 0 to the peak (default 0).
       steps          length of training; without it (None) the rate stays at its peak after warm-up.
-      decay          "wsd" only: fraction of `steps` in the final linear decay, rounded down to
+      decay          "wsd" and "power" only: fraction of `steps` in the final decay, rounded down to
                      whole steps.
-      min_lr_ratio   learning rate at `steps` over the peak (default 0).
+      min_lr_ratio   learning rate at `steps` over the peak (default 0); all of the decay is
+                     squeezed above it.
+      lr_floor       after warm-up the rate never falls below this share of the peak (default 0):
+                     the decay is cut off there.
+      decay_power    "power" only: k of 1 - p^k, p the share of the decay that is done (default 1).
 
     schedule: after warm-up, "cosine" or "linear" down to the end; "wsd" constant, then linear;
-    "constant". All numbers may be traced; `schedule` is static. Source: arXiv 2509.02046 as it was
-    run.
+    "power" constant, then 1 - p^k; "constant". All numbers may be traced; `schedule` is static.
+    Sources: arXiv 2509.02046 as it was run; "power" and floors as in track 3 of modded-nanogpt,
+    where k = 0.4 and 0.5 were worth 3 % of the steps to MuonH.
     """
     peak = hparams["learning_rate"]
     if callable(peak):
         return peak(step)
     if schedule not in get_args(Shape):
         raise ValueError(f"schedule={schedule!r} is not one of {', '.join(get_args(Shape))}")
-    warmup, steps, decay, floor = ({**NUMBERS, **hparams}[name] for name in NUMBERS)
+    numbers = {**NUMBERS, **hparams}
+    warmup, steps, decay, floor = (numbers[n] for n in ("warmup", "steps", "decay", "min_lr_ratio"))
     step = jnp.asarray(step, float)
     factor = jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 1.0)
     if steps is not None and schedule != "constant":
         start = warmup
-        if schedule == "wsd":
+        if schedule in ("wsd", "power"):
             # 1e-3: 0.7 * 10 is 6.9999995 in float32 and 7 steps.
             start = jnp.maximum(warmup, steps - jnp.floor(decay * steps + 1e-3))
         progress = jnp.clip((step - start) / jnp.maximum(steps - start, 1), 0.0, 1.0)
-        fall = (1 + jnp.cos(jnp.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
-        factor = factor * jnp.where(step < warmup, 1.0, floor + (1 - floor) * fall)
+        fall = 1 - progress
+        if schedule == "cosine":
+            fall = (1 + jnp.cos(jnp.pi * progress)) / 2
+        elif schedule == "power":
+            fall = 1 - progress ** numbers["decay_power"]
+        after = jnp.maximum(floor + (1 - floor) * fall, numbers["lr_floor"])
+        factor = factor * jnp.where(step < warmup, 1.0, after)
     return peak * factor
 
 

@@ -8,6 +8,7 @@ source. What a rule does not say of an optimizer is a ValueError with the reason
 
 from optim.scaling.budgets import BUDGETS as BUDGETS
 from optim.scaling.budgets import budget as budget
+from optim.scaling.leafwise import leafwise as leafwise
 from optim.scaling.rules import RULES as RULES
 from optim.scaling.rules import model as model
 from optim.scaling.rules import multipliers as multipliers
