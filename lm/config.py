@@ -1,8 +1,8 @@
 """A run's config: checked, completed, hashed. Imports no JAX until an optimizer is looked up.
 
-A config has two halves. *What* is trained (`model data train optimizer eval`) determines the
-result, is stored in `config.json` and hashed. *How* it is trained (`program mesh checkpoint log`)
-does not, and is not.
+A config has two halves. *What* is trained (`model data train optimizer eval`, and a
+`parametrization` where there is one) determines the result, is stored in `config.json` and hashed.
+*How* it is trained (`program mesh checkpoint log`) does not, and is not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-WHAT = ("model", "data", "train", "optimizer", "eval")
+WHAT = ("model", "data", "train", "optimizer", "eval", "parametrization")
 HOW = ("program", "mesh", "checkpoint", "log")
 
 
@@ -47,6 +47,17 @@ FIELDS: dict[str, dict[str, Field]] = {
         # The study's early runs let documents see each other; all later ones did not.
         "block_documents": Field(bool, True),
         "separator": Field(int, 256, -1, 2**20),  # -1: the corpus marks no documents
+        # What the study's Llama does not have; at these values no part of a run's name.
+        "qk_norm": Field(bool, False),
+        "post_norm": Field(bool, False),  # a second norm, after each part ("hybrid norm")
+        "tied": Field(bool, False),  # the head is the embedding
+        "activation": Field(str, "swiglu", choices=("swiglu", "relu2")),
+        "kv_heads": Field(int, 0, 0, 512),  # of grouped queries; 0: as many as heads
+        "window": Field(int, 0, 0, 2**20),  # positions that attention looks back on; 0: all
+    },
+    "parametrization": {
+        "rule": Field(str, ""),  # of optim.scaling; "": none, and the section is not stored
+        "decay_exponent": Field(float, -1.0, -1.0, 10.0),  # p of width^-p; -1: the rule's own
     },
     "data": {  # what is left at its default is not stored
         "corpus": Field(str, ""),
@@ -94,6 +105,13 @@ FIELDS: dict[str, dict[str, Field]] = {
         "profile": Field(str, ""),  # "first:last" steps to trace
     },
 }
+BASE = {  # the run that a parametrization starts from; 0: the same as in this one
+    **{name: FIELDS["model"][name]._replace(default=0, low=0) for name in ("hidden", "layers")},
+    **{name: FIELDS["model"][name]._replace(default=0, low=0) for name in ("heads", "mlp")},
+    "batch_size": Field(int, 0, 0, 2**20),
+    "tokens": Field(float, 0.0, 0.0, 1e30),
+}
+OPTIONS = ("qk_norm", "post_norm", "tied", "activation", "kv_heads", "window")  # of a model
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -120,7 +138,11 @@ def fill(config: Mapping) -> dict:
             raise ConfigError(f"config section {name}={given!r} is not a mapping")
         if name not in WHAT + HOW:
             raise ConfigError(unknown("config section", name, WHAT + HOW))
-    out = {name: section(name, config.get(name, {}), FIELDS[name]) for name in FIELDS}
+    given = dict(config.get("parametrization", {}))
+    base = section("parametrization.base", given.pop("base", {}), BASE)
+    sections = {**config, "parametrization": given}
+    out = {name: section(name, sections.get(name, {}), FIELDS[name]) for name in FIELDS}
+    out["parametrization"]["base"] = base
     out["optimizer"] = _optimizer(config.get("optimizer", {}))
     return out
 
@@ -156,6 +178,10 @@ def finalise(config: Mapping) -> dict:
             f"optimizer.warmup={optimizer['warmup']} is longer than training: "
             f"it must be in [0, {train['steps']}], the run's steps"
         )
+    if not out["parametrization"]["rule"]:
+        del out["parametrization"]
+    else:
+        _parametrization(out)
     canonical(what(out))  # a value without canonical form stops here
     return out
 
@@ -198,6 +224,28 @@ def _model_shape(model: dict) -> None:
             f"model.heads={model['heads']} must divide model.hidden={model['hidden']} "
             "into even head dimensions"
         )
+    if model["kv_heads"] and model["heads"] % model["kv_heads"]:
+        raise ConfigError(
+            f"model.kv_heads={model['kv_heads']} must divide model.heads={model['heads']}"
+        )
+
+
+def _parametrization(config: dict) -> None:
+    import optim
+
+    given, name = config["parametrization"], config["optimizer"]["name"]
+    matrix = {"role": optim.Role("matrix", (), (0,), (1,)), "shape": (2, 2), "base": (2, 2)}
+    try:
+        optim.scaling.multipliers(given["rule"], optimizer=name, **matrix)
+    except ValueError as error:
+        raise ConfigError(f"parametrization: {error}") from None
+    _model_shape(base_model(config))
+
+
+def base_model(config: Mapping) -> dict:
+    """The model that a parametrization starts from: the run's own with the base's sizes."""
+    base, model = config["parametrization"]["base"], config["model"]
+    return {**model, **{name: base[name] for name in base if name in model and base[name]}}
 
 
 def _optimizer(given: Mapping) -> dict:
@@ -215,16 +263,23 @@ def _optimizer(given: Mapping) -> dict:
 
 
 def non_embedding_params(model: Mapping) -> int:
-    """Parameters of the blocks' matrices, the study's N: layers (4 D² + 3 D F)."""
-    d, f = model["hidden"], model["mlp"]
-    return model["layers"] * (4 * d * d + 3 * d * f)
+    """Parameters of the blocks' matrices, the study's N: layers (4 D² + 3 D F).
+
+    Fewer of both with grouped queries and without a gate.
+    """
+    d, f, heads = model["hidden"], model["mlp"], model["heads"]
+    keys = d * (model.get("kv_heads") or heads) // heads
+    mlp = 2 if model.get("activation") == "relu2" else 3
+    return model["layers"] * (2 * d * d + 2 * d * keys + mlp * d * f)
 
 
 def total_params(model: Mapping) -> int:
-    """All parameters: blocks, norm gains, untied embedding and head."""
-    d = model["hidden"]
-    gains = (2 * model["layers"] + 1) * d
-    return non_embedding_params(model) + gains + 2 * model["vocab_size"] * d
+    """All parameters: blocks, norm gains, embedding and, unless tied to it, head."""
+    d, layers = model["hidden"], model["layers"]
+    gains = ((4 if model.get("post_norm") else 2) * layers + 1) * d
+    gains += 2 * layers * (d // model["heads"]) if model.get("qk_norm") else 0
+    tables = 1 if model.get("tied") else 2
+    return non_embedding_params(model) + gains + tables * model["vocab_size"] * d
 
 
 def canonical(config: Any) -> str:
@@ -257,12 +312,22 @@ def _plain(value: Any, path: str) -> Any:
 
 def what(config: Mapping) -> dict:
     """The half of a finalised config that determines the result, as `config.json` stores it."""
-    return {section: config[section] for section in WHAT}
+    return {section: config[section] for section in WHAT if section in config}
 
 
 def config_hash(config: Mapping) -> str:
-    """16 hex digits naming the run: of what is trained, not of how."""
-    return hashlib.sha256(canonical(what(config)).encode()).hexdigest()[:16]
+    """16 hex digits naming the run: of what is trained, not of how.
+
+    What is off has no part in it, so that a new option renames no old run.
+    """
+    import optim
+
+    off = {"model": {n: FIELDS["model"][n].default for n in OPTIONS}, "optimizer": optim.OFF}
+    named = what(config)
+    for part, values in off.items():
+        given = named[part].items()
+        named[part] = {k: v for k, v in given if k not in values or v != values[k]}
+    return hashlib.sha256(canonical(named).encode()).hexdigest()[:16]
 
 
 def program_key(config: Mapping) -> str:

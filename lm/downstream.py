@@ -47,7 +47,7 @@ class Scorer:
         self.params, self.batch_size = params, batch_size
         self.longest = config["model"]["sequence_length"]
         self.separator = max(0, config["model"]["separator"])
-        model = model_lib.build(config).clone(implementation="reference")
+        model = model_lib.build(config).by_reference()
         self._score = jax.jit(functools.partial(_score, model))
 
     def __call__(self, sequences: Sequence[Sequence[int]], counts: Sequence[int]) -> list:

@@ -15,6 +15,7 @@ from optim.catalogue import OptimizerSpec as OptimizerSpec
 from optim.catalogue import build as build
 from optim.catalogue import spec as spec
 from optim.description import describe as describe
+from optim.entry import OFF as OFF
 from optim.roles import Role as Role
 from optim.sphere import hyperball as hyperball
 from optim.stacks.placement import state_shardings as state_shardings

@@ -50,8 +50,11 @@ def repeated_flops_per_token(config: Mapping, *, causal: bool = True) -> float:
 
 
 def _attention(model: Mapping, causal: bool) -> float:
-    square = 4 * model["layers"] * model["hidden"] * model["sequence_length"]
-    return square / (2 if causal else 1)
+    length = model["sequence_length"]
+    seen = length / 2 if causal else length  # positions, on average
+    if causal and 0 < (window := model.get("window", 0)) < length:
+        seen = window - window**2 / (2 * length)
+    return 4 * model["layers"] * model["hidden"] * seen
 
 
 def _head(model: Mapping) -> float:

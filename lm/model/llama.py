@@ -2,12 +2,13 @@
 
 Letters: B batch, T positions, V vocabulary, D hidden, L layers, H heads, K head dimension, F MLP
 width. Embedding and head are two matrices. Layers are scanned: every block parameter carries a
-leading L axis, which `ROLES` declares to the optimizers.
+leading L axis, which `ROLES` declares to the optimizers. Options make it a Llama of 2026: `Shape`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,9 +30,28 @@ LOGICAL_AXES = {
     "blocks/mlp/down/kernel": ("layers", "mlp", "embed"),
     "blocks/attention_norm/scale": ("layers", "norm"),
     "blocks/mlp_norm/scale": ("layers", "norm"),
+    "blocks/attention_post_norm/scale": ("layers", "norm"),
+    "blocks/mlp_post_norm/scale": ("layers", "norm"),
+    "blocks/attention/query_norm/scale": ("layers", "norm"),
+    "blocks/attention/key_norm/scale": ("layers", "norm"),
     "final_norm/scale": ("norm",),
     "head/kernel": ("embed", "vocab"),
 }
+
+
+class Shape(NamedTuple):
+    """What the blocks are made of."""
+
+    heads: int
+    mlp: int
+    implementation: str = "reference"
+    dtype: jnp.dtype = jnp.float32
+    kv_heads: int = 0  # heads of keys and values; 0: as many as of queries
+    window: int = 0  # positions that attention sees; 0: all
+    qk_norm: bool = False  # RMSNorm of each head's query and key, before RoPE (Qwen3)
+    post_norm: bool = False  # RMSNorm of what each part adds too (the "hybrid norm" of 2026)
+    activation: str = "swiglu"  # or "relu2", without a gate (arXiv 2109.08668)
+    residual: float = 1.0  # multiplier of what each part adds
 
 
 def truncated(fan_in: float) -> Callable:
@@ -58,15 +78,15 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm with a gain, eps 1e-5; statistics in the compute dtype, as the study ran it."""
+    """RMSNorm over the last axis with a gain, eps 1e-5; statistics in the compute dtype, as the
+    study ran it."""
 
     @nn.compact
-    def __call__(self, x_BTD: Array) -> Array:
-        scale_D = self.param("scale", nn.initializers.ones, x_BTD.shape[-1:])
-        mean_square_BT1 = jnp.mean(jnp.square(x_BTD), axis=-1, keepdims=True)
-        return (
-            x_BTD * jax.lax.rsqrt(mean_square_BT1 + 1e-5) * scale_D[None, None].astype(x_BTD.dtype)
-        )
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:]).astype(x.dtype)
+        scale = jnp.expand_dims(scale, range(x.ndim - 1))
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return x * jax.lax.rsqrt(mean_square + 1e-5) * scale
 
 
 def rope_tables(T: int, K: int, dtype: jnp.dtype, theta: float = 10_000.0) -> tuple[Array, Array]:
@@ -84,46 +104,60 @@ def rotate(x_BTHK: Array, tables: tuple[Array, Array]) -> Array:
 
 
 class Attention(nn.Module):
-    heads: int
-    implementation: str
-    dtype: jnp.dtype
+    shape: Shape
 
     @nn.compact
     def __call__(self, x_BTD: Array, tables, segment_BT: Array | None) -> Array:
-        D, H = x_BTD.shape[-1], self.heads
-        K = D // H
+        m, D = self.shape, x_BTD.shape[-1]
+        H, K = m.heads, D // m.heads
 
-        def project(name):
-            return Linear((D, H, K), "btd,dhk->bthk", D, self.dtype, name=name)(x_BTD)
+        def project(name, heads):
+            return Linear((D, heads, K), "btd,dhk->bthk", D, m.dtype, name=name)(x_BTD)
 
-        q, k, v = rotate(project("query"), tables), rotate(project("key"), tables), project("value")
-        y_BTHK = attention.attend(q, k, v, segment_BT, implementation=self.implementation)
-        return Linear((H, K, D), "bthk,hkd->btd", D, self.dtype, name="out")(y_BTHK)
+        keys = m.kv_heads or H
+        q, k, v = project("query", H), project("key", keys), project("value", keys)
+        if m.qk_norm:
+            q, k = RMSNorm(name="query_norm")(q), RMSNorm(name="key_norm")(k)
+        q, k = rotate(q, tables), rotate(k, tables)
+        how = {"implementation": m.implementation, "window": m.window}
+        y_BTHK = attention.attend(q, k, v, segment_BT, **how)
+        return Linear((H, K, D), "bthk,hkd->btd", D, m.dtype, name="out")(y_BTHK)
 
 
 class MLP(nn.Module):
-    mlp: int
-    dtype: jnp.dtype
+    shape: Shape
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
-        D, F = x_BTD.shape[-1], self.mlp
-        gate_BTF = Linear((D, F), "btd,df->btf", D, self.dtype, name="gate")(x_BTD)
-        up_BTF = Linear((D, F), "btd,df->btf", D, self.dtype, name="up")(x_BTD)
-        return Linear((F, D), "btf,fd->btd", F, self.dtype, name="down")(nn.silu(gate_BTF) * up_BTF)
+        D, F, dtype = x_BTD.shape[-1], self.shape.mlp, self.shape.dtype
+        if self.shape.activation == "swiglu":
+            gate_BTF = Linear((D, F), "btd,df->btf", D, dtype, name="gate")(x_BTD)
+            up_BTF = Linear((D, F), "btd,df->btf", D, dtype, name="up")(x_BTD)
+            inner_BTF = nn.silu(gate_BTF) * up_BTF
+        else:
+            up_BTF = Linear((D, F), "btd,df->btf", D, dtype, name="up")(x_BTD)
+            inner_BTF = jnp.square(nn.relu(up_BTF))
+        return Linear((F, D), "btf,fd->btd", F, dtype, name="down")(inner_BTF)
 
 
 class Block(nn.Module):
-    heads: int
-    mlp: int
-    implementation: str
-    dtype: jnp.dtype
+    shape: Shape
 
     @nn.compact
     def __call__(self, x_BTD: Array, tables, segment_BT: Array | None) -> tuple[Array, None]:
-        attend = Attention(self.heads, self.implementation, self.dtype, name="attention")
-        x_BTD += attend(RMSNorm(name="attention_norm")(x_BTD), tables, segment_BT)
-        x_BTD += MLP(self.mlp, self.dtype, name="mlp")(RMSNorm(name="mlp_norm")(x_BTD))
+        m = self.shape
+
+        def added(y_BTD, name):
+            y_BTD = RMSNorm(name=f"{name}_post_norm")(y_BTD) if m.post_norm else y_BTD
+            # Sown for `lm.coordinates`; nobody else asks for it.
+            self.sow("intermediates", f"{name}_added", y_BTD)
+            return y_BTD if m.residual == 1 else y_BTD * m.residual
+
+        attend = Attention(m, name="attention")
+        x_BTD += added(
+            attend(RMSNorm(name="attention_norm")(x_BTD), tables, segment_BT), "attention"
+        )
+        x_BTD += added(MLP(m, name="mlp")(RMSNorm(name="mlp_norm")(x_BTD)), "mlp")
         return x_BTD, None
 
 
@@ -143,45 +177,51 @@ class Llama(nn.Module):
 
     hidden: int
     layers: int
-    heads: int
-    mlp: int
     vocab_size: int
+    blocks: Shape
     separator: int = 256
     block_documents: bool = True
-    dtype: jnp.dtype = jnp.float32
-    implementation: str = "reference"
+    tied: bool = False
+    output: float = 1.0  # multiplier of the logits
     remat: str = "none"
     unroll: bool = False
 
     @nn.compact
     def __call__(self, tokens_BT: Array) -> tuple[Array, Array]:
+        dtype = self.blocks.dtype
         embed = nn.Embed(
             self.vocab_size,
             self.hidden,
             embedding_init=truncated(self.hidden**2),
-            dtype=self.dtype,
+            dtype=dtype,
             name="embed",
         )
         x_BTD = embed(tokens_BT)
-        tables = rope_tables(tokens_BT.shape[1], self.hidden // self.heads, self.dtype)
+        tables = rope_tables(tokens_BT.shape[1], self.hidden // self.blocks.heads, dtype)
         segment_BT = segments(tokens_BT, self.separator) if self.block_documents else None
         block = Block
         if REMAT[self.remat] is not None:
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
         blocks = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.layers,
             unroll=self.layers if self.unroll else 1,
         )
-        x_BTD, _ = blocks(self.heads, self.mlp, self.implementation, self.dtype, name="blocks")(
-            x_BTD, tables, segment_BT
-        )
+        x_BTD, _ = blocks(self.blocks, name="blocks")(x_BTD, tables, segment_BT)
         x_BTD = RMSNorm(name="final_norm")(x_BTD)
+        if self.output != 1:
+            x_BTD *= self.output
+        if self.tied:  # the same logits at the start as without
+            return x_BTD, embed.embedding.astype(dtype).T * self.hidden**0.5
         head_DV = Head((self.hidden, self.vocab_size), name="head")()
-        return x_BTD, head_DV.astype(self.dtype)
+        return x_BTD, head_DV.astype(dtype)
+
+    def by_reference(self) -> Llama:
+        """The same model with reference attention: any window, and second derivatives."""
+        return self.clone(blocks=self.blocks._replace(implementation="reference"))
 
 
 class Head(nn.Module):
@@ -201,31 +241,30 @@ def segments(tokens_BT: Array, separator: int) -> Array:
 
 
 def build(config: Mapping) -> Llama:
-    """The module of a finalised run config."""
+    """The module of a finalised run config, its parametrization not yet applied."""
     m, program = config["model"], config["program"]
+    blocks = {name: m[name] for name in Shape._fields if name in m}
+    blocks["implementation"] = program["attention"]
+    blocks["dtype"] = jnp.dtype(config["train"]["compute_dtype"])
+    whole = ("hidden", "layers", "vocab_size", "separator", "block_documents", "tied")
     return Llama(
-        hidden=m["hidden"],
-        layers=m["layers"],
-        heads=m["heads"],
-        mlp=m["mlp"],
-        vocab_size=m["vocab_size"],
-        separator=m["separator"],
-        block_documents=m["block_documents"],
-        dtype=jnp.dtype(config["train"]["compute_dtype"]),
-        implementation=program["attention"],
+        blocks=Shape(**blocks),
         remat=program["remat"],
         unroll=program["unroll"],
+        **{name: m[name] for name in whole},
     )
 
 
 def init(model: Llama, key: Array) -> dict:
-    """Fresh fp32 parameters.
+    """Fresh fp32 parameters, as they are without a parametrization.
 
     The study drew head and embedding from one key, so that at the start head = sqrt(D) *
     embeddingᵀ; kept, because the loss of the untouched model depends on it.
     """
-    plain = model.clone(implementation="reference")  # kernels do not fit a window of two
+    plain = model.by_reference()  # kernels do not fit two positions
     params = plain.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+    if model.tied:
+        return params
     table_VD = params["embed"]["embedding"]
     return {**params, "head": {"kernel": table_VD.T * model.hidden**0.5}}
 
@@ -241,6 +280,10 @@ ROLES = {
     "blocks/mlp/down/kernel": Role("matrix", (0,), (1,), (2,)),
     "blocks/attention_norm/scale": Role("gain", (0,), (), (1,)),
     "blocks/mlp_norm/scale": Role("gain", (0,), (), (1,)),
+    "blocks/attention_post_norm/scale": Role("gain", (0,), (), (1,)),
+    "blocks/mlp_post_norm/scale": Role("gain", (0,), (), (1,)),
+    "blocks/attention/query_norm/scale": Role("gain", (0,), (), (1,)),
+    "blocks/attention/key_norm/scale": Role("gain", (0,), (), (1,)),
     "final_norm/scale": Role("gain", (), (), (0,)),
     "head/kernel": Role("head", (), (0,), (1,)),
 }

@@ -18,6 +18,7 @@ from jax import Array
 import optim
 from lm.model import llama as model_lib
 from lm.model import loss as loss_lib
+from lm.model import parametrization
 from lm.run import divergence, threads
 from optim.roles import path_name
 from optim.schedules import learning_rate
@@ -75,14 +76,14 @@ def build(config: Mapping) -> Run:
     """
     threads.use_one_per_lapack_call()
     spec, train_config = optim.spec(**config["optimizer"]), config["train"]
-    model = model_lib.build(config)
+    model, start, scaling = parametrization.apply(config)
     # Attention kernels have no second derivative, which Sophia takes.
-    twice = model.clone(implementation="reference")
+    twice = model.by_reference()
     chunks, accumulate = config["program"]["loss_chunks"], config["program"]["accumulate"]
     ceiling = divergence.ceiling(config["model"]["vocab_size"])
 
     def transformation(hparams):
-        return spec.build(roles=model_lib.role, **hparams)
+        return spec.build(roles=model_lib.role, scaling=scaling(hparams["steps"]), **hparams)
 
     def init(params, hparams):
         return State(params, transformation(hparams).init(params), jnp.int32(0), jnp.int32(-1))
@@ -148,7 +149,7 @@ def build(config: Mapping) -> Run:
         return jnp.stack([sums.nats, sums.count])
 
     return Run(
-        params=lambda seed: model_lib.init(model, jax.random.key(seed)),
+        params=lambda seed: start(jax.random.key(seed)),
         init=init,
         advance=advance,
         evaluate=evaluate,

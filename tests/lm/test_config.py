@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
+import optim
 from lm.config import ConfigError, canonical, config_hash, finalise, program_key
 from lm.run.step import hyperparameters
 
@@ -122,6 +123,17 @@ def test_hash_is_of_what_not_of_how():
     assert config_hash(tiny.config(sections={"program": {"unroll": True}})) == config_hash(base)
     assert config_hash(tiny.config(seed=1)) != config_hash(base)
     assert config_hash(tiny.config(learning_rate=2e-2)) != config_hash(base)
+
+
+def test_what_is_off_has_no_part_in_the_hash():
+    plain = tiny.config()
+    old = {**plain, "model": dict(tiny.MODEL, block_documents=True, separator=256)}
+    old["optimizer"] = {k: v for k, v in plain["optimizer"].items() if k not in optim.OFF}
+    assert config_hash(old) == config_hash(plain)
+    on = [tiny.config(sections={"model": {k: v}}) for k, v in tiny.MODERN.items()]
+    on += [tiny.config(**{name: value / 2 + 0.25}) for name, value in optim.OFF.items()]
+    on += [tiny.config(sections={"parametrization": {"rule": rule}}) for rule in ("mup", "hyperp")]
+    assert len({config_hash(config) for config in (plain, *on)}) == 1 + len(on)
 
 
 def test_program_key_ignores_numbers_only():

@@ -73,6 +73,17 @@ def test_kinds_of_weight_decay(kind, decay):
         np.testing.assert_allclose(updates[key], -0.2 * ratio * (u + decayed), rtol=1e-6)
 
 
+def test_rates_by_role_and_a_cooldown_of_their_own():
+    """Half-way, matrices cool down over all steps, the others have not begun."""
+    hparams = {"learning_rate": 0.4, "steps": 8, "decay": 1.0, "auxiliary_decay": 0.25}
+    rates = dict(matrix_lr=2.0, embedding_lr=3.0, head_lr=jnp.float32(5.0), gain_lr=0.5)
+    tx = finish(optax.identity(), Schedule(hparams, "wsd"), ratios={"head": 0.1}, **rates)
+    state = optax.tree.set(tx.init(PARAMS), count=jnp.int32(4))
+    found, grads = first(tx.update(GRADS, state, PARAMS)[0]), first(GRADS)
+    for key, rate in {"embed": 1.2, "w": 0.4, "scale": 0.2, "head": 0.2}.items():
+        np.testing.assert_allclose(found[key], -rate * grads[key], rtol=1e-6)
+
+
 def test_a_bare_schedule_has_no_peak():
     tx = descend(optax.constant_schedule(0.1), 0.1, kind="corrected")
     with pytest.raises(ValueError, match="needs a schedule with a `peak`"):

@@ -2,6 +2,9 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import optim
@@ -161,6 +164,30 @@ def test_spectral_and_moonlight():
         dict(learning_rate=1, epsilon=1, weight_decay=1, init_std=0.5)
     )
     assert ask("moonlight", "muon", **sizes, scale="none")["learning_rate"] == math.sqrt(64 / 32)
+
+
+@pytest.mark.parametrize("kind", ["decoupled", "independent"])
+def test_every_leaf_gets_its_multipliers(kind):
+    """muP for AdamW at twice the width: one step against Adam's by hand."""
+    params = {"embed": {"embedding": jnp.ones((3, 8))}, "mlp": {"kernel": jnp.ones((8, 8))}}
+    base = {"embed": {"embedding": jnp.ones((3, 4))}, "mlp": {"kernel": jnp.ones((4, 4))}}
+    common = dict(epsilon=0.1, weight_decay=0.5, max_grad_norm=0.0, beta1=0.0, beta2=0.0)
+    spec = optim.spec("adamw", **common, weight_decay_kind=kind, decayed=("matrix",))
+    scaling, stds = optim.scaling.leafwise("mup", spec.name, spec.values, params, base)
+    tx = spec.build(learning_rate=0.01, scaling=scaling)
+    grads = jax.tree.map(lambda p: 0.3 * p, params)
+    found, _ = tx.update(grads, tx.init(params), params)
+    decay = 0.01 * 0.5 * 0.5 if kind == "decoupled" else 0.5 / 2
+    np.testing.assert_allclose(found["embed"]["embedding"], -0.01 * 0.3 / (0.3 + 0.05), rtol=1e-5)
+    np.testing.assert_allclose(
+        found["mlp"]["kernel"], -0.005 * 0.3 / (0.3 + 0.05) - decay, rtol=1e-5
+    )
+    assert stds == {"embed/embedding": 1.0, "mlp/kernel": 0.5**0.5}
+    scaling, _ = optim.scaling.leafwise(
+        "mup", spec.name, spec.values, params, base, decay_exponent=2.0
+    )
+    ratio, decay, _ = scaling("mlp/kernel", None)
+    assert ratio == 0.5 and ratio * decay == pytest.approx(2.0**-2)
 
 
 def test_nanochats_worked_rule():

@@ -45,6 +45,17 @@ def test_warmup_stable_decay(decay):
     check(ours("wsd", learning_rate=0.3, decay=decay, steps=STEPS), schedule)
 
 
+@pytest.mark.parametrize("power", [0.4, 1.0, 3.0])
+def test_power(power):
+    """1 - p^k over the last 20 of 40 steps, cut off at a floor; with k = 1 it is "wsd"."""
+    numbers = dict(learning_rate=0.3, decay=0.5, steps=STEPS, lr_floor=0.1)
+    rates = ours("power", **numbers, decay_power=power)
+    done = np.clip((np.arange(STEPS + 5) - 20) / 20, 0, 1)
+    np.testing.assert_allclose(rates, 0.3 * np.maximum(1 - done**power, 0.1), rtol=1e-5)
+    if power == 1:
+        np.testing.assert_allclose(rates, ours("wsd", **numbers), rtol=1e-6)
+
+
 def test_without_decay_the_rate_stays():
     assert (ours("wsd", learning_rate=0.3, decay=0.0, steps=STEPS)[:STEPS] == 0.3).all()
     assert (ours("constant", learning_rate=0.3, steps=STEPS) == 0.3).all()

@@ -15,6 +15,8 @@ MODEL = {
     "sequence_length": 16,
 }
 
+MODERN = {"qk_norm": True, "post_norm": True, "tied": True, "activation": "relu2", "kv_heads": 1}
+
 
 def config(optimizer="adamw", *, steps=12, batch_size=2, seed=0, sections=None, **hparams) -> dict:
     """A finalised config; `sections` overrides whole fields, as {"model": {"unroll": True}}."""

@@ -19,10 +19,15 @@ def step(**sections):
     return config, lowered, config["train"]["batch_size"] * config["model"]["sequence_length"]
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "block"])
-@pytest.mark.parametrize("chunks", [1, 2])
-def test_products_of_a_step_are_those_of_the_formula(remat, chunks):
-    config, lowered, tokens = step(program={"remat": remat, "loss_chunks": chunks})
+@pytest.mark.parametrize(
+    ("remat", "chunks", "model"),
+    [
+        *((remat, chunks, {}) for remat in ("none", "dots", "block") for chunks in (1, 2)),
+        ("none", 1, tiny.MODERN),
+    ],
+)
+def test_products_of_a_step_are_those_of_the_formula(remat, chunks, model):
+    config, lowered, tokens = step(program={"remat": remat, "loss_chunks": chunks}, model=model)
     per_token = 3 * flops.forward_flops_per_token(config["model"], causal=False)
     per_token += flops.repeated_flops_per_token(config, causal=False)
     (made,) = hlo.products(lowered.compile().as_text()).least.values()

@@ -12,9 +12,9 @@ from lm.model import attention, llama, loss
 from optim.roles import find_roles, path_name
 
 
-@pytest.fixture(scope="module")
-def net():
-    config = tiny.config()
+@pytest.fixture(scope="module", params=[{}, tiny.MODERN], ids=["study", "modern"])
+def net(request):
+    config = tiny.config(sections={"model": request.param})
     module = llama.build(config)
     return config, module, llama.init(module, jax.random.key(0))
 
@@ -45,20 +45,21 @@ def test_counts_are_those_of_the_tree(net):
         count[role.kind] = count.get(role.kind, 0) + leaf.size
     assert count["matrix"] == non_embedding_params(config["model"])
     assert sum(count.values()) == total_params(config["model"])
-    assert set(count) == {"matrix", "embedding", "head", "gain"}
+    head = set() if config["model"]["tied"] else {"head"}
+    assert set(count) == {"matrix", "embedding", "gain"} | head
 
 
 def test_declared_roles_and_axes_cover_every_parameter(net):
     _, _, params = net
     names = {path_name(path) for path, _ in jax.tree.leaves_with_path(params)}
-    assert names == set(llama.ROLES) == set(llama.LOGICAL_AXES)
+    assert names <= set(llama.ROLES) == set(llama.LOGICAL_AXES)
     for path, leaf in jax.tree.leaves_with_path(params):
         assert len(llama.LOGICAL_AXES[path_name(path)]) == leaf.ndim
 
 
-def test_initialisers_are_the_studys(net):
-    _, module, _ = net
-    wide = module.clone(hidden=64, heads=4, mlp=256)
+def test_initialisers_are_the_studys():
+    module = llama.build(tiny.config())
+    wide = module.clone(hidden=64, blocks=module.blocks._replace(heads=4, mlp=256))
     params = llama.init(wide, jax.random.key(1))
     cut = 0.9866  # standard deviation of a normal truncated at three sigma
     blocks = params["blocks"]
@@ -85,6 +86,29 @@ def test_no_position_sees_a_later_one(net):
     before, after = logits(net, a), logits(net, b)
     np.testing.assert_array_equal(before[:, :9], after[:, :9])
     assert np.abs(before[:, 9:] - after[:, 9:]).min(axis=-1).max() > 0
+
+
+def test_a_window_ends_what_a_position_sees(net):
+    """Two layers of a window of 3 look back on four positions."""
+    config, module, params = net
+    near = (config, module.clone(blocks=module.blocks._replace(window=3)), params)
+    a = tiny.tokens(1, 16)
+    b = a.copy()
+    b[0, 5] = (b[0, 5] + 1) % 256
+    before, after = logits(near, a), logits(near, b)
+    np.testing.assert_array_equal(before[:, 10:], after[:, 10:])
+    assert (np.abs(before[:, 5:10] - after[:, 5:10]).max(axis=-1) > 0).all()
+    assert np.abs(logits(net, a)[:, 10:] - logits(net, b)[:, 10:]).max() > 0
+
+
+def test_a_tied_head_starts_with_the_same_logits():
+    config = tiny.config()
+    module = llama.build(config)
+    params = llama.init(module, jax.random.key(0))
+    tied = {name: leaf for name, leaf in params.items() if name != "head"}
+    one, two = (config, module, params), (config, module.clone(tied=True), tied)
+    a = tiny.tokens(1, 16)
+    np.testing.assert_allclose(logits(one, a), logits(two, a), rtol=1e-5, atol=1e-6)
 
 
 def test_documents_do_not_see_each_other_unless_asked(net):
