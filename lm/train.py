@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lm import command, storage
@@ -52,7 +53,8 @@ def train_pack(
 
     first = configs[0]
     corpus = open_corpus(first, log)
-    return Loop(Packed(configs), folders, corpus, log, termination).run()
+    with blamed(first["optimizer"]):
+        return Loop(Packed(configs), folders, corpus, log, termination).run()
 
 
 def train_one(
@@ -75,7 +77,30 @@ def train_one(
     from lm.run.solo import Solo
 
     corpus = corpus or open_corpus(config, log)
-    return Loop(Solo([config]), [folder], corpus, log, termination).run()[0]
+    with blamed(config["optimizer"]):
+        return Loop(Solo([config]), [folder], corpus, log, termination).run()[0]
+
+
+@contextlib.contextmanager
+def blamed(optimizer: Mapping) -> Iterator[None]:
+    """What is raised around an optimizer from elsewhere is told in one line that names it.
+
+    Raises:
+      ConfigError: instead of any error that is not about the config, the machine or a stop.
+    """
+    try:
+        yield
+    except (ConfigError, OSError, MemoryError, Stopped, Lost):
+        raise
+    except Exception as error:
+        if "source" not in optimizer or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        from optim.plugins import told
+
+        name = optimizer["name"]
+        raise ConfigError(
+            f"optimizer {name}: {told(error)}; python -m optim.check {name} says what it needs"
+        ) from error
 
 
 def prepare_cpu() -> None:
@@ -152,7 +177,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     config = load_run(arguments.config, overrides)
     termination.grace = config["checkpoint"]["grace_seconds"]
     if arguments.dry_run:
-        print(dry_run.full(config))
+        with blamed(config["optimizer"]):
+            print(dry_run.full(config))
         return 0
     from lm.run import mesh
 
@@ -164,7 +190,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if storage.exists(folder / "result.json"):
         print(f"{folder} has its result already; remove it to train again")
         return 0
-    print(f"{folder}\n{dry_run.summary(config)}", flush=True)
+    with blamed(config["optimizer"]):
+        print(f"{folder}\n{dry_run.summary(config)}", flush=True)
     log = functools.partial(print, flush=True)
     try:
         result = train_one(config, folder, corpus=corpus, log=log, termination=termination)

@@ -11,9 +11,7 @@ import ast
 import functools
 import pickle
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +20,7 @@ import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from optim.catalogue import OptimizerSpec, get, spec
-from optim.plugins import first_line
+from optim.plugins import told, where
 from optim.stacks.placement import LARGEST_COPY, state_shardings
 
 SHAPES = {
@@ -162,8 +160,8 @@ def keeps_dtypes(subject: Subject) -> None:
 
 def placed(subject: Subject) -> None:
     mesh = AbstractMesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    where = NamedSharding(mesh, PartitionSpec("data"))
-    wide = jax.ShapeDtypeStruct((WIDE, WIDE), jnp.float32, sharding=where)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    wide = jax.ShapeDtypeStruct((WIDE, WIDE), jnp.float32, sharding=rows)
     state = jax.eval_shape(subject.init, {"up": {"kernel": wide}})
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     if size > 16 * 4 * wide.size + LARGEST_COPY:
@@ -207,8 +205,8 @@ def agree(a, b, tolerance: float = TOLERANCE) -> None:
     for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
         difference = float(jnp.max(jnp.abs(x - y)))
         if not difference <= tolerance:
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise Failed(f"{where} differs by {difference:.3g}")
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise Failed(f"{name} differs by {difference:.3g}")
 
 
 def check(known: OptimizerSpec) -> dict[str, str | None]:
@@ -226,20 +224,12 @@ def check(known: OptimizerSpec) -> dict[str, str | None]:
         except Failed as error:
             found[title], last = str(error), isinstance(error, TooLarge)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
-            found[title] = f"Python asks for the value of a traced number{_where(error)}: {STATIC}"
+            found[title] = f"Python asks for the value of a traced number{where(error)}: {STATIC}"
         except Exception as error:
-            found[title] = first_line(error) + _where(error)
+            found[title] = told(error)
         if last:
             break
     return found
-
-
-def _where(error: Exception) -> str:
-    """' (my_opt.py:12)' of the last line outside this package and JAX, if there is one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    here = str(Path(__file__).parent)
-    own = [f for f in frames if "site-packages" not in f.filename and here not in f.filename]
-    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ import importlib.util
 import inspect
 import shutil
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -142,7 +143,21 @@ def _module(path: str) -> types.ModuleType:
 
 
 def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    first = str(error).strip().partition("\n")[0].rstrip(":")
+    return f"{type(error).__name__}: {first}"
+
+
+def told(error: Exception) -> str:
+    """What an optimizer raised, and where, in one line."""
+    return first_line(error) + where(error)
+
+
+def where(error: Exception) -> str:
+    """' (my_opt.py:12)' of the last line outside this repository and JAX, if there is one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = str(Path(__file__).parents[1])
+    own = [f for f in frames if "site-packages" not in f.filename and here not in f.filename]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def _entry(module: types.ModuleType, function: Callable) -> Plugin:

@@ -10,6 +10,7 @@ COMMANDS = {  # its module, the function it works in, words that lead there
     "downstream": ("lm.downstream", "run", ["w/trials/hash", "--tokenizer=bytes"]),
     "corpus": ("lm.data.__main__", "find", ["show", "stdlib"]),
     "sweeps.run": ("sweeps.run", "run", ["--config=c", "--workdir=w"]),
+    "challenge": ("sweeps.challenge", "run", ["muon"]),
     "slurm": ("sweeps.slurm", "submit", ["--config=c", "--workdir=w"]),
     "slurm task": ("sweeps.slurm", "train", ["--round=r.json", "--workdir=w"]),
 }

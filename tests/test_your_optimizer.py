@@ -25,15 +25,18 @@ def home(tmp_path_factory):
 @pytest.mark.slow
 def test_every_line_of_the_page_works(home):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    said = {}
+    said = []
     for line in re.search(r"```bash\n(.*?)```", PAGE, re.S)[1].splitlines():
         words = [sys.executable, *shlex.split(line)[1:]]
         done = subprocess.run(words, cwd=home, env=environment, text=True, capture_output=True)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        said[shlex.split(line)[2], "--dry_run" in line] = done.stdout
-    assert "FAILS" not in said["optim.check", False]
-    assert "finished: validation loss" in said["lm.train", False]
-    assert "my_opt:my_sgd: learning_rate from 0.01, grid" in said["sweeps.run", True]
-    assert "4 of 4 cells are certified" in said["sweeps.run", False]
-    assert "my_opt:my_sgd" in said["analysis.report", False]
+        said.append(done.stdout)
+    one, hour, duel, more, wide = said
+    assert "finished: validation loss" in one
+    assert "adamw against my_opt:my_sgd at nano-s 1x" in hour and "seeds, " in hour
+    assert "FAILS" not in duel and "ok     its step compiles once" in duel
+    assert "2 of 2 cells are certified" in duel
+    assert re.search(r"nano-xs 0.125x: my_opt:my_sgd is 0\.\d{4} nats (below|above) adamw \(", duel)
+    assert "5 seeds, 4 trials to train" in more
+    assert "my_opt:my_sgd: learning_rate from 0.01, grid" in wide
     assert (home / "runs/mine/optimizers/my_opt.py").read_text() == (home / "my_opt.py").read_text()

@@ -87,5 +87,5 @@ def _held(devices) -> int:
     if devices[0].platform == "cpu":
         hosts = len({device.process_index for device in devices})
         return hosts * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in devices[:1]]
-    return len(devices) * limits[0]
+    each = jax.local_devices()[0].memory_stats() or {}
+    return len(devices) * each.get("bytes_limit", 0)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 import sys
 
 import pytest
@@ -36,6 +37,9 @@ def test_it_races_is_kept_and_a_changed_source_is_refused(module, tmp_path, caps
     words = [f"--optimizers=adamw,{name}", FAKE_DATA]
     assert run(workdir, *words, "--dry_run", study=SMOKE) == 0
     assert f"{name}: learning_rate from 0.01, grid 0.0001, 0.001" in capsys.readouterr().out
+    monkeypatch.chdir(module.parent)
+    killed = study_rig.process(workdir, *words, study=SMOKE, kill_driver=5)
+    assert killed.wait() == -signal.SIGKILL and len(trained(workdir)) == 5
     assert run(workdir, *words, study=SMOKE) == 0
     assert "4 of 4 cells are certified" in capsys.readouterr().out
     assert (workdir / f"optimizers/{module.name}").read_text() == OWN
