@@ -30,6 +30,7 @@ from lm.config import ConfigError
 from sweeps.dispatch import ledger
 from sweeps.dispatch.accidents import Refused
 from sweeps.plan import config, cost
+from sweeps.plan.forecast import forecast
 from sweeps.plan.study import Study
 
 RACES = Path(__file__).parents[1] / "configs" / "challenge.py"
@@ -155,6 +156,7 @@ class Race:
     def __init__(self, arguments: argparse.Namespace, workdir: Path):
         self.given, self.workdir, self.began = arguments, workdir, time.monotonic()
         self.ratios = arguments.ratios.split(",")
+        sys.path.append(str(workdir / "optimizers"))  # of whoever began the race
         done = self.finished().values()
         self.speed = Speed(cost.rate(cost.HERE if done else arguments.device, done))
 
@@ -175,7 +177,6 @@ class Race:
         """Raises ConfigError, one line, for what cannot be raced."""
         spec, optimizers, *overrides = self.words(ratios, seeds)
         _, names = optimizers.split("=", 1)
-        sys.path.append(str(self.workdir / "optimizers"))  # of whoever began the race
         named = config.load(spec.removeprefix("--config="), overrides, names.split(","))
         named["data"]["fingerprint"] = named["data"]["fingerprint"] or "any"  # costs the same
         study = Study(named)
@@ -212,8 +213,6 @@ class Race:
 
     def hours(self, study: Study) -> tuple[cost.Cost, float]:
         """What is left to be trained of a design, and how long that takes."""
-        from sweeps.plan.forecast import forecast
-
         done = self.finished()
         done = {trial: run for trial, run in done.items() if trial.cell in study.cells}
         left = cost.of(study, forecast(study, done))

@@ -88,7 +88,7 @@ def test_designs_take_all_budgets_first_and_then_seeds(name, capsys):
         (["muon", "--against=muon"], "is the challenger itself"),
         (["muon", "--size=nano"], "did you mean 'nano-"),
         (["muon", "--ratios=fast"], "ratio 'fast' is not a positive number"),
-        (["muon", "--hours=0.00001"], "too short"),
+        (["muon", "--hours=0.00001", "--seeds=3", "--ratios=1x"], "too short"),
         (["muon", "--extend=nowhere"], "--extend=nowhere holds no study"),
     ],
 )
