@@ -2,8 +2,7 @@
 
 BESTIARY_FAKE holds JSON: {"sleep": seconds per trial, "crash" | "hang" | "raise" | "disk": a
 learning rate at which that happens instead ("raise" may be "any"), "kill_worker" | "kill_driver":
-so many results after which this process, or the driver, is killed, "build": whether optimizers
-are built}. Every result is also noted in
+so many results after which this process, or the driver, is killed}. Every result is also noted in
 the workdir's `trained` file, so that tests can count trainings.
 """
 
@@ -52,11 +51,6 @@ def train_pack(configs, folders, *, log=print):
         time.sleep(600)
     if behaviour.get("raise") in ("any", *rates):
         raise ValueError("the program cannot be built")
-    if behaviour.get("build"):
-        import optim
-
-        for config in configs:
-            optim.spec(**config["optimizer"]).build().init({})
     results = []
     for config, folder in zip(configs, map(Path, folders), strict=True):
         if behaviour.get("disk") == config["optimizer"]["learning_rate"]:

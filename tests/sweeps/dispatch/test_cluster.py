@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from cluster_rig import ROOT, STUDY, Rig, table, trained, until, workers
+from cluster_rig import STUDY, Rig, table, trained, until, workers
 
 from sweeps import run as run_lib
 from sweeps.dispatch import resources
@@ -240,18 +240,3 @@ def test_a_killed_pack_goes_on_from_its_checkpoints(rig, tmp_path):
     assert {k: json.loads(v)["loss"] for k, v in whole.items()} == {
         k: json.loads(v)["loss"] for k, v in cut.items()
     }
-
-
-OWN = (
-    "import optax\ndef make(learning_rate, beta2: float = 0.95): return optax.sgd(learning_rate)\n"
-)
-
-
-@pytest.mark.slow
-def test_an_optimizer_by_path_comes_with_its_race(rig, tmp_path, monkeypatch):
-    (tmp_path / "own_on_ray.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)  # where the driver finds it; workers take it from the workdir
-    words = ["--optimizers=adamw,own_on_ray:make", "--config.data.fingerprint=fake"]
-    smoke = str(ROOT / "configs/study.py:smoke")
-    output = finish(rig.drive(tmp_path / "w", *words, study=smoke, build=True))
-    assert "4 of 4 cells are certified" in output
