@@ -74,7 +74,7 @@ def check_memory(program: Program) -> None:
     if held and needed > held:
         raise MemoryError(
             f"the training state takes {needed / GIB:,.1f} GiB, {own / GIB:,.1f} of them the "
-            f"optimizer's, and {len(devices)} devices have {held / GIB:,.1f}"
+            f"optimizer's; its devices hold {held / GIB:,.1f}"
         )
 
 
