@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from optim.catalogue import OptimizerSpec, get, spec
+from optim.catalogue import OptimizerSpec, get, names, spec
 from optim.plugins import told, where
 from optim.stacks.placement import LARGEST_COPY, state_shardings
 
@@ -234,7 +234,7 @@ def check(known: OptimizerSpec) -> dict[str, str | None]:
 
 def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
+        print(f"{__doc__}\nNames: {', '.join(names())}")
         return 0 if argv else 2
     name, *given = argv
     try:

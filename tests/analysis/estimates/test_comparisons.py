@@ -71,3 +71,36 @@ def test_what_is_there_is_found():
     assert (behind.low["adamw"] > 0).all()  # not the best of any race
     p = pick(numbers, "order", quantity="p_faster_than_adamw").value
     assert (p > 0.99).all()
+
+
+@pytest.mark.parametrize("scatter", [0.0, SD / 4, SD])
+def test_power_is_that_of_the_seeds_it_names(scatter):
+    """Seeds narrow the runs' part of an error; what cells scatter about their curves stays."""
+    below, noise = SD, Noise(SD, 1000)
+    cells = pd.DataFrame(
+        {
+            "optimizer": ["adamw", "rival"],
+            "model_size": "s",
+            "chinchilla_ratio": 1.0,
+            "loss": [3.0, 3.0 - below],
+            "se": np.hypot(SD / 2**0.5, scatter),
+            "common_se": 0.0,
+            "seeds": "1 2",
+        }
+    )
+
+    def chance(effect, seeds):
+        error = (2 * (SD**2 / seeds + scatter**2)) ** 0.5
+        return stats.norm.cdf(effect / error - noise.quantile())
+
+    out = Rows()
+    put_comparisons(out, cells, noise, "adamw")
+    found = out.frame().set_index("quantity")
+    assert chance(found.value["detectable"], 2) == pytest.approx(0.8, abs=1e-3)
+    note = found.note["below_rival"]
+    if scatter == SD:
+        assert "seeds_to_settle" not in found.index and "no more seeds" in note
+    else:
+        seeds = found.value["seeds_to_settle"]
+        assert chance(below, seeds) >= 0.8 - 1e-9 > chance(below, seeds - 1)
+        assert f"; {seeds:.0f} fresh seeds of both would" in note
