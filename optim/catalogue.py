@@ -142,7 +142,7 @@ class OptimizerSpec:
         moving = {k: v for k, v in values.items() if fields[k].traced and callable(v)}
 
         around = {"roles": roles} | ({"scaling": scaling} if scaling else {})
-        if scaling and plugins.is_path(self.name):
+        if scaling and is_plugin(self.name):
             raise ValueError(
                 f"optimizer {self.name}: scaling rules know the catalogue's names only"
             )
