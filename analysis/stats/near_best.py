@@ -87,6 +87,8 @@ def studentized_range(error_rate: float, count: int, df: float) -> float:
 
 def gain(losses: Sequence[float], over: Sequence[float]) -> tuple[float, int]:
     """Mean loss of `over` minus that of `losses` on their common seeds, and how many those are."""
+    if len(losses) == 1 or len(over) == 1:
+        return over[0] - losses[0], 1
     pairs = list(zip(losses, over, strict=False))
     return math.fsum(b - a for a, b in pairs) / len(pairs), len(pairs)
 

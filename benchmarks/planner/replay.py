@@ -28,8 +28,8 @@ DELTAS = (5e-3, 6e-3, 6.4e-3, 7e-3)  # the near-best thresholds the study names 
 def play(race: Study, trainer: Any) -> tuple[Plan, dict[Trial, Outcome], int]:
     """Runs a whole race on a trainer with a `get`; returns last plan, results, rounds."""
     results: dict[Trial, Outcome] = {}
-    rounds = 0
-    while (state := plan(race, results)).pending:
+    rounds, state = 0, None
+    while (state := plan(race, results, state)).pending:
         results |= {trial: trainer.get(trial) for trial in state.pending}
         rounds += 1
     return state, results, rounds
@@ -145,23 +145,26 @@ def regret(rule: Mapping[str, Any], draws: int, noise: float = 1e-3) -> tuple[fl
     return sum(excess) / len(excess), max(excess), trials / draws
 
 
-def replan_seconds(trials: int = 2000) -> tuple[int, float]:
-    """(finished trials, CPU seconds, best of five) of planning a race that large once more."""
-    rule = {"mode": "published", "max_moves": 8}
-    base = synthetic(rule)
-    for count in range(4, 1000, 4):
+def replan_seconds(trials: int = 10_000) -> tuple[int, float, float]:
+    """Finished trials of a race that large, and CPU seconds, best of five, of planning it once more
+    after one of them came in: with the plan before it, and from nothing.
+    """
+    base = synthetic({"mode": "published", "max_moves": 8})
+    for count in range(16, 1000, 32):
         entry = base.config["optimizers"]["adamw"]
         names = [f"optimizer{i}" for i in range(count)]
         race = Study({**base.config, "optimizers": dict.fromkeys(names, entry)})
         _, results, _ = play(race, landscape(race, draw=0, drift={"learning_rate": (-0.5, 0.1)}))
         if len(results) >= trials:
             break
-    seconds = []
-    for _ in range(5):
+    last = next(reversed(results))
+    before = plan(race, {trial: run for trial, run in results.items() if trial != last})
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for again in [True, False] * 5:
         begin = time.process_time()
-        plan(race, results)
-        seconds.append(time.process_time() - begin)
-    return len(results), min(seconds)
+        plan(race, results, before if again else None)
+        seconds[again].append(time.process_time() - begin)
+    return len(results), min(seconds[True]), min(seconds[False])
 
 
 def show_recorded(config: str) -> None:
@@ -199,7 +202,7 @@ def show_recorded(config: str) -> None:
 
 
 def show_landscapes(draws: int) -> None:
-    for mode in ("published", "noise"):
+    for mode in ("published", "tested"):
         for order in ("star", "coordinate"):
             rule = {"mode": mode, "order": order}
             print(f"{mode}, {order}, {draws} draws at noise 1e-3:")
@@ -211,8 +214,8 @@ def show_landscapes(draws: int) -> None:
             )
             average, worst, trials = regret(rule, draws)
             print(f"  regret: mean {average:.1e}, worst {worst:.1e} nats, {trials:.0f} trials")
-    count, seconds = replan_seconds()
-    print(f"re-planning {count} finished trials: {1e3 * seconds:.0f} ms")
+    count, again, anew = replan_seconds()
+    print(f"planning {count} finished trials: {1e3 * again:.0f} ms again, {1e3 * anew:.0f} ms anew")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

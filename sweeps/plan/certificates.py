@@ -17,7 +17,7 @@ from typing import Any
 from sweeps.plan.phases import Plan
 from sweeps.plan.search import Search, neighbours
 from sweeps.plan.study import Study
-from sweeps.plan.trial import Cell, Outcome, Point, Trial, finite, freeze, loss_of
+from sweeps.plan.trial import Cell, Outcome, Point, Trial, finite, freeze
 
 
 def certificate(
@@ -141,7 +141,7 @@ def _neighbour(
     found = base | {"hash": hashed(point), "status": status}
     if status == "finished":
         found["loss"] = runs[0].loss
-        if finite(loss_of(state.runs.get(state.centre, ()))):
+        if finite(state.losses.get(state.centre, math.inf)):
             found["gain"], found["seeds"] = state.gain(point, state.centre)
     return found
 

@@ -46,8 +46,9 @@ def refine(state: Search, results: Mapping[Trial, Outcome], count: int) -> Searc
     outcomes = [results.get(trial) for trial in trials]
     if missing := [t for t, outcome in zip(trials, outcomes, strict=True) if outcome is None]:
         return replace(state, pending=missing)
-    more = {point: [outcome] for point, outcome in zip(points, outcomes, strict=True)}
-    refined = replace(state, runs=state.runs | more, refined=len(points))
+    refined = replace(state, runs=dict(state.runs), losses=dict(state.losses), refined=len(points))
+    for point, outcome in zip(points, outcomes, strict=True):
+        refined.take(point, [outcome])
     refined.proven = problem.rule.finer(refined, points)
     return refined
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from scipy import special
@@ -19,13 +19,22 @@ OFF = 0.7  # standard deviation of an optimum around its start, in octaves
 NOISE = 2e-3  # of a run's residual
 
 
-def forecast(study: Study, outcomes: Mapping[Trial, Outcome]) -> list[Trial]:
-    """The trials that are still to come if losses are typical; what is known is taken as it is."""
-    results, made_up = dict(outcomes), []
-    while pending := plan(study, results).pending:
+def forecast(
+    study: Study, outcomes: Mapping[Trial, Outcome], failed: Container[Trial] = ()
+) -> list[Trial]:
+    """The trials that are still to come if losses are typical; what is known is taken as it is.
+
+    Args:
+      failed: trials that are not tried again; what waits for them does not come.
+    """
+    results, made_up, state = dict(outcomes), [], None
+    while True:
+        state = plan(study, results, state)
+        pending = [trial for trial in state.pending if trial not in failed]
+        if not pending:
+            return made_up
         made_up += pending
         results |= {trial: _typical(study, trial) for trial in pending}
-    return made_up
 
 
 def _typical(study: Study, trial: Trial) -> Outcome:

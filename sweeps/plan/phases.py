@@ -17,7 +17,7 @@ from analysis.stats import hyper_laws, near_best
 from analysis.stats.noise import Noise, estimate
 from sweeps.plan import effort
 from sweeps.plan.rules import Tested
-from sweeps.plan.search import Problem, Search, descend, opening
+from sweeps.plan.search import Problem, Search, go_on, opening
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Outcome, Point, Trial
 
@@ -36,55 +36,73 @@ class Plan:
     waiting: dict[Cell, str] = field(default_factory=dict)
     sensitive: dict[str, list[str]] = field(default_factory=dict)
     laws: dict[str, dict[str, hyper_laws.Law]] = field(default_factory=dict)
+    parts: dict[str, Plan] = field(default_factory=dict)  # each optimizer's searches, by its name
 
     @property
     def finished(self) -> bool:
         return not self.pending and not self.waiting
 
 
-def plan(study: Study, results: Mapping[Trial, Outcome]) -> Plan:
-    """The next round of a study, or its end. Pure: reads the study and the results, nothing else.
+def plan(study: Study, results: Mapping[Trial, Outcome], before: Plan | None = None) -> Plan:
+    """The next round of a study, or its end. Pure: reads its arguments, nothing else.
 
     Args:
       results: outcomes by trial; anything with `get`.
+      before: a plan of this study, of results that are all among these. It changes nothing but the
+        time taken: optimizers about which there is nothing new are not searched again.
     """
     out = Plan()
     for optimizer in study.config["optimizers"]:
-        phases: dict[str, list[Cell]] = {"I": [], "II": [], "III": []}
-        for cell, phase in study.cells.items():
-            if cell.optimizer == optimizer:
-                phases[phase].append(cell)
-        full = [problem(study, cell) for cell in phases["I"]]
-        later = dict.fromkeys(phases["II"] + phases["III"], "waits for Phase I")
-        begun = [opening(this, results) for this in full if this.calibrate]
-        if any(search.pending for search in begun):  # judge nothing before the noise is known
-            out.pending += [trial for search in begun for trial in search.pending]
-            out.searches |= {search.problem.cell: search for search in begun}
-            out.waiting |= later | {this.cell: "waits for the noise calibration" for this in full}
-            continue
-        known = {search.problem.cell: search.repeated() for search in begun}
-        _advance(results, out, [replace(p, prior=prior(known, p.cell)) for p in full])
-        first = [out.settled.get(cell) for cell in phases["I"]]
-        if None in first:
-            out.waiting |= later
-            continue
-        nearby = [this.problem.rule.near(this, share=len(first)) for this in first]
-        out.sensitive[optimizer] = sensitive(first, nearby)
-        everywhere = prior(known)
-        cut = [
-            second(study, out, cell, first, [point for points in nearby for point in points])
-            for cell in phases["II"]
-        ]
-        _advance(results, out, [replace(this, prior=everywhere) for this in cut])
-        tuned = [out.settled.get(cell) for cell in phases["I"] + phases["II"]]
-        if phases["III"] and None in tuned:
-            out.waiting |= dict.fromkeys(phases["III"], "waits for Phase II")
-        elif phases["III"]:
-            out.laws[optimizer] = fit(study, out.sensitive[optimizer], tuned)
-            ahead = [third(study, out, cell, tuned) for cell in phases["III"]]
-            _advance(results, out, [replace(this, prior=everywhere) for this in ahead])
+        part = before.parts[optimizer] if before else None
+        if part is None or any(results.get(trial) is not None for trial in part.pending):
+            part = _tune(study, results, optimizer)
+        out.parts[optimizer] = part
+        out.pending += part.pending
+        for name in ("searches", "settled", "waiting", "sensitive", "laws"):
+            getattr(out, name).update(getattr(part, name))
     _finish(study, results, out)
     out.pending = list(dict.fromkeys(out.pending))
+    return out
+
+
+def _tune(study: Study, results: Mapping[Trial, Outcome], optimizer: str) -> Plan:
+    """One optimizer's searches, which depend on its own results alone."""
+    out = Plan()
+    phases: dict[str, list[Cell]] = {"I": [], "II": [], "III": []}
+    for cell, phase in study.cells.items():
+        if cell.optimizer == optimizer:
+            phases[phase].append(cell)
+    later = dict.fromkeys(phases["II"] + phases["III"], "waits for Phase I")
+    begun = [opening(problem(study, cell), results) for cell in phases["I"]]
+    if any(search.problem.calibrate and search.pending for search in begun):
+        # Nothing is judged before the noise is known.
+        out.pending = [trial for search in begun for trial in search.pending]
+        out.searches = {search.problem.cell: search for search in begun}
+        out.waiting = later | dict.fromkeys(phases["I"], "waits for the noise calibration")
+        return out
+    known = {search.problem.cell: search.repeated() for search in begun}
+    for search in begun:
+        search.problem = replace(search.problem, prior=prior(known, search.problem.cell))
+    _advance(out, begun)
+    first = [out.settled.get(cell) for cell in phases["I"]]
+    if None in first:
+        out.waiting = later
+        return out
+    nearby = [this.problem.rule.near(this, share=len(first)) for this in first]
+    out.sensitive[optimizer] = sensitive(first, nearby)
+    everywhere = prior(known)
+    won = [state for state in first if state.best]
+    near = [point for points in nearby for point in points]
+    cut = [second(study, out, cell, won, near) for cell in phases["II"]]
+    _advance(out, [opening(replace(this, prior=everywhere), results) for this in cut])
+    tuned = [out.settled.get(cell) for cell in phases["I"] + phases["II"]]
+    if phases["III"] and None in tuned:
+        out.waiting = dict.fromkeys(phases["III"], "waits for Phase II")
+    elif phases["III"]:
+        tuned = [state for state in tuned if state.best]
+        out.laws[optimizer] = fit(study, out.sensitive[optimizer], tuned)
+        ahead = [third(study, out, cell, tuned) for cell in phases["III"]]
+        _advance(out, [opening(replace(this, prior=everywhere), results) for this in ahead])
     return out
 
 
@@ -97,13 +115,13 @@ def prior(known: Mapping[Cell, list[list[float]]], cell: Cell | None = None) -> 
     return found._replace(df=min(found.df, PRIOR_DF)) if found.df else None
 
 
-def _advance(results: Mapping, out: Plan, problems: Iterable[Problem]) -> None:
+def _advance(out: Plan, searches: Iterable[Search]) -> None:
     """Takes each cell's search as far as the results go."""
-    for this in problems:
-        out.searches[this.cell] = search = descend(this, results)
+    for search in map(go_on, searches):
+        out.searches[search.problem.cell] = search
         out.pending += search.pending
         if not search.pending:
-            out.settled[this.cell] = search
+            out.settled[search.problem.cell] = search
 
 
 def _finish(study: Study, results: Mapping, out: Plan) -> None:
@@ -119,8 +137,9 @@ def _finish(study: Study, results: Mapping, out: Plan) -> None:
             if not state.pending:
                 out.settled[cell] = final[cell] = state
     for cell, state in final.items():
-        seeds = state.problem.fresh_seeds if state.best else ()
-        trials = [Trial(cell, state.best, seed) for seed in seeds]
+        best = state.best
+        seeds = state.problem.fresh_seeds if best else ()
+        trials = [Trial(cell, best, seed) for seed in seeds]
         outcomes = [results.get(trial) for trial in trials]
         out.pending += [t for t, o in zip(trials, outcomes, strict=True) if o is None]
         if None not in outcomes:
@@ -164,7 +183,7 @@ def second(
     sensitive the values `near` the best in some Phase I cell, warm-ups no shorter than now.
     """
     entry = study.config["optimizers"][cell.optimizer]
-    base = _nearest(study, cell, [state for state in first if state.best])
+    base = _nearest(study, cell, first)
     start = study.start(cell) if base is None else dict(base.best)
     start |= entry["phase_two"]
     grids = {}
@@ -196,16 +215,11 @@ def _nearest(study: Study, cell: Cell, states: Sequence[Search]) -> Search | Non
 
 def fit(study: Study, names: Sequence[str], cells: Sequence[Search]) -> dict[str, hyper_laws.Law]:
     """A law over (N, ratio) for each hyper-parameter that moves with scale."""
-    cells = [state for state in cells if state.best]
     moving = [n for n in cells[0].problem.start if n in names or n in ALWAYS_MOVE] if cells else []
-    return {
-        name: hyper_laws.fit(
-            [study.params(s.problem.cell.size) for s in cells],
-            [s.problem.cell.ratio for s in cells],
-            [dict(s.best)[name] for s in cells],
-        )
-        for name in moving
-    }
+    sizes = [study.params(state.problem.cell.size) for state in cells]
+    ratios = [state.problem.cell.ratio for state in cells]
+    best = [dict(state.best) for state in cells]
+    return {name: hyper_laws.fit(sizes, ratios, [point[name] for point in best]) for name in moving}
 
 
 def third(study: Study, out: Plan, cell: Cell, known: Sequence[Search]) -> Problem:
@@ -213,7 +227,7 @@ def third(study: Study, out: Plan, cell: Cell, known: Sequence[Search]) -> Probl
     scale.
     """
     entry, full = study.config["optimizers"][cell.optimizer], problem(study, cell)
-    base = _nearest(study, cell, [state for state in known if state.best])
+    base = _nearest(study, cell, known)
     start = study.start(cell) if base is None else dict(base.best)
     laws = {n: law for n, law in out.laws[cell.optimizer].items() if n in entry["grids"]}
     for name, law in laws.items():

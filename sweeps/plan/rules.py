@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from analysis.stats import near_best
 from analysis.stats.noise import UNKNOWN, Noise
 from lm.config import Field
-from sweeps.plan.trial import Point, Trial, finite, gain, loss_of, losses_of
+from sweeps.plan.trial import Point, Trial, finite, gain, losses_of
 
 PHASES = ("I", "II", "III")
 
@@ -124,10 +124,10 @@ class Tested(Rule):
     prior_df: float = knob(0.0, 0.0, 1e6)  # degrees of freedom
 
     def judge(self, search: Any, candidates: Sequence[Point]) -> Point | list[Trial] | None:
-        centre, runs = search.centre, search.runs
-        candidates = [p for p in candidates if finite(loss_of(runs.get(p, ())))]
-        if not candidates or not finite(loss_of(runs.get(centre, ()))):
-            return min(candidates, key=lambda p: loss_of(runs[p]), default=None)
+        centre, runs, losses = search.centre, search.runs, search.losses
+        candidates = [p for p in candidates if finite(losses.get(p, math.inf))]
+        if not candidates or not finite(losses.get(centre, math.inf)):
+            return min(candidates, key=losses.__getitem__, default=None)
         error_rate = self.error_rate / (len(candidates) * len(self.looks))
         contenders: list[Point] = []
         while True:
@@ -148,13 +148,13 @@ class Tested(Rule):
             look = next(n for n in self.looks if n > reached)
             if missing := search.ask([centre, *undecided], look):
                 return missing
-            candidates = [p for p in candidates if finite(loss_of(runs[p]))]
+            candidates = [p for p in candidates if finite(losses[p])]
 
     def winner(self, state: Any) -> Point:
         return state.proven or state.centre
 
     def near(self, state: Any, share: int) -> list[Point]:
-        runs = {p: losses_of(runs) for p, runs in state.runs.items() if finite(loss_of(runs))}
+        runs = {p: losses_of(runs) for p, runs in state.runs.items() if finite(state.losses[p])}
         if not runs:
             return []
         centre = state.centre if state.centre in runs else min(runs, key=lambda p: runs[p][0])

@@ -12,6 +12,7 @@ end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -59,6 +60,7 @@ class Search:
     centre: Point
     pending: list[Trial] = field(default_factory=list)  # empty: the search is over
     runs: dict[Point, list[Outcome]] = field(default_factory=dict)  # in the order of asking
+    losses: dict[Point, float] = field(default_factory=dict)  # of `runs`, at the study's seed
     refused: dict[Point, str] = field(default_factory=dict)
     moves: list[Point] = field(default_factory=list)
     ties: list[Point] = field(default_factory=list)
@@ -66,17 +68,18 @@ class Search:
     converged: bool = False  # nothing around the centre is better; else stopped by max_moves
     refined: int = 0  # points run beyond the search, for equal effort
     proven: Point | None = None  # one of them that the rule prefers to the centre
+    measured: Noise | None = None  # what `measure` found, while nothing has been taken in since
 
-    @property
-    def losses(self) -> dict[Point, float]:
-        """Loss of every point that was run, at the study's seed: comparable, point by point."""
-        return {point: loss_of(runs) for point, runs in self.runs.items()}
+    def take(self, point: Point, outcomes: list[Outcome]) -> None:
+        """Takes in all runs of a point."""
+        self.runs[point], self.losses[point] = outcomes, loss_of(outcomes)
+        self.measured = None
 
     @property
     def best(self) -> Point | None:
         """The winner: the lowest run by the study's rule, the centre by the tested rule."""
         point = self.problem.rule.winner(self)
-        return point if finite(loss_of(self.runs.get(point, ()))) else None
+        return point if finite(self.losses.get(point, math.inf)) else None
 
     def gain(self, point: Point, over: Point) -> tuple[float, int]:
         """By how much a point is better than another, and on how many common seeds."""
@@ -84,18 +87,19 @@ class Search:
 
     def ask(self, points: Iterable[Point], count: int = 1) -> list[Trial]:
         """Takes up `count` runs of each feasible point; returns those not there yet."""
-        missing = []
+        missing, cell, seeds = [], self.problem.cell, self.problem.seeds(count)
         for point in points:
             if point in self.refused or len(self.runs.get(point, ())) >= count:
                 continue
             if reason := self.problem.refusal(dict(point)):
                 self.refused[point] = reason
                 continue
-            trials = [Trial(self.problem.cell, point, seed) for seed in self.problem.seeds(count)]
+            trials = [Trial(cell, point, seed) for seed in seeds]
             outcomes = [self.results.get(trial) for trial in trials]
-            missing += [trial for trial, out in zip(trials, outcomes, strict=True) if out is None]
             if None not in outcomes:
-                self.runs[point] = outcomes
+                self.take(point, outcomes)
+                continue
+            missing += [trial for trial, out in zip(trials, outcomes, strict=True) if out is None]
         return missing
 
     def open(self) -> list[Trial]:
@@ -105,7 +109,7 @@ class Search:
         missing = self.ask([centre, *first])
         if missing or not (problem.calibrate and first):
             return missing
-        tried = sorted((p for p in first if p in self.runs), key=lambda p: loss_of(self.runs[p]))
+        tried = sorted((p for p in first if p in self.runs), key=self.losses.__getitem__)
         return self.ask([centre, *tried[:2]], problem.rule.calibration)
 
     def outward(self, point: Point) -> list[Point]:
@@ -123,27 +127,33 @@ class Search:
 
     def repeated(self) -> list[list[float]]:
         """Losses by point and seed of what ran with more than one seed."""
-        rows = [losses_of(runs) for runs in self.runs.values() if len(runs) > 1]
-        return [losses for losses in rows if all(map(finite, losses))]
+        many = ((point, runs) for point, runs in self.runs.items() if len(runs) > 1)
+        return [losses_of(runs) for point, runs in many if finite(self.losses[point])]
 
     def measure(self) -> Noise:
         """A run's residual, from all that was repeated or changed in vain so far."""
-        first = {point: loss for point, loss in self.losses.items() if finite(loss)}
-        nulls = null_groups(first) if self.problem.cell.optimizer not in NULL_EXCEPT else ()
-        prior = self.problem.prior or self.problem.rule.prior
-        return estimate([self.repeated()], nulls, prior=prior)
+        if self.measured is None:
+            nulls = ()
+            if self.problem.cell.optimizer not in NULL_EXCEPT:
+                nulls = null_groups({p: loss for p, loss in self.losses.items() if finite(loss)})
+            prior = self.problem.prior or self.problem.rule.prior
+            self.measured = estimate([self.repeated()], nulls, prior=prior)
+        return self.measured
 
 
 def neighbours(problem: Problem, centre: Point, names: Iterable[str]) -> list[Point]:
     """All one-parameter changes over the grids, one step beyond where the centre is on an edge."""
     base, found = dict(centre), []
+    names_in_order = list(base)
     for name in names:
-        values = list(problem.grids[name])
+        values, here = list(problem.grids[name]), base[name]
         if name in problem.bounds:
-            beyond = extension(values, base[name], problem.bounds[name])
+            beyond = extension(values, here, problem.bounds[name])
             values += [beyond] if beyond is not None else []
-            values += between(values, base[name])
-        found += [freeze({**base, name: value}) for value in values if value != base[name]]
+            values += between(values, here)
+        at = names_in_order.index(name)
+        before, after = centre[:at], centre[at + 1 :]
+        found += [(*before, (name, value), *after) for value in values if value != here]
     return found
 
 
@@ -185,7 +195,11 @@ def opening(problem: Problem, results: Mapping[Trial, Outcome]) -> Search:
 
 def descend(problem: Problem, results: Mapping[Trial, Outcome]) -> Search:
     """A cell's search as far as the results carry it. Pure: the same results, the same answer."""
-    search = opening(problem, results)
+    return go_on(opening(problem, results))
+
+
+def go_on(search: Search) -> Search:
+    """`descend` from the search's opening."""
     _walk(search)
     search.noise = search.measure()
     return search

@@ -53,7 +53,10 @@ def finite(loss: float) -> bool:
 
 def loss_of(runs: Sequence[Outcome]) -> float:
     """Loss of a point's first run; infinite if any of its runs did not finish."""
-    return runs[0].loss if runs and all(finite(run.loss) for run in runs) else math.inf
+    for run in runs:
+        if not finite(run.loss):
+            return math.inf
+    return runs[0].loss if runs else math.inf
 
 
 def losses_of(runs: Sequence[Outcome]) -> list[float]:

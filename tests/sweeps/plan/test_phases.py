@@ -52,6 +52,25 @@ def test_winners_are_run_with_fresh_seeds_only():
         assert not {1, 2} & asked
 
 
+@pytest.mark.parametrize("rule", [PUBLISHED, TESTED])
+def test_an_earlier_plan_saves_time_and_changes_nothing(rule):
+    race = replay.synthetic(rule)
+    entry = race.config["optimizers"]["adamw"]
+    race = Study({**race.config, "optimizers": {"adamw": entry, "lion": entry, "muon": entry}})
+    trainer, results, state = replay.landscape(race, draw=3), {}, None
+
+    def decisions(plan):
+        cells = {c: (s.centre, s.best, s.runs, s.ties, s.noise) for c, s in plan.searches.items()}
+        settled = {c: (s.best, s.refined) for c, s in plan.settled.items()}
+        return plan.pending, cells, settled, plan.repeats, plan.waiting, plan.sensitive, plan.laws
+
+    while (state := plan(race, results, state)).pending:
+        assert decisions(state) == decisions(plan(race, results))
+        ended = state.pending[:: 1 + len(results) % 2]  # all, or every other one
+        results |= {trial: trainer.get(trial) for trial in ended}
+    assert decisions(state) == decisions(plan(race, results))
+
+
 def test_phase_two_cuts_as_published():
     """AdamW at 300m and 520m: lr and half, batch and double, wd and warm-up from Phase I."""
     race = Study(study_config.complete(studies.get_config("published")))
