@@ -1,4 +1,4 @@
-"""`python -m lm.data`: prepare a corpus, show one, train a tokenizer."""
+"""`python -m lm.data`: prepare a corpus, show one, put it into a bucket, train a tokenizer."""
 
 import argparse
 import os
@@ -7,10 +7,11 @@ import re
 import sys
 
 from lm.command import guarded
-from lm.data import documents, tokenizer
-from lm.data.cache import build, default_cache, describe, find
+from lm.data import documents, remote, tokenizer
+from lm.data.cache import build, default_cache, describe, find, read_meta
 from lm.data.prepare import CHUNK_BYTES
 from lm.data.readers import CorpusError
+from lm.storage import in_bucket
 
 
 def main(argv: list[str]) -> int:
@@ -33,12 +34,24 @@ def prepare(args):
         small = args.tokenizer == "bytes" or texts.input_bytes < 2 * CHUNK_BYTES
         processes = args.processes or (1 if small else os.cpu_count() or 1)
         folder = build(args.name, texts, tokens, cache, processes=processes)
-    print("\n".join(describe(folder)))
+    print("\n".join(describe(folder, read_meta(folder))))
 
 
 def show(args):
     """What a prepared corpus holds."""
-    print("\n".join(describe(find(args.name, pathlib.Path(args.cache)))))
+    if in_bucket(args.name):
+        print("\n".join(remote.describe(args.name)))
+        return
+    folder = find(args.name, pathlib.Path(args.cache))
+    print("\n".join(describe(folder, read_meta(folder))))
+
+
+def upload(args):
+    """A prepared corpus into a bucket."""
+    if not in_bucket(args.address):
+        raise CorpusError(f"{args.address} is no address in a bucket, as gs://BUCKET/FOLDER")
+    remote.upload(find(args.name, pathlib.Path(args.cache)), args.address)
+    print("\n".join(remote.describe(args.address)))
 
 
 def train_tokenizer(args):
@@ -122,8 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=prepare)
 
     command = commands.add_parser("show", parents=[cache], help=show.__doc__)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="name, folder or address")
     command.set_defaults(run=show)
+
+    command = commands.add_parser("upload", parents=[cache], help=upload.__doc__)
+    command.add_argument("name", metavar="NAME", help="name in the cache, or its folder")
+    command.add_argument("address", metavar="ADDRESS", help="s3://, gs:// or az://BUCKET/FOLDER")
+    command.set_defaults(run=upload)
 
     command = commands.add_parser("tokenizer", parents=[text], help=train_tokenizer.__doc__)
     command.add_argument("out", metavar="OUT.json")

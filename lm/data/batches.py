@@ -7,6 +7,7 @@ no state to save: any step on any number of hosts costs the same and gives the s
 import numpy as np
 
 ROUNDS = 8
+AHEAD = 2**24  # tokens that a source is told of beforehand
 
 
 def permute(index, size: int, key: np.ndarray) -> np.ndarray:
@@ -88,6 +89,18 @@ class Mixture:
                 rows[mine] = found
         return rows
 
+    @property
+    def ahead(self) -> bool:
+        return any(getattr(source, "ahead", False) for source in self.sources)
+
+    def expect(self, ids: np.ndarray) -> None:
+        """As of the sources that fetch ahead."""
+        start = np.cumsum([0, *self.sizes])
+        for k, source in enumerate(self.sources):
+            if getattr(source, "ahead", False):
+                mine = (ids >= start[k]) & (ids < start[k + 1])
+                source.expect(ids[mine] - start[k])
+
     def assign(self, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For ranks (n,): which source each comes from, and its rank within that source.
 
@@ -122,6 +135,7 @@ class Batches:
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self._mixture = source if isinstance(source, Mixture) else Mixture([source], [1.0])
         self._first, self._end = 0, batch_size  # of each batch, the rows this host reads
+        self._told = 0  # steps before this one the source knows of
 
     def host_slice(self, process_index: int, process_count: int) -> "Batches":
         """The same batches, of which this host reads rows [p B/n, (p + 1) B/n)."""
@@ -142,10 +156,24 @@ class Batches:
 
     def block(self, step: int, count: int) -> np.ndarray:
         """The batches of steps [step, step + count), (count, B, T)."""
+        rows = self.source[self._read_at(step, count)]
+        if self._mixture.ahead:
+            self._look_ahead(step + count, rows.size // count)
+        return rows.reshape(count, self._end - self._first, -1)
+
+    def _look_ahead(self, step: int, tokens: int) -> None:
+        """Tells the source which rows the next AHEAD tokens are, each once; a step has `tokens`."""
+        end = step + max(1, AHEAD // tokens)
+        start = self._told if step <= self._told <= end else step
+        self._told = end
+        if start < end:
+            self._mixture.expect(self._read_at(start, end - start))
+
+    def _read_at(self, step: int, count: int) -> np.ndarray:
+        """The rows of the source that this host reads for steps [step, step + count)."""
         steps = np.arange(step, step + count, dtype=np.int64)
         rank = steps[:, None] * self.batch_size + np.arange(self._first, self._end)
-        rows = self.source[self._row_ids(rank.reshape(-1))]
-        return rows.reshape(count, self._end - self._first, -1)
+        return self._row_ids(rank.reshape(-1))
 
     def _row_ids(self, rank: np.ndarray) -> np.ndarray:
         """Which row of the source stands at each rank of the endless stream."""

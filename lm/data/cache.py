@@ -37,8 +37,6 @@ def find(which: str, cache: pathlib.Path, log=print) -> pathlib.Path:
     if which == "stdlib":
         texts, tokenizer = standard_library(), Bytes()
         return build(f"stdlib-{key_of(texts, tokenizer)[:12]}", texts, tokenizer, cache, log=log)
-    if "://" in which:
-        raise CorpusError(f"data.corpus={which}: copy it to a disk of every host, as by rsync")
     folder = pathlib.Path(which) if os.sep in which else cache / which
     if which and (folder / "corpus.json").exists():
         return folder
@@ -127,10 +125,9 @@ def _build(folder, key, documents, tokenizer, processes, log):
     log(f"prepared corpus {folder.name}: {sizes}, in {time.monotonic() - start:.1f} s")
 
 
-def describe(folder: pathlib.Path) -> list[str]:
+def describe(where: pathlib.Path | str, meta: dict) -> list[str]:
     """What a prepared corpus holds, in a few lines."""
-    meta = read_meta(folder)
-    lines = [f"{folder}: fingerprint {meta['fingerprint']}, vocabulary {meta['vocab_size']:,}"]
+    lines = [f"{where}: fingerprint {meta['fingerprint']}, vocabulary {meta['vocab_size']:,}"]
     for split, n in meta["splits"].items():
         lines.append(
             f"  {split}: {n['documents']:,} documents, {n['bytes']:,} bytes, "

@@ -12,9 +12,11 @@ import pathlib
 import numpy as np
 
 from lm.data import cache as cache_lib
+from lm.data import remote
 from lm.data.batches import Mixture
 from lm.data.readers import CorpusError
 from lm.data.rows import Rows
+from lm.storage import in_bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +43,10 @@ def load(data, *, sequence_length: int, cache: str | None = None, log=print) -> 
     Safe when several processes ask at once: one prepares, the others wait.
 
     Args:
-      data: {"corpus": which}, where `which` is "stdlib", the name or folder of a prepared corpus,
-        a mixture of such, "a=0.7,b=0.3", or "tfds:NAME" or "tfds:FOLDER" for tokens that were
-        made elsewhere (then with "vocab_size" and, if a token ends each document, "separator").
+      data: {"corpus": which}, where `which` is "stdlib", the name, folder or address (gs://...) of
+        a prepared corpus, a mixture of such, "a=0.7,b=0.3", or "tfds:NAME" or "tfds:FOLDER" for
+        tokens that were made elsewhere (then with "vocab_size" and, if a token ends each document,
+        "separator").
         A "fingerprint" must be that of the corpus.
       sequence_length: tokens per row.
       cache: folder of prepared corpora; by default $BESTIARY_CACHE or ~/.cache/bestiary.
@@ -59,7 +62,7 @@ def load(data, *, sequence_length: int, cache: str | None = None, log=print) -> 
     elif "=" in which:
         corpus = _mixture(which, sequence_length, cache, log)
     else:
-        corpus = _prepared(cache_lib.find(which, cache, log), sequence_length)
+        corpus, _ = _prepared(which, sequence_length, cache, log)
     expected = data.get("fingerprint")
     if expected and expected != corpus.fingerprint:
         raise CorpusError(
@@ -69,28 +72,36 @@ def load(data, *, sequence_length: int, cache: str | None = None, log=print) -> 
     return corpus
 
 
-def _prepared(folder: pathlib.Path, sequence_length: int) -> Corpus:
-    from lm.data import dataset  # here, because TFDS takes a second to import
+def _prepared(which: str, sequence_length: int, cache: pathlib.Path, log) -> tuple[Corpus, dict]:
+    """A corpus by name, folder or address, and its corpus.json."""
+    if in_bucket(which):
+        meta = remote.read_meta(which)
+        splits, token_bytes = remote.open_rows(which, meta, cache, sequence_length)
+    else:
+        from lm.data import dataset  # here, because TFDS takes a second to import
 
-    meta = cache_lib.read_meta(folder)
-    cache_lib.check_files(folder, meta)
+        folder = cache_lib.find(which, cache, log)
+        meta = cache_lib.read_meta(folder)
+        cache_lib.check_files(folder, meta)
+        token_bytes = np.load(folder / "token_bytes.npy")
+        splits = dataset.open_rows(
+            dataset.open_dataset(str(folder / dataset.FOLDER)),
+            {split: count["tokens"] for split, count in meta["splits"].items()},
+            where=folder.name,
+            record_tokens=meta["record_tokens"],
+            vocab_size=meta["vocab_size"],
+            sequence_length=sequence_length,
+        )
     exact = cache_lib.misspelt(meta) <= cache_lib.SPELLING_TOLERANCE
-    splits = dataset.open_rows(
-        dataset.open_dataset(str(folder / dataset.FOLDER)),
-        {split: count["tokens"] for split, count in meta["splits"].items()},
-        where=folder.name,
-        record_tokens=meta["record_tokens"],
-        vocab_size=meta["vocab_size"],
-        sequence_length=sequence_length,
-    )
-    return Corpus(
+    corpus = Corpus(
         fingerprint=meta["fingerprint"],
         vocab_size=meta["vocab_size"],
         separator=meta["separator"],
-        token_bytes=np.load(folder / "token_bytes.npy") if exact else None,
+        token_bytes=token_bytes if exact else None,
         train=splits.pop("train"),
         validation=splits,
     )
+    return corpus, meta
 
 
 def _mixture(which: str, sequence_length: int, cache: pathlib.Path, log) -> Corpus:
@@ -104,12 +115,10 @@ def _mixture(which: str, sequence_length: int, cache: pathlib.Path, log) -> Corp
             weights[name] = math.nan
         if not 0 < weights[name] < math.inf or name in corpora:
             raise CorpusError(f"mixture {which!r}: {item!r} is not name=weight, each name once")
-        folder = cache_lib.find(name, cache, log)
-        meta = cache_lib.read_meta(folder)
+        corpora[name], meta = _prepared(name, sequence_length, cache, log)
         tokenizers.add((meta["tokenizer"], meta["separator"]))
         if len(tokenizers) > 1:
             raise CorpusError(f"mixture {which!r}: {name!r} has another tokenizer than the first")
-        corpora[name] = _prepared(folder, sequence_length)
     tables = [corpus.token_bytes for corpus in corpora.values()]
     try:
         train = Mixture([corpus.train for corpus in corpora.values()], list(weights.values()))

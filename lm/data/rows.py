@@ -56,6 +56,18 @@ class Rows:
             return self._stream[: len(self) * T].reshape(-1, T)[ids]
         return self._gather(ids.reshape(-1) * T).reshape(*ids.shape, T)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether it helps to know beforehand which rows will be read."""
+        return hasattr(self.records, "expect") and self.tokens > IN_MEMORY_TOKENS
+
+    def expect(self, ids: np.ndarray) -> None:
+        """Begins to fetch these rows in the background, where `ahead`."""
+        if self.ahead:
+            starts, R = ids * self.sequence_length, self.record_tokens
+            spans = np.stack([starts // R, (starts + self.sequence_length - 1) // R])
+            self.records.expect({r for a, b in spans.T.tolist() for r in range(a, b + 1)})
+
     def _gather(self, starts: np.ndarray) -> np.ndarray:
         """Tokens [start, start + T) of the stream for every start, (n, T); one read for all."""
         T, R = self.sequence_length, self.record_tokens

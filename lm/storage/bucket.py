@@ -38,6 +38,13 @@ class Bucket(Store):
         kept = self.get(name)
         return kept and kept.content
 
+    def read_part(self, name: str, start: int, length: int) -> bytes | None:
+        with self._words(name, "read"):
+            try:
+                return bytes(obstore.get_range(self.store, name, start=start, length=length))
+            except FileNotFoundError:
+                return None
+
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(self.read, names))

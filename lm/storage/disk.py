@@ -32,6 +32,14 @@ class Disk(Store):
         except FileNotFoundError:
             return None
 
+    def read_part(self, name: str, start: int, length: int) -> bytes | None:
+        try:
+            with open(self.root / name, "rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except FileNotFoundError:
+            return None
+
     def write(self, name: str, content: bytes) -> None:
         path = self._ready(name)
         write_file(path, content)

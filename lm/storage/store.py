@@ -32,6 +32,10 @@ class Store(ABC):
         """A file's content, None where there is none."""
 
     @abstractmethod
+    def read_part(self, name: str, start: int, length: int) -> bytes | None:
+        """Bytes [start, start + length) of a file, fewer at its end; None where there is none."""
+
+    @abstractmethod
     def write(self, name: str, content: bytes) -> None:
         """Puts a file, whatever was there."""
 

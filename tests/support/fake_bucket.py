@@ -226,7 +226,13 @@ class Request(BaseHTTPRequestHandler):
         if self.command == "DELETE":
             del objects[name]
             return 204, b""
-        return 200, objects[name][1], self.about(name)
+        data = objects[name][1]
+        if not (asked := self.headers.get("Range")):
+            return 200, data, self.about(name)
+        begin, stop = map(int, asked.removeprefix("bytes=").split("-"))
+        part = data[begin : stop + 1]
+        found = {"Content-Range": f"bytes {begin}-{begin + len(part) - 1}/{len(data)}"}
+        return 206, part, {**self.about(name), **found}
 
     def tag(self, name: str) -> str:
         return f'"{hashlib.md5(self.server.objects[name][1]).hexdigest()}"'
