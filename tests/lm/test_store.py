@@ -30,6 +30,9 @@ def test_files_are_put_read_listed_and_removed(store):
     assert store.read("trials/a/result.json") is None
     store.write("trials/a/result.json", b"1")
     store.write("trials/a/result.json", b"2")
+    store.write("tokens/00000", bytes(range(100)))
+    assert store.read_part("tokens/00000", 10, 5) == bytes(range(10, 15))
+    assert store.read_part("tokens/00001", 10, 5) is None
     first = store.create("trials/b/result.json", b"3")
     assert first and store.create("trials/b/result.json", b"4") is None
     assert store.read_all(["trials/a/result.json", "trials/b/result.json"]) == [b"2", b"3"]
