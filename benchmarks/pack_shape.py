@@ -64,7 +64,7 @@ def side(size: str, seconds: float, shape: dict) -> float:
     rows = {k: np.full(MEMBERS, v, np.float32) for k, v in step.hyperparameters(config).items()}
 
     def member(args):
-        return run.advance(*args, STEPS)
+        return run.advance(*args, STEPS, True)
 
     def walk(f, args):
         if shape["walk"] == "vmap":
@@ -80,7 +80,7 @@ def side(size: str, seconds: float, shape: dict) -> float:
     block = jax.device_put(tokens.astype(np.uint16), place)
     seeds = jax.device_put(np.arange(MEMBERS, dtype=np.int32), place)
     params = spread(lambda s: walk(run.params, s))(seeds)
-    state = spread(lambda p, h: walk(lambda a: run.init(*a), (p, h)))(params, hparams)
+    state = spread(lambda *a: walk(lambda one: run.init(*one), a))(params, hparams, seeds)
     advance = spread(lambda s, h, b: walk(member, (s, h, b)))
     jax.block_until_ready(advance(state, hparams, block))
     start, calls = time.perf_counter(), 0

@@ -65,7 +65,7 @@ def jax_side(given: dict, optimizer: str, microbatch: int) -> dict:
     box = {"state": program.init()}
 
     def step():
-        box["state"], box["report"] = program.advance(box["state"], [block], None)
+        box["state"], box["report"] = program.advance(box["state"], [block], None, fresh=True)
 
     def wait():
         jax.block_until_ready(box["report"])

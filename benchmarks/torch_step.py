@@ -64,7 +64,8 @@ def jax_side(D: int, L: int, H: int, seconds: float) -> float:
     block = rng.integers(0, 256, (program.steps_per_call, BATCH, T)).astype(np.uint16)
 
     def call():
-        box["state"], box["report"] = program.advance(box["state"], [block], np.ones(1, bool))
+        alive = np.ones(1, bool)
+        box["state"], box["report"] = program.advance(box["state"], [block], alive, fresh=True)
         jax.block_until_ready(box["report"])
 
     return timed(call, 1.0, seconds) * program.steps_per_call

@@ -163,6 +163,7 @@ def scale_gradients(scaling: Scaling) -> optax.GradientTransformation:
 
 class DescendState(NamedTuple):
     count: jax.Array  # () int32, updates made
+    learning_rate: jax.Array  # () float32, of the last update
     radius: Any = ()  # of the constrained leaves, see optim.sphere.radii; () if there are none
 
 
@@ -194,7 +195,7 @@ def descend(
 
     def init(params):
         radius = sphere.radii(params, constrained, roles=roles) if constrained else ()
-        return DescendState(jnp.zeros((), jnp.int32), radius)
+        return DescendState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), radius)
 
     def update(updates, state, params=None, **_):
         if params is None:
@@ -220,7 +221,8 @@ def descend(
         rows = (updates, params, find_roles(updates, roles))
         radii = (state.radius,) if constrained else ()
         steps = jax.tree.map_with_path(step, *rows, *radii)
-        return steps, DescendState(optax.safe_increment(state.count), state.radius)
+        used = jnp.asarray(lr, jnp.float32)
+        return steps, DescendState(optax.safe_increment(state.count), used, state.radius)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -122,7 +122,8 @@ class Loop:
         while self.step < self.steps and self.active.any():
             count = min(self.program.steps_per_call, self.next_event(self.step) - self.step)
             batches = self.read(self.step, count)
-            self.state, report = self.program.advance(self.state, batches, self.active)
+            fresh = self.step % self.log_every == 0
+            self.state, report = self.program.advance(self.state, batches, self.active, fresh=fresh)
             self.step = step = self.step + count
             self.trackers.profile(step)
             if pending is not None:

@@ -30,15 +30,24 @@ CPU_CAPACITY = 16  # places of a pack on CPU
 class Packed(Program):
     """Runs of one `program_key`, advanced together. Member i of the pack is `configs[i]`."""
 
-    def __init__(self, configs: Sequence[Mapping], devices: Sequence | None = None):
+    def __init__(
+        self,
+        configs: Sequence[Mapping],
+        devices: Sequence | None = None,
+        *,
+        together: bool | None = None,
+    ):
+        """`together`: whether the members on a device step at once (by default on accelerators), or
+        one after the other."""
         if len({program_key(c) for c in configs}) != 1:
             raise ValueError("the runs of a pack must share a program and a number of steps")
         self.configs, self.size = configs, len(configs)
         self.steps_per_call = configs[0]["program"]["steps_per_call"] or CPU_STEPS_PER_CALL
         devices = list(devices or pack_devices())
-        # On CPU an idle place costs nothing, so all packs of a program share one capacity and one
-        # compilation; vmapped members cost the same idle or not.
-        places = max(self.size, CPU_CAPACITY) if _on_cpu(devices) else self.size
+        # Where members take turns an idle place costs nothing, so all packs of a program share one
+        # capacity and one compilation; vmapped members cost the same idle or not.
+        together = not _on_cpu(devices) if together is None else together
+        places = self.size if together else max(self.size, CPU_CAPACITY)
         width = -(-places // len(devices))
         self.capacity = width * len(devices)
         # Neighbouring members go to different devices, so that a half-full pack still uses all of
@@ -48,7 +57,7 @@ class Packed(Program):
         )
         self.mesh = Mesh(np.array(devices), ("trial",), axis_types=(AxisType.Auto,))
         self.sharding = NamedSharding(self.mesh, P("trial"))
-        self.functions = _compiled(configs[0], self.mesh, self.steps_per_call)
+        self.functions = _compiled(configs[0], self.mesh, self.steps_per_call, together)
         self.device_kind, self.device_count = devices[0].device_kind, len(devices)
         self.rows = {}
         self.host = (0, 1)  # a pack lives in one process and reads whole batches
@@ -57,14 +66,9 @@ class Packed(Program):
         self.seeds = self._place([c["train"]["seed"] for c in configs])
 
     def init(self) -> step_lib.State:
-        return self.functions.init(self.functions.params(self.seeds), self.hparams)
+        return self.functions.init(self.functions.params(self.seeds), self.hparams, self.seeds)
 
-    def advance(
-        self, state, batches: Sequence[np.ndarray], active: np.ndarray
-    ) -> tuple[step_lib.State, step_lib.Report]:
-        """Trains the active members on `batches[i]` (k, B, T), k <= steps_per_call; the others
-        stand still.
-        """
+    def advance(self, state, batches, active, *, fresh):
         count = len(batches[0])
         block = np.zeros(
             (self.capacity, self.steps_per_call, *batches[0].shape[1:]), batches[0].dtype
@@ -73,7 +77,16 @@ class Packed(Program):
         steps = np.zeros(self.capacity, np.int32)
         steps[self.slots] = np.where(active, count, 0)
         put = functools.partial(jax.device_put, device=self.sharding)
-        return self.functions.advance(state, self.hparams, put(block), put(steps))
+        numbers = put(block), put(steps), np.bool(fresh)
+        return self.functions.advance(state, self.hparams, *numbers)
+
+    def lower(self):
+        """A training call lowered from shapes alone; nothing is allocated for it."""
+        train, T = self.configs[0]["train"], self.configs[0]["model"]["sequence_length"]
+        shape = (self.capacity, self.steps_per_call, train["batch_size"], T)
+        block, steps = np.empty(shape, np.uint16), np.empty(self.capacity, np.int32)
+        state = jax.eval_shape(self.init)
+        return self.functions.advance.lower(state, self.hparams, block, steps, np.bool(True))
 
     def evaluate(self, state, tokens_EBT, weight_EB, active: np.ndarray) -> Array:
         """Sums over the batches, (capacity, 2): nats and predicted tokens; 0 where inactive."""
@@ -133,7 +146,7 @@ class _Functions(NamedTuple):
     advance: Callable
 
 
-def _compiled(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
+def _compiled(config: Mapping, mesh: Mesh, steps_per_call: int, together: bool) -> _Functions:
     """The jitted functions of a program.
 
     All optimizers of a model share the first two; all ratios of a size share the others too, since
@@ -141,57 +154,50 @@ def _compiled(config: Mapping, mesh: Mesh, steps_per_call: int) -> _Functions:
     """
     how, dtype = canonical(config["program"]), config["train"]["compute_dtype"]
     any_steps = {**config, "train": {**config["train"], "steps": 0}}
-    run = step_lib.build(config)
+    run, walk = step_lib.build(config), jax.vmap if together else _one_by_one
 
     def once(key, build):
         if key not in _CACHE:
-            _CACHE[key] = build(run, mesh)
+            _CACHE[key] = build(run, mesh, walk)
         return _CACHE[key]
 
+    where = how, mesh, together
     return _Functions(
-        *once((canonical(config["model"]), dtype, how, mesh), _of_model),
-        *once((program_key(any_steps), how, mesh, steps_per_call), _of_optimizer),
+        *once((canonical(config["model"]), dtype, where), _of_model),
+        *once((program_key(any_steps), where, steps_per_call), _of_optimizer),
     )
 
 
-def _of_model(run: step_lib.Run, mesh: Mesh) -> tuple[Callable, Callable]:
-    def evaluate(params, tokens_EBT, weight_EB, batches):
-        def one(args):
-            params, count = args
+def _one_by_one(member: Callable) -> Callable:
+    return lambda *pack: jax.lax.map(lambda one: member(*one), pack)
 
+
+def _of_model(run: step_lib.Run, mesh: Mesh, walk: Callable) -> tuple[Callable, Callable]:
+    def evaluate(params, tokens_EBT, weight_EB, batches):
+        def one(params, count):
             def body(i, total):
                 tokens_BT = tokens_EBT[i].astype(jnp.int32)
                 return total + run.evaluate(params, tokens_BT, weight_EB[i])
 
             return jax.lax.fori_loop(0, count, body, jnp.zeros(2, jnp.float32))
 
-        return _walk(one, (params, batches), mesh)
+        return walk(one)(params, batches)
+
+    trial = P("trial")
+    return _jit(walk(run.params), mesh, trial), _jit(evaluate, mesh, trial, P(), P(), trial)
+
+
+def _of_optimizer(run: step_lib.Run, mesh: Mesh, walk: Callable) -> tuple[Callable, Callable]:
+    def advance(state, hparams, block, steps, fresh):
+        if walk is jax.vmap:
+            return run.advance_together(state, hparams, block, steps, fresh)
+        return walk(lambda *one: run.advance(*one, fresh))(state, hparams, block, steps)
 
     trial = P("trial")
     return (
-        _jit(lambda seeds: _walk(run.params, seeds, mesh), mesh, trial),
-        _jit(evaluate, mesh, trial, P(), P(), trial),
+        _jit(walk(run.init), mesh, *[trial] * 3),
+        _jit(advance, mesh, *[trial] * 4, P(), donate_argnums=0),
     )
-
-
-def _of_optimizer(run: step_lib.Run, mesh: Mesh) -> tuple[Callable, Callable]:
-    def init(params, hparams):
-        return _walk(lambda a: run.init(*a), (params, hparams), mesh)
-
-    def advance(state, hparams, block, steps):
-        return _walk(lambda a: run.advance(*a), (state, hparams, block, steps), mesh)
-
-    trial = P("trial")
-    return (
-        _jit(init, mesh, trial, trial),
-        _jit(advance, mesh, trial, trial, trial, trial, donate_argnums=0),
-    )
-
-
-def _walk(member: Callable, pack, mesh: Mesh):
-    """`member` of every member that lies on a device."""
-    on_cpu = _on_cpu(mesh.devices.flat)
-    return jax.lax.map(member, pack) if on_cpu else jax.vmap(member)(pack)
 
 
 def _jit(f: Callable, mesh: Mesh, *specs: P, **options) -> Callable:

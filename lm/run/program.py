@@ -36,13 +36,14 @@ class Program(Protocol):
         """A fresh state on the devices."""
 
     def advance(
-        self, state: State, batches: Sequence[np.ndarray], active: np.ndarray
+        self, state: State, batches: Sequence[np.ndarray], active: np.ndarray, *, fresh: bool
     ) -> tuple[State, Report]:
         """Trains the active members; the others stand still. `state` may not be used again.
 
         Args:
           batches: of each member (k, B / hosts, T), this host's share; k <= steps_per_call.
           active: (members,) bool.
+          fresh: whether a line of the curve was written just before.
         """
 
     def evaluate(

@@ -52,7 +52,8 @@ class Progress:
             losses += f"..{alive.max():.4f}" if alive.size > 1 else ""
         parts.append(f"loss {losses}")
         if self.count == 1:
-            parts.append(f"lr {report.watched['learning_rate'][0]:.3g}")
+            if "learning_rate" in report.watched:  # what an own optimizer's state may not hold
+                parts.append(f"lr {report.watched['learning_rate'][0]:.3g}")
             parts.append(f"grad {report.watched['grad_norm'][0]:.3g}")
         parts.append(f"{1000 * pace:,.1f} ms/step  {rate:,.0f} tokens/s")
         if self.peak:

@@ -45,7 +45,7 @@ class Solo(Program):
             self.shardings = mesh_lib.placements(
                 self.mesh,
                 self.shapes,
-                lambda p: self.run.init(p, self.numbers).optimizer,
+                lambda p: self.run.init(p, self.numbers, self.seed).optimizer,
                 optim.catalogue.get(self.config["optimizer"]["name"]).place,
             )
             self._init = jax.jit(self._start, out_shardings=self.shardings)
@@ -55,12 +55,12 @@ class Solo(Program):
             self._evaluate = jax.jit(self._sums, out_shardings=whole)
 
     def _start(self, seed, hparams):
-        return self.run.init(self.run.params(seed), hparams)
+        return self.run.init(self.run.params(seed), hparams, seed)
 
-    def _call(self, state, hparams, block_KBT, steps):
+    def _call(self, state, hparams, block_KBT, steps, fresh):
         # A loop of one known step is no loop to the compiler.
         steps = steps if self.steps_per_call > 1 else 1
-        return self.run.advance(state, hparams, block_KBT, steps)
+        return self.run.advance(state, hparams, block_KBT, steps, fresh)
 
     def _sums(self, params, tokens_EBT, weight_EB):
         def body(total, batch):
@@ -101,7 +101,7 @@ class Solo(Program):
                 self._advance,
                 *(state, hparams),
                 rows((self.steps_per_call, train["batch_size"], T), jnp.uint32),
-                one,
+                *(one, whole(np.bool(True))),
             ),
             "evaluation": (
                 self._evaluate,
@@ -114,10 +114,7 @@ class Solo(Program):
         with jax.set_mesh(self.mesh):
             return function.trace(*arguments).lower(lowering_platforms=(platform,))
 
-    def advance(
-        self, state, batches: Sequence[np.ndarray], active
-    ) -> tuple[step_lib.State, step_lib.Report]:
-        """Trains on the next k batches; `batches[0]` (k, B / hosts, T) is this host's share."""
+    def advance(self, state, batches, active, *, fresh):
         del active
         (local,) = batches
         count, _, T = local.shape
@@ -125,7 +122,7 @@ class Solo(Program):
         shape = (self.steps_per_call, self.config["train"]["batch_size"], T)
         block = jax.make_array_from_process_local_data(self.batch_sharding, local, shape)
         with jax.set_mesh(self.mesh):
-            return self._advance(state, self.hparams, block, np.int32(count))
+            return self._advance(state, self.hparams, block, np.int32(count), np.bool(fresh))
 
     def evaluate(self, state, tokens_EBT, weight_EB, active) -> Array:
         """Sums over the batches, (2,): nats and predicted tokens; each device gets its rows."""

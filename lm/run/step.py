@@ -21,7 +21,7 @@ from lm.model import loss as loss_lib
 from lm.model import parametrization
 from lm.run import divergence, threads
 from optim.roles import path_name
-from optim.schedules import learning_rate
+from optim.stacks.probes import probe_key
 
 UPDATE = "update"  # the scope of the optimizer's work in profiles and in compiled programs
 
@@ -32,6 +32,8 @@ class State(NamedTuple):
     params: Any
     optimizer: Any
     step: Array  # () int32, updates made
+    window: Array  # (2,) fp32, nats and steps since the last line of the curve
+    recent: Array  # () fp32, mean loss of the last steps, see `lm.run.divergence`
     diverged_at: Array  # () int32, the first diverged step, -1 while there is none
 
 
@@ -43,19 +45,27 @@ def judged(state: State):
 class Report(NamedTuple):
     """What some steps say of a run, fp32 scalars, each with a member axis in a pack."""
 
-    train_loss: Array  # nats per token, mean over the steps, each before its update
+    train_loss: Array  # nats per token, mean since the last line, each step before its update
     diverged_at: Array  # () int32
     watched: dict[str, Array]  # of the last step: learning rate, norms in all and per role
 
 
 class Run(NamedTuple):
-    """`params(seed)`, `init(params, hparams)`, `advance(state, hparams, block_KBT, steps)` with at
-    most K steps, `evaluate(params, tokens_BT, weight_B)`.
+    """The functions of a run.
+
+    `params(seed)`, `init(params, hparams, seed)` and `evaluate(params, tokens_BT, weight_B)`, whose
+    sums (2,) are nats and predicted tokens.
+
+    `advance(state, hparams, block_KBT, steps, fresh)` trains on the first `steps` of K batches;
+    `fresh` says that they are the first after a line of the curve. `advance_together` does so for N
+    runs at the same step, with a leading axis N of state, hparams, block and steps; those with
+    steps 0 stand still.
     """
 
     params: Callable[[Array], Any]
-    init: Callable[[Any, Mapping], State]
-    advance: Callable[[State, Mapping, Array, Array | int], tuple[State, Report]]
+    init: Callable[[Any, Mapping, Array], State]
+    advance: Callable[..., tuple[State, Report]]
+    advance_together: Callable[..., tuple[State, Report]]
     evaluate: Callable[[Any, Array, Array], Array]
 
 
@@ -85,8 +95,13 @@ def build(config: Mapping) -> Run:
     def transformation(hparams):
         return spec.build(roles=model_lib.role, scaling=scaling(hparams["steps"]), **hparams)
 
-    def init(params, hparams):
-        return State(params, transformation(hparams).init(params), jnp.int32(0), jnp.int32(-1))
+    def init(params, hparams, seed):
+        optimizer = transformation(hparams).init(params)
+        if optax.tree.get_all_with_path(optimizer, "probes"):  # other runs draw other ones
+            probes = probe_key(spec.values["seed"] + seed)
+            optimizer = optax.tree.set(optimizer, probes=probes)
+        zero, none = jnp.float32(0.0), jnp.int32(-1)
+        return State(params, optimizer, jnp.int32(0), jnp.zeros(2, jnp.float32), zero, none)
 
     def objective(params, tokens_BT, model):
         """Sums over a microbatch: nats and weighted z-loss; nats and count beside."""
@@ -111,37 +126,68 @@ def build(config: Mapping) -> Run:
             (grads, (nats, count)), _ = jax.lax.scan(body, start, micro_ABT)
         return nats / count, jax.tree.map(lambda g: g / count, grads)
 
-    def train(state, hparams, tokens_BT):
+    def train(state, hparams, tokens_BT, step, active=True):
+        """(state, norms of the gradients) after one update; `step` were made before it."""
+
         def grad_fn(params):
             return gradients(params, tokens_BT, twice)[1]
 
         nats, grads = gradients(state.params, tokens_BT)
         with jax.named_scope(UPDATE):
-            updates, optimizer = transformation(hparams).update(
-                grads, state.optimizer, state.params, value=nats, grad_fn=grad_fn
-            )
-        step = state.step + 1
-        bad = divergence.diverged(nats, step, hparams["steps"], ceiling)
-        first = jnp.where(bad & (state.diverged_at < 0), step, state.diverged_at)
-        new = State(optax.apply_updates(state.params, updates), optimizer, step, first)
-        return new, nats, norms("grad_norm", grads)  # before clipping
+            extra = {"value": nats, "grad_fn": grad_fn, "step": step, "active": active}
+            tx = transformation(hparams)
+            updates, optimizer = tx.update(grads, state.optimizer, state.params, **extra)
+        done = state.step + 1
+        recent = divergence.recent(state.recent, nats, done)
+        bad = divergence.diverged(recent, done, hparams["steps"], ceiling)
+        new = State(
+            params=optax.apply_updates(state.params, updates),
+            optimizer=optimizer,
+            step=done,
+            window=state.window + jnp.stack([nats, jnp.ones_like(nats)]),
+            recent=recent,
+            diverged_at=jnp.where(bad & (state.diverged_at < 0), done, state.diverged_at),
+        )
+        return new, norms("grad_norm", grads)  # before clipping
 
-    def advance(state, hparams, block_KBT, steps):
-        def body(i, carry):
-            state, total, _ = carry
-            new, nats, grad_norms = train(state, hparams, block_KBT[i].astype(jnp.int32))
-            return new, total + nats, grad_norms
+    def report(state, grad_norms):
+        nats, steps = state.window
+        rates = optax.tree.get_all_with_path(state.optimizer, "learning_rate")
+        rate = {"learning_rate": jnp.float32(rates[0][1])} if rates else {}
+        watched = {**rate, **grad_norms, **norms("param_norm", state.params)}
+        return Report(nats / jnp.maximum(steps, 1), state.diverged_at, watched)
 
+    def begin(state, fresh):
+        """(state, norms) before some steps."""
         kinds = jax.eval_shape(functools.partial(norms, "grad_norm"), state.params)
-        start = (state, jnp.float32(0.0), jax.tree.map(lambda x: jnp.zeros((), x.dtype), kinds))
-        state, total, grad_norms = jax.lax.fori_loop(0, steps, body, start)
-        last = jnp.maximum(state.step - 1, 0)
-        watched = {
-            "learning_rate": learning_rate(last, hparams, spec.values["schedule"]),
-            **grad_norms,
-            **norms("param_norm", state.params),
-        }
-        return state, Report(total / jnp.maximum(steps, 1), state.diverged_at, watched)
+        zeros = {name: jnp.zeros(state.step.shape, x.dtype) for name, x in kinds.items()}
+        return state._replace(window=jnp.where(fresh, 0.0, state.window)), zeros
+
+    def advance(state, hparams, block_KBT, steps, fresh):
+        def body(i, carry):
+            state, _ = carry
+            return train(state, hparams, block_KBT[i].astype(jnp.int32), state.step)
+
+        state, grad_norms = jax.lax.fori_loop(0, steps, body, begin(state, fresh))
+        return state, report(state, grad_norms)
+
+    def advance_together(state, hparams, block_NKBT, steps_N, fresh):
+        active_N = steps_N > 0
+
+        def one(state, hparams, tokens_BT, step, active):
+            new, grad_norms = train(state, hparams, tokens_BT, step, active)
+            return jax.tree.map(lambda x, y: jnp.where(active, x, y), new, state), grad_norms
+
+        def body(i, carry):
+            state, _ = carry
+            # One number for all: what is done every so many steps stays a branch under `vmap`.
+            step = jnp.max(jnp.where(active_N, state.step, 0))
+            tokens_NBT = block_NKBT[:, i].astype(jnp.int32)
+            many = jax.vmap(one, in_axes=(0, 0, 0, None, 0))
+            return many(state, hparams, tokens_NBT, step, active_N)
+
+        state, grad_norms = jax.lax.fori_loop(0, jnp.max(steps_N), body, begin(state, fresh))
+        return state, jax.vmap(report)(state, grad_norms)
 
     def evaluate(params, tokens_BT, weight_B):
         x_BTD, head_DV = model.apply({"params": params}, tokens_BT)
@@ -152,6 +198,7 @@ def build(config: Mapping) -> Run:
         params=lambda seed: start(jax.random.key(seed)),
         init=init,
         advance=advance,
+        advance_together=advance_together,
         evaluate=evaluate,
     )
 

@@ -9,13 +9,12 @@ import optax
 from optim.assemble import finish, takes_common
 from optim.entry import Entry, Number
 from optim.roles import Roles
-from optim.stacks.lockstep import same_for_all
 from optim.stacks.probes import gaussian_like, probe_key
 
 
 class ScaleBySophiaState(NamedTuple):
     count: jax.Array  # () int32, updates made
-    key: jax.Array  # (2,) uint32, see optim.stacks.probes
+    probes: jax.Array  # (2,) uint32, the key of its probes, see optim.stacks.probes
     mu: Any  # first moment
     nu: Any  # moving average of the estimates of the Hessian's diagonal
 
@@ -30,7 +29,6 @@ def scale_by_sophia(
     refresh: Literal["before", "after"] = "before",
     correction: Literal["inside", "outside"] = "outside",
     floor: Literal["sum", "max"] = "sum",
-    lockstep: bool = False,
     seed=0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum over an estimate of the Hessian's diagonal, clipped to 1 in every coordinate.
@@ -53,27 +51,26 @@ def scale_by_sophia(
       correction: "inside": the clipped quotient is m / (1 - beta1^t) over d; "outside": m over d is
         clipped and then divided by 1 - beta1^t (static).
       floor: d is "max": max(gamma h, epsilon), or "sum": gamma max(h, 0) + epsilon (static).
-      lockstep: promise that all members of a `vmap` have made equally many updates; without it
-        `vmap` pays for an estimate in every update (static).
       seed: of the probes' key.
 
     Extra arguments of `update`:
       grad_fn: parameters -> gradients on this step's batch; ValueError without it.
       probes: a tree of z for this step, instead of the random one.
+      step: () int32, updates made so far; for members of a `vmap` that step together, not batched.
     """
 
     def init(params):
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         return ScaleBySophiaState(jnp.zeros((), jnp.int32), probe_key(seed), mu, nu)
 
-    def update(gradients, state, params=None, *, grad_fn=None, probes=None, **_):
+    def update(gradients, state, params=None, *, grad_fn=None, probes=None, step=None, **_):
         if grad_fn is None or params is None:
             raise ValueError("sophia needs params and grad_fn: update(g, state, params, grad_fn=f)")
         count = optax.safe_increment(state.count)
-        done = same_for_all(state.count) if lockstep else state.count
+        done = state.count if step is None else step
 
         def estimate(nu):
-            z = gaussian_like(params, state.key, count) if probes is None else probes
+            z = gaussian_like(params, state.probes, count) if probes is None else probes
             z = jax.tree.map(lambda z, p: z.astype(p.dtype), z, params)
             _, h_z = jax.jvp(grad_fn, (params,), (z,))
             diagonal = jax.tree.map(lambda z, hz, h: (z * hz).astype(h.dtype), z, h_z, nu)
@@ -98,7 +95,7 @@ def scale_by_sophia(
         if refresh == "after":
             due = (done + 1) % refresh_every == 0
             nu = jax.lax.cond(due, estimate, lambda h: h, nu)
-        return directions, ScaleBySophiaState(count, state.key, mu, nu)
+        return directions, ScaleBySophiaState(count, state.probes, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -118,7 +115,6 @@ def sophia(
     refresh: Literal["before", "after"] = "before",
     correction: Literal["inside", "outside"] = "outside",
     floor: Literal["sum", "max"] = "sum",
-    lockstep: bool = False,
     seed: int = 0,
     **common,
 ) -> optax.GradientTransformationExtraArgs:
@@ -133,7 +129,7 @@ def sophia(
       weight_decay: decoupled.
       max_grad_norm: global norm to clip the gradient (not the Hessian) to; 0 is off.
       roles: see `optim.roles.find_roles` (static).
-      refresh_every, refresh, correction, floor, lockstep, seed: see `scale_by_sophia` (static).
+      refresh_every, refresh, correction, floor, seed: see `scale_by_sophia` (static).
       **common: static options of `optim.assemble.finish`.
 
     authors: the class SophiaH of Liuhong99/Sophia at 01af183 (the main branch later kept only
@@ -150,7 +146,6 @@ def sophia(
         refresh=refresh,
         correction=correction,
         floor=floor,
-        lockstep=lockstep,
         seed=seed,
     )
     return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)

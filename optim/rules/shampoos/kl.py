@@ -20,7 +20,6 @@ from optim.rules.shampoos.shampoo import NO_LIMIT, squares
 from optim.rules.shampoos.soap import decay_after_step
 from optim.stacks.batching import map_grouped
 from optim.stacks.blocks import plan, plan_tree
-from optim.stacks.lockstep import same_for_all
 from optim.stacks.placement import share_out
 
 MAX_SCALE = 4000  # of 1 / sqrt(eigenvalue), and no more than the side, but at least 10
@@ -34,7 +33,6 @@ class KLOptions:
     precondition_frequency  calls between refreshes of the bases.
     init_eigenvalue         with which the factors' eigenvalues start.
     block_size              longest side of a block, each with its own factors; None does not cut.
-    lockstep                promise that all members of a `vmap` have made equally many calls.
     precision               of the matrix products.
     """
 
@@ -42,7 +40,6 @@ class KLOptions:
     precondition_frequency: int = 10
     init_eigenvalue: float = 0.1
     block_size: int | None = None
-    lockstep: bool = False
     precision: Precision = "highest"
 
 
@@ -72,10 +69,13 @@ def scale_by_kl(
     options: KLOptions = KL_SHAMPOO_OPTIONS,
     *,
     roles: Roles = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """The direction of KL-Shampoo or KL-SOAP for matrices; a gain raises ValueError.
 
     Numbers as in `kl_shampoo`, options (static) as in `KLOptions`.
+
+    Extra arguments of `update`:
+      step: () int32, updates made so far; for members of a `vmap` that step together, not batched.
 
     Where a new basis would not be finite a block keeps its last one, and the state counts it.
     """
@@ -96,9 +96,10 @@ def scale_by_kl(
         zero = jnp.zeros((), jnp.int32)
         return ScaleByKLState(zero, zero, mu, nu, *share_out((factors, bases, scales)))
 
-    def update(gradients, state, params=None):
+    def update(gradients, state, params=None, *, step=None, **_):
         del params
         count = optax.safe_increment(state.count)
+        call = count if step is None else step + 1
         first = count == 1
         blocks = plan_tree(gradients, roles, **cut)
         moved = optax.tree.update_moment(gradients, state.mu, beta1, 1)
@@ -141,7 +142,7 @@ def scale_by_kl(
         with jax.default_matmul_precision(options.precision):
             rows = map_grouped(step, list(zip(*columns, strict=True)), products=True)
             u, v, factors, scales = map(list, zip(*rows, strict=True)) if rows else [[]] * 4
-            bases, kept = new_bases(factors, columns[4], count)
+            bases, kept = new_bases(factors, columns[4], call)
         u = jax.tree.map(lambda u, g: u.astype(g.dtype), blocks.join(u), gradients)
         # On a mesh the choice places the new one like the old.
         settle = lambda new, old: jnp.where(first, old, new.astype(old.dtype))  # noqa: E731
@@ -149,7 +150,7 @@ def scale_by_kl(
         placed = share_out(tuple(map(blocks.group, (factors, bases, scales))))
         return u, ScaleByKLState(count, state.kept + kept, mu, nu, *placed)
 
-    def new_bases(factors, bases, count):
+    def new_bases(factors, bases, call):
         """(bases, kept) after a call: found in the first, refreshed when it is time."""
         olds, treedef = jax.tree.flatten(bases)
         pairs = list(zip(jax.tree.leaves(factors), olds, strict=True))
@@ -171,13 +172,12 @@ def scale_by_kl(
 
         if not olds:
             return bases, jnp.zeros((), jnp.int32)
-        call = same_for_all(count) if options.lockstep else count
         branch = jnp.where(
             call == 1, 2, jnp.where((call - 1) % options.precondition_frequency == 0, 1, 0)
         )
         return jax.lax.switch(branch, [keep, all_by(power_step), all_by(find)], pairs)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def power_step(factors, bases):

@@ -14,6 +14,7 @@ from optim.linalg import kron_factors
 from optim.roles import Kind, Role, Roles, find_roles
 from optim.stacks.batching import map_grouped
 from optim.stacks.blocks import Plan, plan, plan_tree
+from optim.stacks.members import any_member
 from optim.stacks.placement import share_out
 from optim.stacks.probes import gaussian_like, probe_key
 
@@ -83,7 +84,7 @@ class ScaleByKronState(NamedTuple):
 
     count: jax.Array  # () int32, calls made
     kept: jax.Array  # () int32, how often a factor was kept because the new one was not finite
-    key: jax.Array  # (2,) uint32, see optim.stacks.probes
+    probes: jax.Array  # (2,) uint32, the key of its probes, see optim.stacks.probes
     since_update: jax.Array  # () int32, calls since the factors were updated
     since_balance: jax.Array  # () int32, updates since they were balanced
     mu: Any  # first moment
@@ -127,6 +128,8 @@ def scale_by_kron(
 
     Extra arguments of `update`:
       probes: a tree of V for this step, instead of the random one.
+      step: () int32, updates made so far; for members of a `vmap` that step together, not batched.
+      active: () bool, False for a member whose update is not used: it asks for no fit.
 
     Every 100 fits the factors of a matrix are scaled to equal largest entries, which leaves P as it
     is. Factors that a fit would make infinite or NaN stay as they were, and the state counts them.
@@ -152,7 +155,7 @@ def scale_by_kron(
     def damp(m, v, role: Role):
         return m + DAMPING * jnp.mean(jnp.abs(m), axis=over(role), keepdims=True) * v
 
-    def update(gradients, state, params=None, *, probes=None, **_):
+    def update(gradients, state, params=None, *, probes=None, step=None, active=True, **_):
         del params
         count = optax.safe_increment(state.count)
         role_tree = find_roles(gradients, roles)
@@ -161,18 +164,18 @@ def scale_by_kron(
         mu = optax.tree.update_moment(gradients, state.mu, beta1, 1)
         momentum = optax.tree.bias_correction(mu, beta1, count)
 
-        n = count - 1 + options.schedule_start
+        n = (state.count if step is None else step) + options.schedule_start
         if options.turns == 1:
             wait = 1 / kron_factors.update_probability(n, *schedule)
             due = (state.since_update + 1 >= wait)[None]
         else:
             due = kron_factors.due_parts(n, options.turns, *schedule)
-        fits = jnp.any(due)
+        fits = jnp.any(due) & active
         balances = fits & (state.since_balance + 1 >= BALANCE_EVERY)
         blocks = plan_tree(gradients, roles, **options.cut)
 
         def fit(momentum, factors):
-            v = gaussian_like(momentum, state.key, count) if probes is None else probes
+            v = gaussian_like(momentum, state.probes, count) if probes is None else probes
             v = jax.tree.map(lambda v, m: v.astype(m.dtype), v, momentum)
             damped = jax.tree.map(damp, momentum, v, role_tree)
             items = list(zip(blocks.split(damped), blocks.split(v), factors, strict=True))
@@ -184,13 +187,16 @@ def scale_by_kron(
                 )
             kept = sum((jnp.sum(refused) for _, refused in rows), jnp.zeros((), jnp.int32))
             seen = damped if options.damped_direction else momentum
-            return seen, [q for q, _ in rows], kept.astype(jnp.int32)
+            found = seen, [q for q, _ in rows], kept.astype(jnp.int32)
+            others = keep(momentum, factors)  # of members that do not fit beside one that does
+            return jax.tree.map(lambda new, old: jnp.where(fits, new, old), found, others)
 
         def keep(momentum, factors):
             return momentum, factors, jnp.zeros((), jnp.int32)
 
         factors = blocks.ungroup(state.factors)
-        seen, factors, kept = jax.lax.cond(fits, fit, keep, momentum, factors)
+        some = any_member(fits)
+        seen, factors, kept = jax.lax.cond(some, fit, keep, momentum, factors)
         with jax.default_matmul_precision(options.precision):
             items = list(zip(blocks.split(seen), factors, strict=True))
             whitened = map_grouped(lambda item: kron_factors.whiten(*item), items, products=True)
@@ -199,7 +205,7 @@ def scale_by_kron(
         return directions, ScaleByKronState(
             count=count,
             kept=state.kept + kept,
-            key=state.key,
+            probes=state.probes,
             since_update=jnp.where(fits, 0, state.since_update + 1),
             since_balance=jnp.where(balances, 0, state.since_balance + fits),
             mu=mu,

@@ -15,7 +15,6 @@ from optim.linalg import eigenbasis, lapack
 from optim.roles import Role, Roles
 from optim.stacks.batching import map_grouped
 from optim.stacks.blocks import Plan, plan, plan_tree
-from optim.stacks.lockstep import same_for_all
 from optim.stacks.placement import share_out
 
 Grafting = Literal["none", "sgd", "adagrad", "rmsprop", "adam"]
@@ -33,7 +32,6 @@ class ShampooOptions:
     bias_correction            of the mean gradient and of the factors.
     block_size                 longest side of a block, each with factors of its own.
     merge_small                a matrix of at most `block_size` entries is one vector.
-    lockstep                   promise that all members of a `vmap` have made equally many calls.
     precision                  of the matrix products.
     """
 
@@ -43,7 +41,6 @@ class ShampooOptions:
     bias_correction: bool = True
     block_size: int = 1024
     merge_small: bool = True
-    lockstep: bool = False
     precision: Precision = "highest"
 
     @property
@@ -82,8 +79,12 @@ def scale_by_shampoo(
     options: ShampooOptions = AUTHORS,
     *,
     roles: Roles = None,
-) -> optax.GradientTransformation:
-    """Shampoo's direction; numbers as in `shampoo`, options (static) as in `ShampooOptions`."""
+) -> optax.GradientTransformationExtraArgs:
+    """Shampoo's direction; numbers as in `shampoo`, options (static) as in `ShampooOptions`.
+
+    Extra arguments of `update`:
+      step: () int32, updates made so far; for members of a `vmap` that step together, not batched.
+    """
 
     def init(params):
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
@@ -95,9 +96,10 @@ def scale_by_shampoo(
         zero = jnp.zeros((), jnp.int32)
         return ScaleByShampooState(zero, zero, mu, nu, *share_out((factors, inverse)))
 
-    def update(gradients, state, params=None):
+    def update(gradients, state, params=None, *, step=None, **_):
         del params
         count = optax.safe_increment(state.count)
+        call = count if step is None else step + 1
         blocks = plan_tree(gradients, roles, **options.cut)
         sums = jnp.asarray(beta2) == 1
         weight = jnp.where(sums, 1, 1 - beta2)
@@ -125,7 +127,7 @@ def scale_by_shampoo(
             factors = map_grouped(gather, pieces, products=True)
             last = blocks.ungroup(state.roots)
             exponents = [exponent if p.inputs and p.outputs else 0.5 for p in plans(blocks)]
-            inverse, kept = new_roots(factors, last, exponents, correction, count)
+            inverse, kept = new_roots(factors, last, exponents, correction, call)
             columns = (blocks.split(mean), blocks.split(grafted), inverse)
             u = map_grouped(precondition, list(zip(*columns, strict=True)), products=True)
         u = jax.tree.map(lambda u, g: u.astype(g.dtype), blocks.join(u), gradients)
@@ -148,7 +150,7 @@ def scale_by_shampoo(
 
         return jax.tree.map(divide, mean, nu), nu
 
-    def new_roots(factors, last, exponents, correction, count):
+    def new_roots(factors, last, exponents, correction, call):
         """(roots, kept): computed when it is time, else as before."""
         olds, treedef = jax.tree.flatten(last)
         if not olds:
@@ -168,11 +170,10 @@ def scale_by_shampoo(
             del factors
             return last, jnp.zeros((), jnp.int32)
 
-        call = same_for_all(count) if options.lockstep else count
         due = (call % options.precondition_frequency == 0) & (call > options.start)
         return jax.lax.cond(due | (call == options.start), compute, keep, factors)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def inverse_root(matrices, last, exponents, epsilon):

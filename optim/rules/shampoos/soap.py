@@ -15,7 +15,6 @@ from optim.linalg import eigenbasis
 from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
 from optim.stacks.batching import map_grouped
 from optim.stacks.blocks import Plan, plan, plan_tree
-from optim.stacks.lockstep import same_for_all
 from optim.stacks.placement import replicate, share_out
 
 
@@ -33,8 +32,6 @@ class SoapOptions:
     block_size, merge_toward  see `optim.stacks.blocks.plan`.
     staggered                 refresh a `precondition_frequency`-th of the blocks of each shape in
                               every call instead of all at once, so that all steps cost the same.
-    lockstep                  promise that all members of a `vmap` have made equally many calls;
-                              without it `vmap` pays for a refresh in every call.
     precision                 of the matrix products.
     """
 
@@ -47,7 +44,6 @@ class SoapOptions:
     block_size: int | None = None
     merge_toward: int | None = None
     staggered: bool = False
-    lockstep: bool = False
     precision: Precision = "highest"
 
     @property
@@ -115,6 +111,9 @@ def scale_by_soap(
       options: see `SoapOptions` (static).
       roles: see `optim.roles.find_roles` (static).
 
+    Extra arguments of `update`:
+      step: () int32, updates made so far; for members of a `vmap` that step together, not batched.
+
     Where a new basis would not be finite a block keeps its last one, and the state counts it.
     """
     shampoo_beta = beta2 if shampoo_beta is None else shampoo_beta
@@ -129,9 +128,10 @@ def scale_by_soap(
         zero = jnp.zeros((), jnp.int32)
         return ScaleBySoapState(zero, zero, mu, nu, *share_out((factors, bases)))
 
-    def update(gradients, state, params=None, **_):
+    def update(gradients, state, params=None, *, step=None, **_):
         del params
         count = optax.safe_increment(state.count)
+        call = count if step is None else step + 1
         step = count if options.count_first_call else state.count
         first = count == 1
         correction = jnp.sqrt(1 - beta2**step) / (1 - beta1 ** jnp.maximum(step, 1))
@@ -153,7 +153,6 @@ def scale_by_soap(
         with jax.default_matmul_precision(options.precision):
             rows = map_grouped(adam, list(zip(*columns, strict=True)), products=True)
             u, v, factors = map(list, zip(*rows, strict=True)) if rows else ([], [], [])
-            call = same_for_all(count) if options.lockstep else count
             source = columns[3] if options.refresh_from == "old" else factors
             source = jax.tree.map(lambda new, old: jnp.where(call == 1, new, old), factors, source)
             bases, v, kept = _new_bases(source, columns[4], v, call, options, shift)

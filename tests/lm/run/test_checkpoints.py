@@ -102,7 +102,7 @@ def test_every_leaf_is_restored(tmp_path):
     state_again = program.init()
     for first in range(0, made.step, 4):
         block = [source.block(first, 4) for source in made.sources.values()]
-        state_again, _ = program.advance(state_again, block, None)
+        state_again, _ = program.advance(state_again, block, None, fresh=True)
     jax.tree.map(np.testing.assert_array_equal, made.state, state_again)
     made.close(delete=False)
 

@@ -1,6 +1,7 @@
-"""Two real processes over loopback: they train one run, one is killed, both come back."""
+"""Two real processes over loopback: one run, one end, whatever happens to either of them."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import fake_bucket
 import pytest
 import tiny
 
+from lm.run.stopping import LOST
+
 pytestmark = pytest.mark.slow
 
 COMMAND = [
@@ -19,10 +22,26 @@ COMMAND = [
 ]
 
 
+# The second process's clock says that it is an hour since the last save.
+SKEWED = """
+import os, sys
+from lm.run import checkpoints
+init = checkpoints.Checkpoints.__init__
+def ahead(self, *arguments):
+    init(self, *arguments)
+    self.saved_at -= 3600 * int(os.environ["JAX_PROCESS_ID"])
+checkpoints.Checkpoints.__init__ = ahead
+from lm.train import main
+sys.exit(main(sys.argv[1:]))
+"""
+# A run that is not over before something happens to it.
+LONG = ["--config.train.steps=100000", "--config.program.steps_per_call=1"]
+
+
 class Job:
     """The same command in two processes that find each other by the environment."""
 
-    def __init__(self, folder, log, **elsewhere):
+    def __init__(self, folder, log, *extra, program=("-m", "lm.train"), **elsewhere):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -39,7 +58,7 @@ class Job:
                     "PYTHONUNBUFFERED": "1",
                 }
             )
-            command = [sys.executable, "-m", "lm.train", *COMMAND, f"--workdir={folder}"]
+            command = [sys.executable, *program, *COMMAND, f"--workdir={folder}", *extra]
             with open(path, "w") as out:
                 self.processes.append(
                     subprocess.Popen(command, stdout=out, stderr=out, env=environment)
@@ -50,6 +69,15 @@ class Job:
 
     def said(self, rank):
         return self.logs[rank].read_text()
+
+    def until(self, happened):
+        """Waits for an event; both processes have to live to see it."""
+        while not happened():
+            assert all(process.poll() is None for process in self.processes), self.said(0)
+            time.sleep(0.02)
+
+    def until_it_trains(self):
+        self.until(lambda: "ETA" in self.said(0))
 
 
 def trial(folder):
@@ -63,8 +91,10 @@ def saved(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
+    """A run whose processes disagree about the time, with saves by time."""
     folder = tmp_path_factory.mktemp("whole")
-    job = Job(folder / "runs", folder / "log")
+    minutes = "--config.checkpoint.every_minutes=0.02"
+    job = Job(folder / "runs", folder / "log", minutes, program=("-c", SKEWED))
     assert job.wait() == [0, 0], job.said(0) + job.said(1)
     return folder / "runs", job
 
@@ -78,29 +108,48 @@ def test_both_say_who_they_are_and_one_writes(whole):
     assert tiny.curve(trial(folder))[-1]["validation_loss"] < 4.0
 
 
-def test_a_job_that_lost_a_host_waits_and_its_next_start_finishes_it(whole, tmp_path):
+def test_a_job_that_lost_a_host_says_so_and_its_next_start_finishes_it(whole, tmp_path):
     job = Job(tmp_path / "runs", tmp_path / "log")
-    while not saved(tmp_path / "runs"):
-        assert job.processes[0].poll() is None, job.said(0)
-        time.sleep(0.05)
+    job.until(lambda: saved(tmp_path / "runs"))
     job.processes[1].send_signal(signal.SIGKILL)
-    time.sleep(2.0)
-    # The other cannot go on alone. JAX ends it after 100 s of silence; a scheduler does at once.
+    assert job.wait() == [LOST, -signal.SIGKILL]
+    (line,) = (line for line in job.said(0).splitlines() if line.startswith("error: "))
+    assert "another process of this job is gone" in line
     assert not (trial(tmp_path / "runs") / "result.json").exists()
-    job.processes[0].send_signal(signal.SIGKILL)
-    job.wait()
     again = Job(tmp_path / "runs", tmp_path / "again")
     assert again.wait() == [0, 0], again.said(0) + again.said(1)
     assert "going on from the checkpoint at step" in again.said(0)
     assert tiny.curve(trial(tmp_path / "runs")) == tiny.curve(trial(whole[0]))
 
 
+def test_a_signal_to_all_or_to_one_stops_all_after_the_same_step(tmp_path):
+    for name, ranks in (("both", (0, 1)), ("one", (1,))):
+        job = Job(tmp_path / "runs", tmp_path / name, *LONG)
+        job.until_it_trains()
+        for rank in ranks:
+            job.processes[rank].send_signal(signal.SIGTERM)
+        assert job.wait() == [0, 0], job.said(0) + job.said(1)
+        lines = {job.said(rank).splitlines()[-1] for rank in range(2)}
+        (step,) = (int(re.match(r"stopped at step (\d+)/", line)[1]) for line in lines)
+        assert step in saved(tmp_path / "runs")
+    assert "going on from the checkpoint at step" in job.said(1)
+
+
+def test_who_waits_for_a_host_that_hangs_says_so_and_ends(tmp_path):
+    patience = "--config.checkpoint.patience_seconds=5"
+    job = Job(tmp_path / "runs", tmp_path / "log", *LONG, patience)
+    job.until_it_trains()
+    job.processes[1].send_signal(signal.SIGSTOP)
+    assert job.processes[0].wait(300) == LOST
+    job.processes[1].kill()
+    job.wait()
+    assert job.said(0).splitlines()[-1].startswith("error: no progress for ")
+
+
 def test_a_job_in_a_bucket_is_killed_while_it_saves_and_goes_on(whole, tmp_path):
     with fake_bucket.Bucket() as bucket:
         job = Job("gs://race/runs", tmp_path / "log", **bucket.environment)
-        while not any("/checkpoint/32/" in name for name in list(bucket.objects)):
-            assert job.processes[0].poll() is None, job.said(0)
-            time.sleep(0.02)
+        job.until(lambda: any("/checkpoint/32/" in name for name in list(bucket.objects)))
         for process in job.processes:
             process.send_signal(signal.SIGKILL)
         job.wait()

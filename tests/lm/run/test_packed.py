@@ -1,11 +1,16 @@
 """lm/run/packed.py: a member of a pack is the run alone, whatever its neighbours do."""
 
+import functools
+
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny
 
+from lm.pods import hlo
 from lm.run.packed import Packed
+from optim.stacks.probes import probe_key
 
 STEPS = 12
 
@@ -20,13 +25,14 @@ def blocks(configs, start, count):
     return [batches(config["train"]["seed"]) for config in configs]
 
 
-def trained(configs, devices=None, calls=(5, 7)):
+def trained(configs, devices=None, calls=(5, 7), active=None, **options):
     """(states in the order of the configs, last report) after `calls` calls."""
-    program = Packed(configs, devices)
+    program = Packed(configs, devices, **options)
     state, step = program.init(), 0
     for count in calls:
-        active = np.ones(len(configs), bool)
-        state, report = program.advance(state, blocks(configs, step, count), active)
+        alive = np.ones(len(configs), bool) if active is None or step == 0 else active
+        batches = blocks(configs, step, count)
+        state, report = program.advance(state, batches, alive, fresh=step == 0)
         step += count
     return program.fetch(state), program.fetch(report)
 
@@ -84,7 +90,7 @@ def test_inactive_members_stand_still(pack):
     program = Packed(pack[:3])
     before = program.fetch(program.init())
     state, _ = program.advance(
-        program.init(), blocks(pack[:3], 0, 4), np.array([True, False, True])
+        program.init(), blocks(pack[:3], 0, 4), np.array([True, False, True]), fresh=True
     )
     after = program.fetch(state)
     assert list(after.step) == [4, 0, 4]
@@ -94,7 +100,8 @@ def test_inactive_members_stand_still(pack):
 
 def test_learning_rate_follows_the_schedule(pack):
     program = Packed([tiny.config(learning_rate=1.0, warmup=4, steps=12)])
-    _, report = program.advance(program.init(), [np.zeros((3, 2, 16), np.uint16)], np.ones(1, bool))
+    block = [np.zeros((3, 2, 16), np.uint16)]
+    _, report = program.advance(program.init(), block, np.ones(1, bool), fresh=True)
     # The third update is step 2 of a warm-up of 4 from zero.
     assert program.fetch(report).watched["learning_rate"][0] == pytest.approx(0.5)
 
@@ -106,7 +113,8 @@ def test_one_compilation_serves_every_ratio_and_number():
     for steps, rate in ((12, 1e-3), (24, 1e-2), (36, 3e-2)):
         configs = [tiny.config("lion", steps=steps, learning_rate=rate)] * 2
         program = Packed(configs)
-        state, _ = program.advance(program.init(), blocks(configs, 0, 2), np.ones(2, bool))
+        alive = np.ones(2, bool)
+        state, _ = program.advance(program.init(), blocks(configs, 0, 2), alive, fresh=True)
         jax.block_until_ready(state)
         assert program.functions.advance._cache_size() == 1
     assert len(module._CACHE) == known + 1
@@ -115,6 +123,53 @@ def test_one_compilation_serves_every_ratio_and_number():
 def test_a_pack_of_different_programs_is_refused(pack):
     with pytest.raises(ValueError, match="must share a program"):
         Packed([pack[0], tiny.config("lion")])
+
+
+def test_a_pack_decomposes_only_when_it_is_due():
+    """The compiled pack, as on accelerators: `vmap` must not make every branch of every step."""
+    configs = [tiny.config("soap", seed=seed, precondition_frequency=3) for seed in (0, 1)]
+    program = Packed(configs, jax.devices()[:1], together=True)
+
+    def cost(name, lines):
+        yield "calls", sum("geqrf" in line or "syevd" in line for line in lines)
+
+    text = program.lower().compile().as_text()
+    least, most = (amount["calls"] for amount in hlo.amounts(text, cost))
+    assert least == 0 < most
+
+
+def test_members_that_step_together_are_the_runs_alone(pack):
+    alive = np.array([True, False, True])
+    together, report = trained(pack[:3], jax.devices()[:1], active=alive, together=True)
+    alone, one = trained(pack[:3], jax.devices()[:1], active=alive)
+    assert list(together.step) == [12, 5, 12]
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-5)
+    jax.tree.map(close, together.params, alone.params)
+    close(report.train_loss, one.train_loss)
+    # A member that stands still changes no bit of the others, nor of itself.
+    every, _ = trained(pack[:3], jax.devices()[:1], together=True)
+    half, _ = trained(pack[:3], jax.devices()[:1], calls=(5,), together=True)
+    assert_identical(member(together, 0), member(every, 0))
+    assert_identical(member(together, 1), member(half, 1))
+
+
+def test_other_seeds_draw_other_probes():
+    program = Packed([tiny.config("kron", seed=seed) for seed in (0, 1)])
+    drawn = optax.tree.get(program.fetch(program.init().optimizer), "probes")
+    np.testing.assert_array_equal(drawn, [probe_key(0), probe_key(1)])
+
+
+def test_the_loss_is_the_mean_since_the_last_line(pack):
+    program, alive, losses = Packed(pack[:1]), np.ones(1, bool), []
+    state = one_by_one = program.init()
+    for step in range(4):
+        block = blocks(pack[:1], step, 1)
+        one_by_one, report = program.advance(one_by_one, block, alive, fresh=True)
+        losses.append(program.fetch(report).train_loss[0])
+    state = program.init()
+    for step, count, fresh in ((0, 1, True), (1, 2, True), (3, 1, False)):
+        state, report = program.advance(state, blocks(pack[:1], step, count), alive, fresh=fresh)
+    assert program.fetch(report).train_loss[0] == pytest.approx(np.mean(losses[1:]), rel=1e-6)
 
 
 def test_evaluation_sums_nats_over_the_fixed_tokens(pack):

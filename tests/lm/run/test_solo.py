@@ -31,7 +31,7 @@ def trained(config, devices=1, steps=10):
     batch = config["train"]["batch_size"]
     for first in range(0, steps, 5):
         block = tiny.tokens(5, batch, 16, vocab_size=64, seed=first)
-        state, report = program.advance(state, [block], None)
+        state, report = program.advance(state, [block], None, fresh=True)
     return program, state, program.fetch(report)
 
 
@@ -55,7 +55,7 @@ def test_solo_is_the_packed_member(one):
     state = program.init()
     for first in (0, 5):
         block = tiny.tokens(5, 8, 16, vocab_size=64, seed=first)
-        state, _ = program.advance(state, [block], np.ones(1, bool))
+        state, _ = program.advance(state, [block], np.ones(1, bool), fresh=True)
     packed = jax.tree.map(lambda x: x[0], program.fetch(state))
     assert_close(one[1].params, packed.params, 1e-5)  # 1e-6 a step, 10 steps
 

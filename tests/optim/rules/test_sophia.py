@@ -107,7 +107,7 @@ def test_probes_of_every_size(monkeypatch):
     assert abs(np.corrcoef(z["chunks"][:1024], z["chunks"][1024:2048])[0, 1]) < 0.1
 
 
-def test_vmap_in_lockstep_estimates_only_when_due():
+def test_members_at_one_step_share_their_estimates():
     """The estimates of a packed run are a branch, and its numbers those of the runs alone."""
     w = {"w": jnp.array([1.0, -2.0])}
     betas, calls = jnp.array([0.5, 0.9]), []
@@ -116,14 +116,15 @@ def test_vmap_in_lockstep_estimates_only_when_due():
         jax.debug.callback(lambda: calls.append(1))
         return jax.tree.map(lambda x: 9 * x, p)
 
-    def run(beta1, lockstep):
-        tx = scale_by_sophia(beta1, 0.0, 1.0, refresh_every=3, lockstep=lockstep)
+    def run(beta1, shared):
+        tx = scale_by_sophia(beta1, 0.0, 1.0, refresh_every=3)
 
-        def step(state, _):
-            u, state = tx.update(w, state, w, grad_fn=grad_fn)
+        def step(state, number):
+            extra = {"step": number} if shared else {}
+            u, state = tx.update(w, state, w, grad_fn=grad_fn, **extra)
             return state, u["w"]
 
-        return jax.lax.scan(step, tx.init(w), length=8)[1]
+        return jax.lax.scan(step, tx.init(w), jnp.arange(8))[1]
 
     alone = jnp.stack([run(beta, False) for beta in betas])
     jax.effects_barrier()
