@@ -89,18 +89,22 @@ class RMSNorm(nn.Module):
         return x * jax.lax.rsqrt(mean_square + 1e-5) * scale
 
 
-def rope_tables(T: int, K: int, dtype: jnp.dtype, theta: float = 10_000.0) -> tuple[Array, Array]:
-    """Cosines and sines (T, K/2) of the angles of every position, rounded from fp32."""
+def rope_tables(T: int, K: int, theta: float = 10_000.0) -> tuple[Array, Array]:
+    """Cosines and sines (T, K/2) of the angles of every position, fp32."""
     frequency = theta ** (-jnp.arange(0, K, 2, dtype=jnp.float32) / K)
     angle = jnp.arange(T, dtype=jnp.float32)[:, None] * frequency[None, :]
-    return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
+    return jnp.cos(angle), jnp.sin(angle)
 
 
 def rotate(x_BTHK: Array, tables: tuple[Array, Array]) -> Array:
-    """Rotary embedding, half-rotation convention; positions run through the whole window."""
+    """Rotary embedding, half-rotation convention; positions run through the whole window.
+
+    Multiplied in fp32 and rounded once to the compute dtype, as the study did.
+    """
     cos, sin = (table[None, :, None, :] for table in tables)
     a, b = jnp.split(x_BTHK, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    turned_BTHK = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return turned_BTHK.astype(x_BTHK.dtype)
 
 
 class Attention(nn.Module):
@@ -197,7 +201,7 @@ class Llama(nn.Module):
             name="embed",
         )
         x_BTD = embed(tokens_BT)
-        tables = rope_tables(tokens_BT.shape[1], self.hidden // self.blocks.heads, dtype)
+        tables = rope_tables(tokens_BT.shape[1], self.hidden // self.blocks.heads)
         segment_BT = segments(tokens_BT, self.separator) if self.block_documents else None
         block = Block
         if REMAT[self.remat] is not None:

@@ -97,7 +97,9 @@ def _in_chunks(x_BTD, head_DV, target_BT, weight_B, *, weight_T, chunks) -> Loss
 
 
 def _chunk(x_BTD, head_DV, target_BT, weight_B, weight_T) -> Loss:
-    logits_BTV = jnp.einsum("btd,dv->btv", x_BTD, head_DV).astype(jnp.float32)
+    # Rounded to the compute dtype, as the study did, and then fp32.
+    product = functools.partial(jnp.einsum, preferred_element_type=head_DV.dtype)
+    logits_BTV = product("btd,dv->btv", x_BTD, head_DV).astype(jnp.float32)
     log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_logit_BT = jax.lax.platform_dependent(
         logits_BTV, target_BT, cpu=_gathered, default=_summed
