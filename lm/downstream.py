@@ -96,7 +96,7 @@ def restore(folder: Path, log=print) -> tuple[dict, dict]:
       ConfigError: when the folder holds no run or no checkpoint.
     """
     from lm.run.solo import Solo
-    from lm.run.step import judged
+    from lm.run.step import judged, only_judged
 
     try:
         config = finalise(json.loads(storage.read(folder / "config.json")))
@@ -104,7 +104,7 @@ def restore(folder: Path, log=print) -> tuple[dict, dict]:
         raise ConfigError(f"{folder} is not the folder of a run: {error}") from None
     checkpoints = Checkpoints([folder], config["checkpoint"], log)
     program = Solo([config], jax.devices()[:1])
-    found = checkpoints.restore(program.abstract_members)
+    found = checkpoints.restore(lambda: list(map(only_judged, program.abstract_members())))
     checkpoints.close(delete=False)
     if found is None:
         raise ConfigError(

@@ -63,7 +63,8 @@ class Checkpoints:
     ) -> tuple[int, list] | None:
         """The newest step that all runs have whole, and their states; None to start anew.
 
-        `before` leaves out the checkpoints of that step and later: nothing is left to train there.
+        `abstract` are their shapes, dtypes and placements; what is `...` there stays unread. `before`
+        leaves out the checkpoints of that step and later: nothing is left to train there.
         A checkpoint that cannot be read is reported and the one before it taken.
         """
         if not all(folder.exists() for folder in self.folders):

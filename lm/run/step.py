@@ -42,6 +42,16 @@ def judged(state: State):
     return optim.evaluation_params(state.optimizer, state.params)
 
 
+def only_judged(state: State) -> State:
+    """`state` with `...` for every array that `judged` does not need, which no restore reads."""
+
+    def offers(node):
+        return hasattr(node, "evaluation_params")
+
+    optimizer = jax.tree.map(lambda x: x if offers(x) else ..., state.optimizer, is_leaf=offers)
+    return jax.tree.map(lambda _: ..., state)._replace(params=state.params, optimizer=optimizer)
+
+
 class Report(NamedTuple):
     """What some steps say of a run, fp32 scalars, each with a member axis in a pack."""
 
