@@ -26,6 +26,7 @@ from lm import command, storage
 from lm.config import ConfigError, config_hash, finalise
 from lm.data import tokenizer as tokenizers
 from lm.model import llama as model_lib
+from lm.model.attention import AUTO
 from lm.run.checkpoints import Checkpoints
 from lm.storage import write_json
 
@@ -36,32 +37,44 @@ STUDY = {
     **dict.fromkeys(("piqa", "boolq", "arc_challenge", "arc_easy"), 10),
     "copa": 0,
 }
-WIDTHS = [2**i for i in range(5, 21)]  # texts are padded to one of these, so that few programs do
+WIDTHS = [2**i for i in range(7, 21)]  # texts are padded to one of these, so that few programs do
+SCORES_BYTES = 2**30  # what the reference attention may hold of its scores
 
 
 class Scorer:
-    """Log-likelihoods of token sequences under a trained model."""
+    """Log-likelihoods of token sequences under a trained model, with the platform's attention."""
 
     def __init__(self, config: Mapping, params, *, batch_size: int = 8):
-        """`config` is finalised; `params` as `lm.model.llama.init` makes them."""
+        """`config` is finalised; `params` as `lm.model.llama.init` makes them.
+
+        `batch_size`: rows at once, fewer of long texts where attention is the reference.
+        """
         self.params, self.batch_size = params, batch_size
         self.longest = config["model"]["sequence_length"]
         self.separator = max(0, config["model"]["separator"])
-        model = model_lib.build(config).by_reference()
+        attention = AUTO[jax.default_backend()]
+        self.scores_bytes = 4 * config["model"]["heads"] if attention == "reference" else 0
+        program = {**config["program"], "attention": attention}
+        model = model_lib.build({**config, "program": program})
         self._score = jax.jit(functools.partial(_score, model))
+
+    def rows(self, width: int) -> int:
+        """How many texts of this width are scored at once."""
+        fitting = SCORES_BYTES // max(1, self.scores_bytes * width * width)
+        return max(1, min(self.batch_size, fitting))
 
     def __call__(self, sequences: Sequence[Sequence[int]], counts: Sequence[int]) -> list:
         """(sum of log-probabilities in nats, whether each was the likeliest) of the last
         `counts[i]` tokens of each sequence, whose beginning is cut off where it is too long.
         """
         out: list = [None] * len(sequences)
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        for first in range(0, len(order), self.batch_size):
-            rows = order[first : first + self.batch_size]
-            kept = [np.asarray(sequences[i][-self.longest :], np.int32) for i in rows]
-            longest = max(len(tokens) for tokens in kept)
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        while order:
+            longest = min(self.longest, len(sequences[order[0]]))
             width = min(self.longest, next(w for w in WIDTHS if w >= longest))
-            tokens_BT = np.full((self.batch_size, width), self.separator, np.int32)
+            rows, order = order[: self.rows(width)], order[self.rows(width) :]
+            kept = [np.asarray(sequences[i][-self.longest :], np.int32) for i in rows]
+            tokens_BT = np.full((self.rows(width), width), self.separator, np.int32)
             for row, tokens in enumerate(kept):
                 tokens_BT[row, : len(tokens)] = tokens
             nats_BT, likeliest_BT = map(np.asarray, self._score(self.params, tokens_BT))
@@ -104,7 +117,8 @@ def restore(folder: Path, log=print) -> tuple[dict, dict]:
         raise ConfigError(f"{folder} is not the folder of a run: {error}") from None
     checkpoints = Checkpoints([folder], config["checkpoint"], log)
     program = Solo([config], jax.devices()[:1])
-    found = checkpoints.restore(lambda: list(map(only_judged, program.abstract_members())))
+    parts = list(map(only_judged, program.abstract_members()))
+    found = checkpoints.restore(lambda: parts, discard=False)
     checkpoints.close(delete=False)
     if found is None:
         raise ConfigError(

@@ -59,13 +59,18 @@ class Checkpoints:
         self.saved_at, self.saved_step = time.monotonic(), step
 
     def restore(
-        self, abstract: Callable[[], Sequence], *, before: float = float("inf")
+        self,
+        abstract: Callable[[], Sequence],
+        *,
+        before: float = float("inf"),
+        discard: bool = True,
     ) -> tuple[int, list] | None:
         """The newest step that all runs have whole, and their states; None to start anew.
 
-        `abstract` are their shapes, dtypes and placements; what is `...` there stays unread. `before`
-        leaves out the checkpoints of that step and later: nothing is left to train there.
-        A checkpoint that cannot be read is reported and the one before it taken.
+        `abstract` are their shapes, dtypes and placements; what is `...` there stays unread.
+        `before` leaves out the checkpoints of that step and later: nothing is left to train there.
+        A checkpoint that cannot be read is reported and the one before it taken; `discard` removes
+        it, so that the run can save that step anew.
         """
         if not all(folder.exists() for folder in self.folders):
             return None
@@ -74,13 +79,13 @@ class Checkpoints:
         for step in sorted((step for step in steps if step < before), reverse=True):
             try:
                 members = [
-                    manager.restore(step, args=ocp.args.StandardRestore(target))
+                    manager.restore(step, args=_reading(target))
                     for manager, target in zip(managers, abstract(), strict=True)
                 ]
             except Exception as error:  # whatever Orbax or TensorStore say of damaged files
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
                 self.log(f"checkpoint {step} cannot be read, trying the one before: {reason}")
-                for manager in managers:
+                for manager in managers if discard else []:
                     manager.delete(step)
                 continue
             self.saved_step = step
@@ -111,3 +116,11 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(max_to_keep=self.settings["keep"], create=True)
             self.managers = [ocp.CheckpointManager(f, options=options) for f in self.folders]
         return self.managers
+
+
+def _reading(target):
+    """How Orbax is to read a checkpoint into `target`; what is `...` there stays unread."""
+    if ... not in jax.tree.leaves(target):
+        return ocp.args.StandardRestore(target)
+    arguments = ocp.checkpoint_utils.construct_restore_args(target)
+    return ocp.args.PyTreeRestore(item=target, restore_args=arguments)

@@ -80,6 +80,7 @@ class Loop:
         self.active = np.ones(len(configs), bool)
         self.results: list[dict | None] = [None] * len(configs)
         self.last_loss = np.full(len(configs), np.nan)
+        self.kept: np.ndarray | None = None  # of each run, where its optimizer counts that
 
     def start(self) -> tuple[int, object]:
         """(step, state) of the newest checkpoint, or of a fresh start."""
@@ -188,6 +189,7 @@ class Loop:
                 }
                 self.write(i, line)
         self.last_loss = np.where(self.active, report.train_loss, self.last_loss)
+        self.kept = report.watched.get("kept")
         for i in np.flatnonzero(self.active & (report.diverged_at >= 0)):
             at = int(report.diverged_at[i])
             reason = f"diverged at step {at}"
@@ -242,6 +244,7 @@ class Loop:
             "non_embedding_params": non_embedding_params(config["model"]),
             "total_params": total_params(config["model"]),
             "optimizer_bytes": self.optimizer_bytes,
+            **({} if self.kept is None else {"kept": int(self.kept[i])}),
             "flops": flops.training_flops(config) * steps / self.steps,
             "seconds": round(float(self.seconds[i]), 4),
             "compile_seconds": round((self.compile_seconds or 0.0) / len(self.configs), 4),

@@ -55,6 +55,8 @@ class Progress:
             if "learning_rate" in report.watched:  # what an own optimizer's state may not hold
                 parts.append(f"lr {report.watched['learning_rate'][0]:.3g}")
             parts.append(f"grad {report.watched['grad_norm'][0]:.3g}")
+        if (kept := report.watched.get("kept", np.zeros(1))).any():
+            parts.append(f"kept {kept.max():.0f} bases")  # whose successors were not finite
         parts.append(f"{1000 * pace:,.1f} ms/step  {rate:,.0f} tokens/s")
         if self.peak:
             parts.append(f"MFU {rate * self.flops / self.peak:.1%}")

@@ -12,14 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lm.config import canonical, config_hash, what
-from lm.storage import Lines, exists, in_bucket, read, write_json
+from lm.storage import Lines, exists, in_bucket, read, write, write_json
 
 
 def begin(folder: Path, config: Mapping) -> None:
-    """The folder of a run, with its config.json. Raises OSError where it cannot be written."""
+    """The folder of a run, with its config.json and, if the checkout was changed, checkout.diff.
+
+    Raises OSError where it cannot be written.
+    """
     if not in_bucket(folder):  # which has no folders
         folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", json.loads(canonical(what(config))))
+    provenance()  # of the code as it is now, not when the first run is over
+    if diff := changes():
+        write(folder / "checkout.diff", diff)
 
 
 class Recorder:
@@ -94,20 +100,24 @@ def provenance() -> dict:
     """Versions and, where the code is a git checkout, its commit and whether it was changed."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    root = Path(__file__).parents[2]
-
-    def git(*words):
-        try:
-            out = subprocess.run(
-                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return out.stdout.strip() if out.returncode == 0 else None
-
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    diff = changes()
     return {
         "versions": {"python": platform.python_version(), **versions},
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": None if changes is None else bool(changes),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if diff is None else bool(diff),
     }
+
+
+@functools.lru_cache(maxsize=1)
+def changes() -> str | None:
+    """What the checkout's tracked files differ by from its commit; None if it is no checkout."""
+    return _git("diff", "--no-ext-diff", "HEAD")
+
+
+def _git(*words: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parents[2]), *words]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() if out.returncode == 0 else None

@@ -57,7 +57,8 @@ class Report(NamedTuple):
 
     train_loss: Array  # nats per token, mean since the last line, each step before its update
     diverged_at: Array  # () int32
-    watched: dict[str, Array]  # of the last step: learning rate, norms in all and per role
+    watched: dict[str, Array]  # of the last step: learning rate, norms in all and per role; and
+    # `kept`, how often so far the optimizer kept what it could not compute, where it counts that
 
 
 class Run(NamedTuple):
@@ -164,7 +165,9 @@ def build(config: Mapping) -> Run:
         nats, steps = state.window
         rates = optax.tree.get_all_with_path(state.optimizer, "learning_rate")
         rate = {"learning_rate": jnp.float32(rates[0][1])} if rates else {}
-        watched = {**rate, **grad_norms, **norms("param_norm", state.params)}
+        counts = [count for _, count in optax.tree.get_all_with_path(state.optimizer, "kept")]
+        kept = {"kept": jnp.float32(sum(counts))} if counts else {}
+        watched = {**rate, **grad_norms, **norms("param_norm", state.params), **kept}
         return Report(nats / jnp.maximum(steps, 1), state.diverged_at, watched)
 
     def begin(state, fresh):

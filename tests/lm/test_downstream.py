@@ -51,8 +51,11 @@ def by_hand(config, params, tokens, count):
     return -nats, all(int(log_p_TV[t].argmax()) == tokens[t + 1] for t in asked)
 
 
-def test_scores_are_the_models_whatever_the_padding_and_the_order(scorer):
+@pytest.mark.parametrize("rows", [1, 2])
+def test_scores_are_the_models_whatever_the_padding_and_the_order(scorer, rows, monkeypatch):
     config, params, score = scorer
+    monkeypatch.setattr(downstream, "SCORES_BYTES", rows * 4 * config["model"]["heads"] * 16**2)
+    assert score.rows(16) == rows
     rng = np.random.default_rng(0)
     sequences = [rng.integers(0, 256, n).tolist() for n in (16, 3, 9, 2, 12)]
     counts = [4, 1, 8, 1, 2]

@@ -49,6 +49,7 @@ def test_result_says_what_happened(runs):
     assert bad["status"] == "diverged" and bad["loss"] is None
     assert 1 <= bad["diverged_step"] <= bad["steps"] <= 40
     assert str(bad["diverged_step"]) in bad["reason"]
+    assert good["dirty"] == (folders[1] / "checkout.diff").exists()
 
 
 def test_curve_has_training_and_validation_lines(runs):

@@ -21,6 +21,7 @@ from lm.run.checkpoints import Checkpoints
 from lm.run.loop import Loop
 from lm.run.packed import Packed
 from lm.run.solo import Solo
+from lm.run.step import judged, only_judged
 from lm.run.stopping import LOST, UNSAVED, Stopped
 
 ROOT = Path(__file__).parents[3]
@@ -128,6 +129,20 @@ def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(tmp_path):
     assert loop(solo(1), configs, tmp_path / "cut", log=lines.append) == whole
     assert any("checkpoint 12 cannot be read, trying the one before" in line for line in lines)
     assert any("going on from the checkpoint at step 8/24" in line for line in lines)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule_free"])
+def test_a_model_is_judged_by_a_part_of_its_checkpoint(optimizer, tmp_path):
+    program = Solo([config(optimizer)], jax.devices()[:1])
+    state = program.init()
+    saved = Checkpoints([tmp_path], config()["checkpoint"], print)
+    saved.save(3, program.members(state), [True])
+    saved.close(delete=False)
+    saved = Checkpoints([tmp_path], config()["checkpoint"], print)  # as another process
+    part = [only_judged(member) for member in program.abstract_members()]
+    _, (found,) = saved.restore(lambda: part)
+    jax.tree.map(np.testing.assert_array_equal, judged(found), judged(state))
+    assert found.step is ... and ... in jax.tree.leaves(found.optimizer)
 
 
 def test_old_checkpoints_go_and_finished_runs_keep_none_by_default(tmp_path):

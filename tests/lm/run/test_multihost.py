@@ -16,12 +16,13 @@ from lm.run.stopping import LOST
 
 pytestmark = pytest.mark.slow
 
+# One program for all: what the first job compiles the others find in the cache.
 COMMAND = [
-    *("--config=configs/run.py:nano-xs,1x,muon", "--config.train.steps=80"),
+    *("--config=configs/run.py:nano-xs,1x,adamw", "--config.train.steps=80"),
     *("--config.checkpoint.every_steps=16", "--config.log.every_steps=8"),
+    "--config.program.steps_per_call=1",
 ]
-
-
+LONG = "--config.train.steps=100000"  # not over before something happens to it
 # The second process's clock says that it is an hour since the last save.
 SKEWED = """
 import os, sys
@@ -34,8 +35,6 @@ checkpoints.Checkpoints.__init__ = ahead
 from lm.train import main
 sys.exit(main(sys.argv[1:]))
 """
-# A run that is not over before something happens to it.
-LONG = ["--config.train.steps=100000", "--config.program.steps_per_call=1"]
 
 
 class Job:
@@ -80,6 +79,16 @@ class Job:
         self.until(lambda: "ETA" in self.said(0))
 
 
+@pytest.fixture
+def start():
+    """Starts jobs; what is left of them ends with the test."""
+    jobs = []
+    yield lambda *arguments, **options: jobs.append(Job(*arguments, **options)) or jobs[-1]
+    for process in (process for job in jobs for process in job.processes):
+        process.kill()
+        process.wait()
+
+
 def trial(folder):
     return next(folder.glob("trials/*"))
 
@@ -108,23 +117,27 @@ def test_both_say_who_they_are_and_one_writes(whole):
     assert tiny.curve(trial(folder))[-1]["validation_loss"] < 4.0
 
 
-def test_a_job_that_lost_a_host_says_so_and_its_next_start_finishes_it(whole, tmp_path):
-    job = Job(tmp_path / "runs", tmp_path / "log")
-    job.until(lambda: saved(tmp_path / "runs"))
-    job.processes[1].send_signal(signal.SIGKILL)
-    assert job.wait() == [LOST, -signal.SIGKILL]
-    (line,) = (line for line in job.said(0).splitlines() if line.startswith("error: "))
-    assert "another process of this job is gone" in line
-    assert not (trial(tmp_path / "runs") / "result.json").exists()
-    again = Job(tmp_path / "runs", tmp_path / "again")
-    assert again.wait() == [0, 0], again.said(0) + again.said(1)
-    assert "going on from the checkpoint at step" in again.said(0)
-    assert tiny.curve(trial(tmp_path / "runs")) == tiny.curve(trial(whole[0]))
+def test_a_job_in_a_bucket_that_lost_a_host_says_so_and_its_next_start_finishes_it(
+    whole, start, tmp_path
+):
+    with fake_bucket.Bucket() as bucket:
+        job = start("gs://race/runs", tmp_path / "log", **bucket.environment)
+        job.until(lambda: any("/checkpoint/32/" in name for name in list(bucket.objects)))
+        job.processes[1].send_signal(signal.SIGKILL)
+        assert job.wait() == [LOST, -signal.SIGKILL], job.said(0)
+        (line,) = (line for line in job.said(0).splitlines() if line.startswith("error: "))
+        assert "another process of this job is gone" in line
+        assert not any(name.endswith("result.json") for name in bucket.objects)
+        again = start("gs://race/runs", tmp_path / "again", **bucket.environment)
+        assert again.wait() == [0, 0], again.said(0) + again.said(1)
+        assert "going on from the checkpoint at step" in again.said(0)
+        (tmp_path / "curve.jsonl").write_text(bucket.one("curve.jsonl"))
+    assert tiny.curve(tmp_path) == tiny.curve(trial(whole[0]))
 
 
-def test_a_signal_to_all_or_to_one_stops_all_after_the_same_step(tmp_path):
+def test_a_signal_to_all_or_to_one_stops_all_after_the_same_step(start, tmp_path):
     for name, ranks in (("both", (0, 1)), ("one", (1,))):
-        job = Job(tmp_path / "runs", tmp_path / name, *LONG)
+        job = start(tmp_path / "runs", tmp_path / name, LONG)
         job.until_it_trains()
         for rank in ranks:
             job.processes[rank].send_signal(signal.SIGTERM)
@@ -135,29 +148,13 @@ def test_a_signal_to_all_or_to_one_stops_all_after_the_same_step(tmp_path):
     assert "going on from the checkpoint at step" in job.said(1)
 
 
-def test_who_waits_for_a_host_that_hangs_says_so_and_ends(tmp_path):
-    patience = "--config.checkpoint.patience_seconds=5"
-    job = Job(tmp_path / "runs", tmp_path / "log", *LONG, patience)
+def test_who_waits_for_a_host_that_hangs_says_so_and_ends(start, tmp_path):
+    patience = "--config.checkpoint.patience_seconds=10"
+    job = start(tmp_path / "runs", tmp_path / "log", LONG, patience)
     job.until_it_trains()
     job.processes[1].send_signal(signal.SIGSTOP)
     assert job.processes[0].wait(300) == LOST
-    job.processes[1].kill()
-    job.wait()
     assert job.said(0).splitlines()[-1].startswith("error: no progress for ")
-
-
-def test_a_job_in_a_bucket_is_killed_while_it_saves_and_goes_on(whole, tmp_path):
-    with fake_bucket.Bucket() as bucket:
-        job = Job("gs://race/runs", tmp_path / "log", **bucket.environment)
-        job.until(lambda: any("/checkpoint/32/" in name for name in list(bucket.objects)))
-        for process in job.processes:
-            process.send_signal(signal.SIGKILL)
-        job.wait()
-        again = Job("gs://race/runs", tmp_path / "again", **bucket.environment)
-        assert again.wait() == [0, 0], again.said(0) + again.said(1)
-        assert "going on from the checkpoint at step" in again.said(0)
-        (tmp_path / "curve.jsonl").write_text(bucket.one("curve.jsonl"))
-    assert tiny.curve(tmp_path) == tiny.curve(trial(whole[0]))
 
 
 def test_a_host_that_is_alone_gives_up_with_the_reason(tmp_path):
