@@ -54,7 +54,7 @@ class TooLarge(Exception):
 
 
 # Raised when the step changes for a given config: rows of the table then are made again.
-STEP = 2
+STEP = 3
 
 
 def version() -> str:
