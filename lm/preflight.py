@@ -5,6 +5,8 @@ machine.
 
 needs the extra `tpu` in an environment of its own (`make preflight RUN=1.2b,8x,soap
 TOPOLOGY=v5e:16x16` makes one): an installed libtpu changes how JAX starts. No TPU is touched.
+`--tune` tries other ways to run it and prints the fastest that fits as flags; `--pack=16` compiles
+a pack of runs; `--topology=2*v5e:16x16` is two slices.
 docs/preflight.md holds the answers for every published size and optimizer; `--all` makes it.
 """
 
@@ -33,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--topology", default="v5e:16x16", help="as v5e:16x16, v5p:4x4x4, h100:8, h100:16x8"
     )
+    parser.add_argument("--pack", metavar="N", type=int, default=0, help="N runs trained at once")
+    parser.add_argument(
+        "--tune", action="store_true", help="try ways to run it; print the fastest that fits"
+    )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("--all", metavar="FILE.csv", type=Path, help="make the table of all runs")
     arguments, overrides = parser.parse_known_args(argv)
@@ -48,15 +54,22 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """The command with its arguments parsed; returns the exit code, 1 for what does not fit."""
     if not arguments.config:
         raise ConfigError("--config is missing, as in --config=configs/run.py:520m,2x,soap")
-    from lm.pods import flight
+    if arguments.pack < 0 or (arguments.pack and arguments.tune):
+        raise ConfigError(f"--pack={arguments.pack} is a number of runs, 1 or more, without --tune")
+    from lm.pods import flight, report, tune
 
-    config = load_run(arguments.config, overrides)
+    config, name = load_run(arguments.config, overrides), arguments.config.partition(":")[2]
+    way = {}
     try:
-        found = flight.check(config, arguments.topology, arguments.config.partition(":")[2])
+        if arguments.tune:
+            way, found = tune.tune(config, arguments.topology, name)
+        else:
+            found = flight.check(config, arguments.topology, name, members=arguments.pack)
     except flight.TooLarge as error:
-        print(f"{arguments.config} on {arguments.topology}: DOES NOT FIT: {error}\n{flight.TO_FIT}")
+        print(f"{arguments.config} on {arguments.topology}: DOES NOT FIT: {error}\n{report.TO_FIT}")
         return 1
-    text = flight.report(found, config["program"]["remat"])
+    config = tune.applied(config, way)
+    text = report.report(found, config["program"]["remat"], tune.flags(way))
     print(json.dumps(found._asdict()) if arguments.json else text)
     return 0 if found.fits else 1
 

@@ -54,6 +54,7 @@ gpu_device_info {
 """
 TARGETS = {"h100": H100}
 NAME = re.compile(r"(?P<kind>[a-z]+\d+):(?:(?P<hosts>\d+)x)?(?P<gpus>\d+)")
+SLICES = re.compile(r"(?:(?P<slices>[1-9]\d*)\*)?(?P<slice>.*)")
 
 
 def platform_of(topology: str) -> str:
@@ -62,7 +63,8 @@ def platform_of(topology: str) -> str:
 
 
 def devices_of(topology: str) -> Sequence:
-    """The devices of `v5e:16x16`, `h100:8`, or `h100:16x8` (hosts x GPUs).
+    """The devices of `v5e:16x16`, of `2*v5e:16x16` (slices), `h100:8`, or `h100:16x8` (hosts x
+    GPUs).
 
     Raises:
       ConfigError: an unknown topology, or its compiler is not installed.
@@ -77,7 +79,10 @@ def devices_of(topology: str) -> Sequence:
             f"RUN=130m,1x,soap TOPOLOGY={topology}` makes an environment that has it"
         )
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        match = SLICES.fullmatch(topology)
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=match["slice"], num_slices=int(match["slices"] or 1)
+        )
     except Exception as error:  # libtpu's own words are many and of many types
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(f"--topology={topology}: {reason} (as in v5e:16x16, v5p:4x4x4)") from None

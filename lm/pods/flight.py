@@ -1,4 +1,4 @@
-"""What the TPU's compiler says of a training step on a topology: memory, network, roofline."""
+"""What a compiler says of a training step on a topology: memory, network, roofline, time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from lm.model.attention import AUTO
 from lm.model.loss import chunk_count
 from lm.pods import cycles, hlo
 from lm.pods.devices import devices_of, platform_of
+from lm.run import mesh
 from lm.run import step as step_lib
+from lm.run.packed import Packed
+from lm.run.program import Program
 from lm.run.solo import Solo
 
 
@@ -39,11 +42,6 @@ CHIPS = {
     "TPU7x": Chip(192e9, 7.38e12, 1200e9),
     "NVIDIA H100": Chip(80e9, 3.35e12, 450e9),  # NVLink, one way; between hosts it is less
 }
-
-
-# The stacks of hidden matrices, 96 and 128 at the published sizes, fill no more chips than that;
-# what is left cuts the matrices. It moves less, too: 5.3 instead of 7.4 GB for AdamW 520m.
-MOST_DATA = 128
 
 
 OUT_OF_MEMORY = re.compile("Ran out of memory|RESOURCE_EXHAUSTED")
@@ -97,42 +95,44 @@ class Flight(NamedTuple):
     compile_seconds: float
 
 
-def check(config: Mapping, topology: str, run: str = "") -> Flight:
+def check(
+    config: Mapping, topology: str, run: str = "", *, members: int = 0, alone: bool = False
+) -> Flight:
     """Compiles start, step and evaluation of a finalised run for a topology such as `v5e:16x16`.
 
-    The mesh gives `data` as many chips as divide the batch and `MOST_DATA`, and `model` the rest,
-    unless the config names sizes. Attention is the platform's: splash, or cuDNN for `h100:8`.
+    Attention is the platform's: splash, or cuDNN for `h100:8`.
+
+    Args:
+      members: of a pack, runs that differ in numbers alone and share the chips; 0: the run itself.
+      alone: the step alone.
     Raises:
       ConfigError: an unknown topology, or a mesh that does not fit the run.
       TooLarge: one of them needs more memory than a chip has.
     """
     config, devices = {k: dict(v) for k, v in config.items()}, devices_of(topology)
-    if config["mesh"] == {"data": -1, "model": 1}:
-        data = math.gcd(config["train"]["batch_size"], len(devices), MOST_DATA)
-        config["mesh"] = {"data": data, "model": len(devices) // data}
     platform = platform_of(topology)
     config["program"] |= {"attention": AUTO[platform], "steps_per_call": 1}
-    program = Solo([config], devices)
+    program = Packed([config] * members, devices) if members else Solo([config], devices)
     start = time.monotonic()
-    others = [
-        _compile(program, platform, part).memory_analysis() for part in ("init", "evaluation")
-    ]
+    parts = () if alone else ("init", "evaluation")
+    others = [_compile(program, platform, part).memory_analysis() for part in parts]
     compiled = _compile(program, platform, "step")
     seconds = time.monotonic() - start
     memory = compiled.memory_analysis()
-    (state,) = program.abstract_members()
+    state = program.abstract_state()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     # An evaluation holds the optimizer's state too, which it does not take as an argument.
     totals = [_total(memory), *(_total(other) for other in others)]
-    totals[-1] += _local_bytes(state.optimizer)
+    totals[-1] += 0 if alone else _local_bytes(state.optimizer)
     total = max(totals)
+    share = (program.capacity if members else 1) / len(devices)  # of a run, on each chip
     model, train = config["model"], config["train"]
     tokens = train["batch_size"] * model["sequence_length"]
-    model_flops = 3 * flops.forward_flops_per_token(model) * tokens / len(devices)
-    config["program"]["loss_chunks"] = _chunks(config, program.mesh.shape)
-    repeated = flops.repeated_flops_per_token(config) * tokens / len(devices)
+    model_flops = 3 * flops.forward_flops_per_token(model) * tokens * share
+    config["program"]["loss_chunks"] = chunks(config, program.mesh.shape)
+    repeated = flops.repeated_flops_per_token(config) * tokens * share
     text = compiled.as_text()
-    update_flops, replication = _update(config, program, text)
+    update_flops, replication = _update(config, program, text, share)
     moved = hlo.collectives(text, chips=len(devices))
     kind = devices[0].device_kind
     chip, peak = flops.by_kind(CHIPS, kind), flops.peak_flops(kind)
@@ -172,7 +172,12 @@ def check(config: Mapping, topology: str, run: str = "") -> Flight:
     )
 
 
-def _compile(program: Solo, platform: str, part: str):
+def shape(config: Mapping, topology: str) -> dict[str, int]:
+    """The mesh of a finalised run on a topology. Raises ConfigError as `check` does."""
+    return dict(mesh.make(config, devices_of(topology)).shape)
+
+
+def _compile(program: Program, platform: str, part: str):
     try:
         return program.lower(platform, part).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -189,11 +194,11 @@ def _total(memory) -> int:
     return total + memory.generated_code_size_in_bytes
 
 
-def _chunks(config: Mapping, mesh: Mapping) -> int:
+def chunks(config: Mapping, axes: Mapping) -> int:
     """In how many chunks the loss goes, its own choice on this mesh included."""
     model, train, program = (config[k] for k in ("model", "train", "program"))
-    rows = train["batch_size"] // program["accumulate"] // mesh["data"]
-    vocab = math.ceil(model["vocab_size"] / mesh["model"])
+    rows = train["batch_size"] // program["accumulate"] // axes.get("data", 1)
+    vocab = math.ceil(model["vocab_size"] / axes.get("model", 1))
     itemsize = 2 if train["compute_dtype"] == "bfloat16" else 4
     least = chunk_count(rows, model["sequence_length"], vocab, itemsize)
     return program["loss_chunks"] or least
@@ -209,7 +214,9 @@ def _local_bytes(tree) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def _update(config: Mapping, program: Solo, text: str) -> tuple[float, float | None]:
+def _update(
+    config: Mapping, program: Program, text: str, share: float
+) -> tuple[float, float | None]:
     """(FLOPs of the update on one chip, how often its matrix products are made over all chips).
 
     The products of the compiled step against those of the update lowered for one device, both
@@ -217,11 +224,11 @@ def _update(config: Mapping, program: Solo, text: str) -> tuple[float, float | N
     has none. The whole is `optim.describe`'s.
     """
     spec = optim.spec(**config["optimizer"])
-    (state,) = program.abstract_members()
+    member = program.abstract_members()[0]
     params, optimizer = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state.params, state.optimizer)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (member.params, member.optimizer)
     )
-    tx = spec.build(roles=model_lib.role, **program.numbers)
+    tx = spec.build(roles=model_lib.role, **step_lib.hyperparameters(config))
 
     def update(grads, state, params):
         return tx.update(grads, state, params, value=np.float32(0), grad_fn=lambda p: p)
@@ -230,69 +237,7 @@ def _update(config: Mapping, program: Solo, text: str) -> tuple[float, float | N
     here = hlo.products(text, scope=step_lib.UPDATE)
     pairs = zip(here, hlo.products(alone), strict=True)
     sums = [(sum(chip.values()), sum(whole.values())) for chip, whole in pairs]
-    times = [program.device_count * chip / whole for chip, whole in sums if whole]
+    times = [chip / whole / share for chip, whole in sums if whole]
     replication = max(times, default=None)
     total = optim.describe(spec, params, roles=model_lib.role).flops
-    return total / program.device_count * (replication or 1.0), replication
-
-
-def report(flight: Flight, remat: str) -> str:
-    """The answer in lines: fits or not, where memory and time go, what to change."""
-    gib, usual = 2**30, sum(flight.collectives.values())
-    axes = flight.mesh.items()
-    moved = ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in flight.collectives.items()) or "nothing"
-    if flight.refresh_bytes > usual:
-        moved += f"; {flight.refresh_bytes / 1e6:,.0f} MB where preconditioners are refreshed"
-    share = f"{flight.update_flops / (flight.update_flops + flight.model_flops):.2%} of the step"
-    if flight.replication:
-        share += f"; over all chips its products are made {flight.replication:.2f} times"
-    lines = [
-        f"{flight.run} on {flight.topology} ({flight.chips} chips, "
-        f"{' x '.join(f'{k}={v}' for k, v in axes)}): {'fits' if flight.fits else 'DOES NOT FIT'}, "
-        f"{flight.total_bytes / gib:.2f} of {flight.hbm_bytes / gib:.1f} GiB a chip",
-        f"  memory a chip: parameters {flight.params_bytes / gib:.3f} GiB, optimizer "
-        f"{flight.state_bytes / gib:.3f} ({flight.state_copies:.2f} copies over all chips), "
-        f"temporary (activations, gradients) {flight.temporary_bytes / gib:.3f}",
-        f"  FLOPs a chip and step: model {flight.model_flops:.3g}, update "
-        f"{flight.update_flops:.3g} ({share})",
-        f"  collectives a chip and step: {moved}",
-        f"  roofline: compute {1e3 * flight.compute_seconds:.1f} ms (peak bf16, with what "
-        f"remat={remat} makes again), memory {1e3 * flight.memory_seconds:.1f} ms (all that "
-        f"is held read and written once), network {1e3 * flight.network_seconds:.1f} ms (all "
-        f"links, nothing hidden): MFU at most {flight.mfu_bound:.0%}",
-        *_estimate(flight),
-        f"  compiled in {flight.compile_seconds:.0f} s; to train so: "
-        + " ".join(f"--config.mesh.{axis}={size}" for axis, size in axes),
-    ]
-    if not flight.fits:
-        lines.append(TO_FIT)
-    elif remat != "none" and flight.total_bytes < 0.5 * flight.hbm_bytes:
-        lines.append(FASTER)
-    return "\n".join(lines)
-
-
-def _estimate(flight: Flight) -> list[str]:
-    """The compiler's own time, in lines."""
-    total = sum(flight.estimate.values())
-    notes = [f"  note: {note}" for note in flight.estimate_notes]
-    if not total:
-        return notes
-    parts = ", ".join(f"{part} {ms:.1f}" for part, ms in flight.estimate.items())
-    refresh = ""
-    if flight.estimate_refresh > 1.01 * total:
-        refresh = f"; {flight.estimate_refresh:.1f} ms where preconditioners are refreshed"
-    return [
-        f"  compiler's estimate: {total:.1f} ms ({parts}), MFU {flight.mfu_estimate:.0%}{refresh}; "
-        "its cycles for every operation and the bundles of attention's kernels, without "
-        "collectives and waiting",
-        *notes,
-    ]
-
-
-FASTER = (
-    "  there is room: --config.program.remat=dots or none makes less again; compare the estimates"
-)
-TO_FIT = (
-    "  to fit: --config.program.accumulate=2 (or more), --config.program.remat=block, "
-    "--config.program.loss_chunks=32, or a larger topology"
-)
+    return total * share * (replication or 1.0), replication

@@ -1,15 +1,18 @@
-"""The table of docs/preflight.md: every published size and optimizer on two topologies.
+"""The table of docs/preflight.md: every published size and optimizer on pods, two on GPUs.
 
     .venv-tpu/bin/python -m lm.preflight --all=docs/preflight.csv
+    .venv-gpu/bin/python -m lm.preflight --all=docs/preflight.csv
 
 compiles one run after the other, each in a process of its own, and adds a row as soon as it is
-known; rows of this version of the step and the compiler are not made again, older ones stay until
-theirs is known. About two minutes a row on one core.
+known; each environment makes the rows of its compiler. Rows of this version of the step and the
+compiler are not made again, older ones stay until theirs is known. About two minutes a row on one
+core.
 """
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,18 +20,23 @@ import time
 from pathlib import Path
 
 import optim
+from lm.pods.devices import platform_of
 from lm.pods.flight import Flight, version
 from lm.run.progress import duration
 
-TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4")
 SIZES = ("130m", "300m", "520m", "1.2b")
+TOPOLOGIES = {  # with the sizes of their rows
+    **dict.fromkeys(("v5e:16x16", "v5p:4x4x4"), SIZES),
+    **dict.fromkeys(("h100:1", "h100:8"), ("130m", "520m")),
+}
+COMPILERS = {"tpu": "libtpu", "cuda": "jax_cuda12_plugin"}  # the package of each platform's
 FIRST = ("adamw", "muon", "soap", "kron")
 
 
 def make(path: Path) -> int:
     """Adds the missing rows to the CSV and writes the page beside it; 1 if a run failed."""
-    names = sorted(optim.catalogue.CATALOGUE, key=lambda name: (*FIRST, name).index(name))
-    wanted = [(f"{size},1x,{name}", t) for name in names for t in TOPOLOGIES for size in SIZES]
+    here = {name for name, package in COMPILERS.items() if importlib.util.find_spec(package)}
+    wanted = [pair for pair in all_rows() if platform_of(pair[1]) in here]
     rows = {(row["run"], row["topology"]): row for row in read(path)}
     known = {key for key, row in rows.items() if row["version"] == version()}
     missing = [pair for pair in wanted if pair not in known]
@@ -51,6 +59,13 @@ def make(path: Path) -> int:
     return failed
 
 
+def all_rows() -> list[tuple[str, str]]:
+    """(run, topology) of every row, the first to be made first."""
+    names = sorted(optim.catalogue.CATALOGUE, key=lambda name: (*FIRST, name).index(name))
+    places = [(t, size) for t, sizes in TOPOLOGIES.items() for size in sizes]
+    return [(f"{size},1x,{name}", t) for name in names for t, size in places]
+
+
 def read(path: Path) -> list[dict]:
     if not path.exists():
         return []
@@ -68,13 +83,13 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def page(rows: list[dict]) -> str:
     """Markdown: one table per topology."""
-    wanted = len(TOPOLOGIES) * len(SIZES) * len(optim.catalogue.CATALOGUE)
+    wanted = len(all_rows())
     out = [
         "# Pre-flight: every published run, compiled for pods without a pod",
         "",
         "One row per run: its exact training step (ratio 1, the study's settings) compiled by the",
-        "TPU compiler on a machine without a TPU. Made by",
-        "`python -m lm.preflight --all=docs/preflight.csv` in the environment of `make preflight`;",
+        "TPU's or the GPU's compiler on a machine without either. Made by",
+        "`python -m lm.preflight --all=docs/preflight.csv` in environments of `make preflight`;",
         "the CSV beside this page holds all numbers. Per chip and step:",
         "",
         "- *memory*: arguments, results and temporary buffers, against the chip's; *state* is the",
@@ -89,7 +104,7 @@ def page(rows: list[dict]) -> str:
         "  network (all links, nothing hidden); *MFU* is what that leaves at most;",
         "- *estimate*: the compiler's cycles of every operation through its loops, with bundles of",
         "  attention's kernels, without collectives and waiting, and the MFU of that. It compares",
-        "  programs; it is no measurement. On v5p the kernels are not in it;",
+        "  programs; it is no measurement. On v5p the kernels are not in it; GPUs have none;",
         "- *version*: of the step (`lm/pods/flight.py`); rows below the newest are from before it.",
         "",
         f"{len(rows)} of {wanted} rows; the same command adds what is missing and makes old rows",

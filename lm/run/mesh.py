@@ -32,15 +32,28 @@ RULES = {
 }
 
 
+# The stacks of hidden matrices, 96 and 128 at the published sizes, fill no more devices than that;
+# what is left cuts the matrices. It moves less, too: 5.3 instead of 7.4 GB for AdamW 520m.
+MOST_DATA = 128
+
+
 def make(config: Mapping, devices: Sequence | None = None) -> Mesh:
     """The mesh of a finalised config over `devices` (default: all of the job).
+
+    With `mesh.data=-1` and `mesh.model=1`, as by default, `data` gets as many devices as divide the
+    batch and `MOST_DATA`, and `model` the rest. Devices of several slices lie along `data`.
 
     Raises:
       ConfigError: with the arithmetic, when the axes do not multiply to the number of devices or
         do not divide what is spread over them.
     """
     devices = list(jax.devices() if devices is None else devices)
+    devices.sort(key=lambda device: getattr(device, "slice_index", None) or 0)
     sizes, model = dict(config["mesh"]), config["model"]
+    batch = config["train"]["batch_size"] // config["program"]["accumulate"]
+    if sizes == {"data": -1, "model": 1}:
+        data = math.gcd(batch, len(devices), MOST_DATA)
+        sizes = {"data": data, "model": len(devices) // data}
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1:
         raise ConfigError(f"mesh.{free[1]}=-1: only one axis can take what is left")
@@ -51,7 +64,6 @@ def make(config: Mapping, devices: Sequence | None = None) -> Mesh:
         product = " x ".join(f"{name}={size}" for name, size in config["mesh"].items())
         needed = f"{known} do not divide them" if free else f"that is {math.prod(sizes.values())}"
         raise ConfigError(f"mesh {product} does not fill {len(devices)} devices: {needed}")
-    batch = config["train"]["batch_size"] // config["program"]["accumulate"]
     for what, size, axis in (
         ("train.batch_size / program.accumulate", batch, "data"),
         ("model.heads", model["heads"], "model"),

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm.config import canonical, program_key
 from lm.run import step as step_lib
+from lm.run.evaluation import Evaluation
 from lm.run.program import CPU_STEPS_PER_CALL, Program
 
 CPU_CAPACITY = 16  # places of a pack on CPU
@@ -61,9 +62,15 @@ class Packed(Program):
         self.device_kind, self.device_count = devices[0].device_kind, len(devices)
         self.rows = {}
         self.host = (0, 1)  # a pack lives in one process and reads whole batches
-        rows = [step_lib.hyperparameters(c) for c in configs]
-        self.hparams = {k: self._place([row[k] for row in rows]) for k in rows[0]}
-        self.seeds = self._place([c["train"]["seed"] for c in configs])
+
+    @functools.cached_property
+    def hparams(self) -> dict[str, Array]:
+        rows = [step_lib.hyperparameters(config) for config in self.configs]
+        return {name: self._place([row[name] for row in rows]) for name in rows[0]}
+
+    @functools.cached_property
+    def seeds(self) -> Array:
+        return self._place([config["train"]["seed"] for config in self.configs])
 
     def init(self) -> step_lib.State:
         return self.functions.init(self.functions.params(self.seeds), self.hparams, self.seeds)
@@ -80,13 +87,37 @@ class Packed(Program):
         numbers = put(block), put(steps), np.bool(fresh)
         return self.functions.advance(state, self.hparams, *numbers)
 
-    def lower(self):
-        """A training call lowered from shapes alone; nothing is allocated for it."""
-        train, T = self.configs[0]["train"], self.configs[0]["model"]["sequence_length"]
-        shape = (self.capacity, self.steps_per_call, train["batch_size"], T)
-        block, steps = np.empty(shape, np.uint16), np.empty(self.capacity, np.int32)
-        state = jax.eval_shape(self.init)
-        return self.functions.advance.lower(state, self.hparams, block, steps, np.bool(True))
+    def lower(self, platform: str, part: str = "step"):
+        """A part lowered for a platform from shapes alone: "init", "step" or "evaluation".
+
+        Nothing is allocated. An evaluation is that of `eval.sequences` rows.
+        """
+        first = self.configs[0]
+        train, T = first["train"], first["model"]["sequence_length"]
+
+        def rows(shape, dtype, sharding=self.sharding):
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+        whole = NamedSharding(self.mesh, P())
+        ones, state = rows((self.capacity,), jnp.int32), self.abstract_state()
+        hparams = self._abstract_numbers()
+        count = first["eval"]["sequences"]
+        found = Evaluation(np.zeros((count, 1), np.uint16), None, count).tokens_EBT.shape[:2]
+        block = (self.capacity, self.steps_per_call, train["batch_size"], T)
+        one = rows((), jnp.bool, whole)
+        parts = {
+            "init": (self.functions.init, state.params, hparams, ones),
+            "step": (self.functions.advance, state, hparams, rows(block, jnp.uint16), ones, one),
+            "evaluation": (
+                self.functions.evaluate,
+                state.params,
+                rows((*found, T), jnp.uint16, whole),
+                rows(found, jnp.float32, whole),
+                ones,
+            ),
+        }
+        function, *arguments = parts[part]
+        return function.trace(*arguments).lower(lowering_platforms=(platform,))
 
     def evaluate(self, state, tokens_EBT, weight_EB, active: np.ndarray) -> Array:
         """Sums over the batches, (capacity, 2): nats and predicted tokens; 0 where inactive."""
@@ -107,9 +138,26 @@ class Packed(Program):
         return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(self.size)]
 
     def abstract_members(self) -> list:
-        shapes = jax.eval_shape(self.init)
+        shapes = self.abstract_state()
         one = jax.tree.map(lambda x: np.empty(x.shape[1:], x.dtype), shapes)
         return [one] * self.size
+
+    def abstract_state(self) -> step_lib.State:
+        """Shapes, dtypes and placements of the whole pack's state."""
+        seeds = jax.ShapeDtypeStruct((self.capacity,), jnp.int32)
+        params = jax.eval_shape(self.functions.params, seeds)
+        shapes = jax.eval_shape(self.functions.init, params, self._abstract_numbers(), seeds)
+        return self._placed(shapes)
+
+    def _abstract_numbers(self):
+        numbers = step_lib.hyperparameters(self.configs[0])
+        return self._placed(
+            {k: jax.ShapeDtypeStruct((self.capacity,), v.dtype) for k, v in numbers.items()}
+        )
+
+    def _placed(self, shapes):
+        place = functools.partial(jax.ShapeDtypeStruct, sharding=self.sharding)
+        return jax.tree.map(lambda x: place(x.shape, x.dtype), shapes)
 
     def join(self, members: list) -> step_lib.State:
         return jax.tree.map(lambda *xs: self._place(np.stack(xs)), *members)

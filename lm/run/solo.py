@@ -83,7 +83,7 @@ class Solo(Program):
 
         Nothing is allocated. An evaluation is that of `eval.sequences` rows.
         """
-        (state,) = self.abstract_members()
+        state = self.abstract_state()
 
         def whole(x):
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole)
@@ -144,13 +144,15 @@ class Solo(Program):
         return [state]
 
     def abstract_members(self) -> list:
-        return [
-            jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                self.shapes,
-                self.shardings,
-            )
-        ]
+        return [self.abstract_state()]
+
+    def abstract_state(self) -> step_lib.State:
+        """Shapes, dtypes and placements of the state."""
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            self.shapes,
+            self.shardings,
+        )
 
     def join(self, members: list) -> step_lib.State:
         return members[0]

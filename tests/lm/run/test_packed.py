@@ -133,7 +133,7 @@ def test_a_pack_decomposes_only_when_it_is_due():
     def cost(name, lines):
         yield "calls", sum("geqrf" in line or "syevd" in line for line in lines)
 
-    lowered = program.lower()
+    lowered = program.lower("cpu")
     assert "kept" in lowered.out_info[1].watched
     text = lowered.compile().as_text()
     least, most = (amount["calls"] for amount in hlo.amounts(text, cost))

@@ -1,5 +1,6 @@
 """lm/run/solo.py and lm/run/mesh.py: a run is the same run on any mesh."""
 
+import dataclasses
 import math
 
 import jax
@@ -184,8 +185,21 @@ def test_every_part_is_made_for_a_mesh_wider_than_a_batch_of_evaluation():
         assert program.lower("tpu", part).as_text()
 
 
-def test_minus_one_takes_what_is_left():
-    assert dict(mesh_lib.make(config(data=-1, model=2)).shape) == {"data": 4, "model": 2}
+@pytest.mark.parametrize(
+    ("model", "batch_size", "data", "columns"), [(2, 8, 4, 2), (1, 8, 8, 1), (1, 4, 4, 2)]
+)
+def test_minus_one_takes_what_is_left_and_by_default_what_divides_the_batch(
+    model, batch_size, data, columns
+):
+    made = mesh_lib.make(config(data=-1, model=model, batch_size=batch_size))
+    assert dict(made.shape) == {"data": data, "model": columns}
+
+
+def test_slices_lie_along_data():
+    Device = dataclasses.make_dataclass("Device", ["id", "slice_index"], frozen=True)
+    devices = [Device(i, i % 2) for i in range(8)]
+    mesh = mesh_lib.make(config(data=4, model=2), devices)
+    assert [[d.slice_index for d in row] for row in mesh.devices] == [[0, 0]] * 2 + [[1, 1]] * 2
 
 
 def test_half_described_job_fails_loudly(monkeypatch):
