@@ -125,7 +125,7 @@ def check(
     totals = [_total(memory), *(_total(other) for other in others)]
     totals[-1] += 0 if alone else _local_bytes(state.optimizer)
     total = max(totals)
-    share = (program.capacity if members else 1) / len(devices)  # of a run, on each chip
+    share = program.capacity / len(devices)  # of a run, on each chip
     model, train = config["model"], config["train"]
     tokens = train["batch_size"] * model["sequence_length"]
     model_flops = 3 * flops.forward_flops_per_token(model) * tokens * share
