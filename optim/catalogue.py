@@ -139,6 +139,7 @@ class OptimizerSpec:
             )
         shape = {name: values.pop(name) for name in ("learning_rate", *NUMBERS)}
         schedule = Schedule(shape, values.pop("schedule"))
+        values.pop("version", None)
         moving = {k: v for k, v in values.items() if fields[k].traced and callable(v)}
 
         around = {"roles": roles} | ({"scaling": scaling} if scaling else {})

@@ -70,6 +70,8 @@ class Entry:
     flops     (role, leaf, values) -> FLOPs of the leaf's matrix work per step, if there is any.
     place     (path, array, mesh) -> PartitionSpec of a state array that belongs to no parameter;
               see `optim.state_shardings`.
+    version   raised when the rule comes to make other numbers: from 2 on it is a static option of
+              every specification, so that a run of the new rule is not taken for one of the old.
     """
 
     alias: Callable
@@ -78,6 +80,7 @@ class Entry:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     flops: Callable[[Role, Any, Mapping[str, Any]], float] | None = None
     place: Callable | None = None
+    version: int = 1
 
     @cached_property
     def fields(self) -> dict[str, Field]:
@@ -90,6 +93,8 @@ class Entry:
         rows = {name: row for name, row in rows.items() if name not in ("roles", "scaling")}
         rows |= {name: (default, Number) for name, default in NUMBERS.items()}
         rows |= {"schedule": (self.schedule, Shape)}
+        if self.version > 1:
+            rows["version"] = self.version, Literal[self.version]
         found = {
             name: Field(default, hint, may_be_traced(hint), *self._range(name, hint))
             for name, (default, hint) in rows.items()

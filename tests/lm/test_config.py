@@ -1,5 +1,6 @@
 """lm/config.py: every bad field is one line; the hash depends on values, never on spelling."""
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -158,3 +159,13 @@ def test_a_number_without_a_value_belongs_to_the_program():
 def test_numpy_scalars_are_refused_not_guessed():
     with pytest.raises(ConfigError, match="has no canonical form"):
         canonical({"a": np.float32(0.1)})
+
+
+def test_a_changed_rule_is_another_run(monkeypatch):
+    before = config_hash(tiny.config("lion"))
+    newer = dataclasses.replace(optim.catalogue.get("lion"), version=2)
+    monkeypatch.setitem(optim.catalogue.CATALOGUE, "lion", newer)
+    assert config_hash(tiny.config("lion")) != before
+    optim.spec("lion", learning_rate=0.1).build().init({"w": np.ones((2, 2))})
+    with pytest.raises(ConfigError, match="version=1 is not one of 2"):
+        tiny.config("lion", version=1)

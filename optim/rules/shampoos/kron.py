@@ -334,6 +334,7 @@ def kron(
 
 ENTRY = Entry(
     kron,
+    version=2,  # its probes follow the run's seed
     flops=matrix_flops,
     bounds={
         "preconditioner_update_probability": (0.0, 1.0),
