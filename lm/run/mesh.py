@@ -41,7 +41,8 @@ def make(config: Mapping, devices: Sequence | None = None) -> Mesh:
     """The mesh of a finalised config over `devices` (default: all of the job).
 
     With `mesh.data=-1` and `mesh.model=1`, as by default, `data` gets as many devices as divide the
-    batch and `MOST_DATA`, and `model` the rest. Devices of several slices lie along `data`.
+    batch and `MOST_DATA`, and `model` the rest; cores of one machine that do not fit stay idle.
+    Devices of several slices lie along `data`.
 
     Raises:
       ConfigError: with the arithmetic, when the axes do not multiply to the number of devices or
@@ -53,7 +54,11 @@ def make(config: Mapping, devices: Sequence | None = None) -> Mesh:
     batch = config["train"]["batch_size"] // config["program"]["accumulate"]
     if sizes == {"data": -1, "model": 1}:
         data = math.gcd(batch, len(devices), MOST_DATA)
-        sizes = {"data": data, "model": len(devices) // data}
+        columns = len(devices) // data
+        cores = devices[0].platform == "cpu" and jax.process_count() == 1
+        if cores and math.gcd(model["heads"], model["mlp"]) % columns:
+            devices, columns = devices[:data], 1
+        sizes = {"data": data, "model": columns}
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1:
         raise ConfigError(f"mesh.{free[1]}=-1: only one axis can take what is left")

@@ -186,7 +186,8 @@ def test_every_part_is_made_for_a_mesh_wider_than_a_batch_of_evaluation():
 
 
 @pytest.mark.parametrize(
-    ("model", "batch_size", "data", "columns"), [(2, 8, 4, 2), (1, 8, 8, 1), (1, 4, 4, 2)]
+    ("model", "batch_size", "data", "columns"),
+    [(2, 8, 4, 2), (1, 8, 8, 1), (1, 4, 4, 2), (1, 1, 1, 1)],  # the last: 8 do not divide 4 heads
 )
 def test_minus_one_takes_what_is_left_and_by_default_what_divides_the_batch(
     model, batch_size, data, columns
