@@ -89,8 +89,9 @@ def _as_told(mesh, spec, leaf, path: str) -> NamedSharding:
     try:
         where = NamedSharding(mesh, spec)
         where.shard_shape(leaf.shape)
-    except (TypeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except (TypeError, ValueError, IndexError) as error:
+        few = isinstance(error, IndexError)
+        reason = f"it has {leaf.ndim} axes" if few else str(error).strip().partition("\n")[0]
         raise ValueError(f"optimizer state {path!r} cannot lie as {spec}: {reason}") from None
     return where
 

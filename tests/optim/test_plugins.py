@@ -196,9 +196,14 @@ def test_state_of_their_own_lies_where_they_say(write):
     np.testing.assert_allclose(
         updates["w"], -0.1 * GRADS["w"] - 0.01 * PARAMS["w"], rtol=1e-5, atol=1e-7
     )
-    odd_place = optim.catalogue.get(write(TABLE.replace("table", "odd"))).place
-    with pytest.raises(ValueError, match="'inner/1/odd' cannot lie as P.*dimension size is 3"):
-        optim.state_shardings(tx, params, odd_place)
+    for wrong, message in {
+        TABLE.replace("table", "odd"): "'inner/1/odd' cannot lie as P.*dimension size is 3",
+        TABLE.replace(
+            ' if path.endswith("table") else None', ""
+        ): "cannot lie as P.*: it has 0 axes",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            optim.state_shardings(tx, params, optim.catalogue.get(write(wrong)).place)
 
 
 def test_a_changed_source_is_refused_and_a_kept_one_is_found(write, tmp_path):

@@ -5,12 +5,15 @@ import json
 import signal
 import sys
 
+import jax
 import pytest
 import study_rig
 from study_rig import run, trained
 
 from configs import grids, ladder, spaces, study
 from lm.config import ConfigError
+from lm.config_file import load_run
+from lm.run.solo import Solo
 from optim import plugins
 from sweeps import slurm
 
@@ -95,6 +98,22 @@ def test_without_a_word_it_gets_the_grids_of_adamw(module):
         study.get_config("published", [name, "muon"]).optimizers.muon.start.learning_rate
         == (grids.published("muon")["start"]["learning_rate"])
     )
+
+
+def test_state_of_its_own_lies_where_it_says_in_a_run(module):
+    module.write_text(
+        "import jax, optax\n"
+        "def make(learning_rate):\n"
+        "    init = lambda p: {'table': jax.numpy.zeros((1024, 512))}\n"
+        "    return optax.GradientTransformation(init, lambda u, s, p=None: (u, s))\n"
+        "def state_sharding(path, array, mesh):\n"
+        "    return jax.sharding.PartitionSpec('data') if 'table' in path else None\n"
+    )
+    spec = f"{study_rig.ROOT}/configs/run.py:nano-xs,1x,{module.stem}:make"
+    config = load_run(spec, ["--config.optimizer.learning_rate=0.1"])
+    program = Solo([config], jax.devices()[:8])
+    table = next(x for x in jax.tree.leaves(program.abstract_members()) if x.size == 2**19)
+    assert table.sharding.shard_shape(table.shape) == (128, 512)
 
 
 @pytest.mark.parametrize(
