@@ -107,8 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     if is_plugin(names[0]) and not arguments.dry_run:
         _check(names[0], arguments.force)
     if race.raced() is None and len(race.designs()) > 1 and not arguments.dry_run:
-        print(f"measuring: {race.ratios[0]} with one seed, which is part of the race")
-        race.run(race.ratios[:1], 1)
+        race.measure()
     ratios, seeds = race.design()
     if arguments.dry_run:
         return 0
@@ -200,6 +199,22 @@ class Race:
         if trained := sum(run.seconds for run in new.values()):
             programs = cost.of(self.held(), new).programs
             self.speed = Speed(cost.rate(cost.HERE, new.values()), (wall - trained) / programs)
+
+    def measure(self) -> None:
+        """Races the smallest budget with one seed, a part of every design, for its speed.
+
+        Raises:
+          Refused: on the device that is named that alone takes longer than there is time.
+        """
+        smallest = self.ratios[:1], 1
+        _, hours = self.hours(self.named(*smallest))
+        if hours > self.given.hours:
+            raise Refused(
+                f"--hours={self.given.hours:g} is too short: {smallest[0][0]} with one seed alone "
+                f"takes about {_duration(hours)} on --device={self.given.device}"
+            )
+        print(f"measuring: {smallest[0][0]} with one seed, which is part of the race")
+        self.run(*smallest)
 
     @property
     def workers(self) -> int:

@@ -100,6 +100,13 @@ def test_what_cannot_be_raced_is_one_line(tmp_path, monkeypatch, capsys, words, 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_cannot_even_be_measured_in_time_is_not_begun(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert challenge.main(["muon", "--size=micro-l", "--hours=0.5"]) == 2
+    assert "1x with one seed alone takes about " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_optimizer_whose_properties_fail_races_only_by_force(name, monkeypatch):
     monkeypatch.setattr(challenge, "_do", lambda words, allowed: 3)
     with pytest.raises(challenge.Refused, match="3 of its properties fail; mend them, or race it"):
