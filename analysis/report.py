@@ -1,12 +1,14 @@
-"""The report of a study: one self-contained page, its figures and its numbers.
+"""The report of a study: one self-contained page and its numbers.
 
     python -m analysis.report runs/nano                        a results folder
+    python -m analysis.report runs/nano runs/theirs --out=DIR  several folders as one race
     python -m analysis.report runs/nano --against=published    with the recorded study beside it
     python -m analysis.report runs/nano --baseline=muon        speed-ups over another optimizer
     python -m analysis.report published --out=docs/report      the recorded study itself
+    python -m analysis.report runs --gallery                   one page for all studies of a folder
 
 Writes DIR/index.html, DIR/numbers.csv (every number, long form), DIR/table.csv (losses and
-speed-ups, no times: two studies with the same results have the same file) and DIR/figures/. The
+speed-ups, no times: two studies with the same results have the same file) and DIR/answer.svg. The
 same inputs give the same bytes.
 """
 
@@ -16,55 +18,62 @@ import functools
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from analysis.pages import comparison, page, sections, style, verdicts
-from analysis.pages.figures.panels import short
-from analysis.pages.view import View, view
+from analysis.pages import comparison, figures, page, sections, verdicts
+from analysis.pages.svg import short
+from analysis.pages.view import View, digits, view
 from analysis.runs import reader, recorded
-from analysis.runs.names import BASELINE, CELL, RACE, did_you_mean, label, settings
+from analysis.runs.names import BASELINE, CELL, did_you_mean, label, settings
+from analysis.runs.study import Study, together
 
 
 def main(argv=None) -> int:
     parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.source == "published" and not arguments.out:
-        parser.error("published: say where to write, with --out=DIR")
+    given = parser.parse_args(argv)
+    if (given.sources == ["published"] or len(given.sources) > 1) and not given.out:
+        parser.error(f"{' '.join(given.sources)}: say where to write, with --out=DIR")
+    if given.gallery and len(given.sources) > 1:
+        parser.error("--gallery takes one folder of studies")
+    out = Path(given.out or Path(given.sources[0]) / ("" if given.gallery else "report"))
     try:
-        found = _look(arguments.source, arguments.baseline)
+        if given.gallery:
+            print(gallery(Path(given.sources[0]), out))
+            return 0
+        found = _look(given.sources, given.baseline)
     except (reader.NothingToReport, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    out = Path(arguments.out or Path(arguments.source) / "report")
-    against = _look("published", found.baseline) if arguments.against else None
-    write(found, out, against, small=arguments.small)
+    against = _look(["published"], found.baseline) if given.against else None
+    write(found, out, against)
     print(terminal(found))
-    print(f"\nreport: {out / 'index.html'}")
+    print(f"report: {out / 'index.html'}")
     return 0
 
 
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
-        description="Write the report of a results folder: one HTML page, figures and CSVs.",
+        description="Write the report of one or several results folders: a page and CSVs.",
         epilog="examples:\n" + __doc__.split("\n\n")[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="WORKDIR", help="a results folder, or `published`")
+    words = "results folders (several are one race), or `published`"
+    parser.add_argument("sources", metavar="WORKDIR", nargs="+", help=words)
     parser.add_argument("--out", metavar="DIR", help="where to write (default: WORKDIR/report)")
     parser.add_argument(
         "--against", choices=["published"], help="add the recorded study as comparison"
     )
     parser.add_argument("--baseline", metavar="NAME", help="speed-ups are over this optimizer")
-    parser.add_argument("--small", action="store_true", help="small bitmaps instead of vectors")
+    words = "one page for all studies below WORKDIR, each by its answer"
+    parser.add_argument("--gallery", action="store_true", help=words)
     return parser
 
 
-def _look(source: str, baseline: str | None) -> View:
-    if source == "published":
+def _look(sources: list[str], baseline: str | None) -> View:
+    if sources == ["published"]:
         return _recorded(baseline or BASELINE)
-    study = reader.load(source, baseline=baseline)
+    study = _load(sources, baseline)
     raced = sorted(set(study.runs["optimizer"]))
     if baseline and baseline not in raced:
         hint = did_you_mean(baseline, raced)
@@ -72,45 +81,65 @@ def _look(source: str, baseline: str | None) -> View:
     return view(study)
 
 
+def _load(sources, baseline) -> Study:
+    studies = [reader.load(source, baseline=baseline) for source in sources]
+    return studies[0] if len(studies) == 1 else together(studies)
+
+
 @functools.cache
 def _recorded(baseline: str) -> View:
     return view(dataclasses.replace(recorded.study(), baseline=baseline))
 
 
-def write(found: View, out: Path, against: View | None = None, *, small: bool = False) -> None:
-    """Write the page, the tables and the figures of one study into `out`."""
-    gallery, is_recorded = Gallery(out / "figures", small), found.study.name == recorded.NAME
-    chosen = sections.RECORDED if is_recorded else sections.STUDY
-    body = [(heading, section(found, gallery.show)) for heading, section in chosen]
-    if against is not None:
-        beside = comparison.comparison(found, against, gallery.show)
-        body.insert(4, ("Against the recorded study", beside))
-    subtitle = f"study {found.study.name}: {len(found.study.runs)} trials"
-    html = page.page("A race of optimizers", subtitle, body)
-    (out / "index.html").write_text(html, encoding="utf-8")
+def write(found: View, out: Path, against: View | None = None) -> None:
+    """Write the page, the tables and the picture of the answer of one study into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "index.html").write_text(html(found, against), encoding="utf-8")
+    (out / "answer.svg").write_text(figures.forest(found).svg(), encoding="utf-8")
     numbers(found).to_csv(out / "numbers.csv", index=False, lineterminator="\n")
     table(found).to_csv(out / "table.csv", index=False, lineterminator="\n")
 
 
-class Gallery:
-    """Draws the figures of a page, embeds them, and writes their files."""
+def html(found: View, against: View | None = None) -> str:
+    """The page of one study."""
+    show = sections.Figures()
+    chosen = sections.RECORDED if found.study.name == recorded.NAME else sections.STUDY
+    top = sections.head(found, show)
+    body = [(heading, section(found, show)) for heading, section in chosen]
+    if against is not None:
+        beside = comparison.against(found, against)
+        body.insert(4, ("Against the recorded study", beside))
+    data = {"csv": {name: drawn.csv for name, drawn in show.drawn.items()}}
+    return page.page(found.study.name, body, data | comparison.pairs(found), head=top)
 
-    def __init__(self, folder: Path, small: bool):
-        self.folder, self.small = folder, small
-        folder.mkdir(parents=True, exist_ok=True)
 
-    def show(self, name, caption, draw) -> str:
-        """Draw a figure and return its HTML; a table that holds nothing to draw leaves a remark."""
+def gallery(folder: Path, out: Path) -> str:
+    """A page with the answer of every study below `folder`, linked to its report.
+
+    Raises:
+      reader.NothingToReport: there is no study below the folder.
+    """
+    below = sorted({path.parent for path in folder.glob("**/trials") if path.is_dir()})
+    show, parts = sections.Figures(), []
+    for workdir in below:
+        name = str(workdir.relative_to(folder))
         try:
-            figure = draw()
-        except ValueError as error:
-            return page.paragraph(f"No figure {name.replace('_', ' ')}: {error}.", "note")
-        if self.small:
-            content = style.render_small(figure)
-            (self.folder / f"{name}.png").write_bytes(content)
-            return page.picture(content, "png", caption)
-        style.save(figure, self.folder / name)
-        return page.picture((self.folder / f"{name}.svg").read_bytes(), "svg", caption)
+            found = view(reader.load(workdir), cards=False)
+        except (reader.NothingToReport, ValueError) as error:
+            parts.append((name, page.paragraph(str(error), "note")))
+            continue
+        body = page.bullets(verdicts.verdicts(found)) + show(sections.named_forest, found, name)
+        if (workdir / "report" / "index.html").exists():
+            href = page.text((Path(name) / "report" / "index.html").as_posix())
+            body = page.Raw(f'<p><a href="{href}">whole report</a></p>') + body
+        parts.append((name, body))
+    if not parts:
+        raise reader.NothingToReport(f"{folder}: no study below it (a folder with trials/)")
+    data = {"csv": {name: drawn.csv for name, drawn in show.drawn.items()}, "pairs": []}
+    out.mkdir(parents=True, exist_ok=True)
+    top = page.Raw(f"<h1>{page.text(folder.name)}: {len(parts)} studies</h1>")
+    (out / "index.html").write_text(page.page(folder.name, parts, data, head=top), encoding="utf-8")
+    return f"gallery of {len(parts)} studies: {out / 'index.html'}"
 
 
 def table(found: View) -> pd.DataFrame:
@@ -128,54 +157,43 @@ def numbers(found: View) -> pd.DataFrame:
     return found.numbers.assign(table=kept)
 
 
-def terminal(found: View) -> str:
-    """The headline numbers as text: one line per cell, best first, then the cost and the doubts."""
-    lines = [f"study {found.study.name}: {len(found.study.runs)} trials"]
-    lines.append(f"noise: {found.noise or 'not measured'}")
-    row = "{:<10} {:>5}  {:<10} {:>8}  {:>17}  {:>9}  {:>18}  {}".format
-    heads = ["size", "ratio", "optimizer", "loss", f"below {found.base_label}"]
-    lines += ["", row(*heads, "published", "joint model", "verdict")]
-    for _, race in found.speedups.groupby(RACE, sort=False):
-        for cell in race.sort_values("loss").itertuples():
-            cells = [cell.model_size, f"{cell.chinchilla_ratio:g}x", label(cell.optimizer)]
-            half = _number((cell.gap_high - cell.gap_low) / 2, ".4f")
-            gap = _number(cell.gap, "+.4f") + (half and f" ± {half}")
-            limit = {"lower": "≥ "}.get(cell.joint_bound, "")
-            joint = limit + _number(cell.joint, ".2f")
-            joint += f" ({cell.joint_low:.2f}-{cell.joint_high:.2f})" if joint and not limit else ""
-            shown = [gap, _number(cell.published, ".2f"), joint]
-            lines.append(row(*cells, f"{cell.loss:.4f}", *shown, cell.verdict).rstrip())
-    row = "{:<10} {:>7} {:>9} {:>8} {:>9}".format
-    lines += ["", row("tuning", "trials", "diverged", "tokens", "seconds")]
-    for cost in found.cost.itertuples():
-        seconds = "" if np.isnan(cost.seconds) else f"{cost.seconds:.0f}"
-        name = label(cost.optimizer)
-        lines.append(row(name, cost.trials, cost.diverged, short(cost.tokens), seconds))
-    lines += [*_searches(found), "", *verdicts.verdicts(found)]
-    return "\n".join([*lines, *(f"doubt: {doubt}" for doubt in found.doubts)])
+def terminal(found: View, most=11) -> str:
+    """The answer in at most `most` lines: sentences, the largest race, the cost, the doubts."""
+    sentences, race = verdicts.verdicts(found), found.races[0]
+    cost = found.cost[["trials", "tokens"]].sum()
+    last = [f"{cost['trials']:.0f} trials of {short(cost['tokens'])} tokens in all"]
+    doubts = [note for *_, note in sections.ranked_doubts(found)]
+    if doubts:
+        last.append(f"{len(doubts)} doubts, the first: {doubts[0]}")
+    room = most - len(last) - 2
+    lines = sentences[: max(1, room - min(len(race), 5))]
+    row = "{:<14} {:>8}  {:>20}  {:>20}  {}".format
+    lines.append(row("", "loss", f"below {found.base_label}", "speed-up", "verdict").rstrip())
+    shown = race.head(max(1, most - len(lines) - len(last)))
+    for cell in shown.itertuples():
+        where = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
+        parts = [found.number("gap", "fair_losses", "nats", *where)]
+        parts.append(found.number("speedup", "robust_joint", "ratio", *where))
+        loss = f"{cell.loss:.4f}"
+        texts = [_half(part) for part in parts]
+        lines.append(row(label(cell.optimizer), loss, *texts, cell.verdict).rstrip())
+    lines[-1] += f"   (and {len(race) - len(shown)} more)" * (len(race) > len(shown))
+    return "\n".join([*lines, *last])
 
 
-def _searches(found: View) -> list[str]:
-    """One line per certificate: trials, what the start lost, what would overturn it, doubts."""
-    if found.searches.empty:
-        return []
-    row = "{:<10} {:>5}  {:<10} {:>6} {:>10} {:>13}  {}".format
-    lines = [
-        "",
-        row("search", "ratio", "optimizer", "trials", "start lost", "overturned by", "admits"),
-    ]
-    for cell in found.searches.to_dict("records"):
-        listed = ("ties", "edges", "missing", "failed", "infeasible", "refused")
-        admits = [f"{cell[n]:.0f} {n} ({cell[f'{n}_note']})" for n in listed if cell.get(n, 0) > 0]
-        named = (cell["model_size"], f"{cell['chinchilla_ratio']:g}x", label(cell["optimizer"]))
-        lost = _number(cell.get("start_regret", np.nan), ".4f")
-        fall = _number(cell.get("overturn", np.nan), ".4f")
-        lines.append(row(*named, cell["trials"], lost, fall, "; ".join(admits)).rstrip())
-    return lines
-
-
-def _number(value, spec) -> str:
-    return format(value, spec) if np.isfinite(value) else ""
+def _half(number) -> str:
+    """`0.034 ± 0.004`, or as the page shows it where the interval is open or one-sided."""
+    if number is None:
+        return ""
+    half = (number.high - number.low) / 2
+    if (
+        number.bound
+        or not half > 0
+        or abs(number.high + number.low - 2 * number.value) > 0.1 * half
+    ):
+        return str(number)
+    ends = (number.low, number.high)
+    return f"{digits(number.value, *ends)} ± {digits(half, *ends)}"
 
 
 if __name__ == "__main__":

@@ -27,4 +27,4 @@ def test_smoke_races_all_eleven_and_reports(tmp_path):
     assert set(table["optimizer"]) == set(grids.GRIDS)
     assert table["loss"].between(1.5, 5.0).all()
     page = (tmp_path / "report/index.html").read_text()
-    assert 'src="http' not in page and "data:image/svg" in page
+    assert 'src="http' not in page and 'id="forest"' in page

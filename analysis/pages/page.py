@@ -1,130 +1,169 @@
-"""The parts of a self-contained HTML page: no script, no external resource, pictures embedded."""
+"""The parts of a self-contained page: tables, figures, the shell with style, script, data."""
 
-import base64
 import html
+import json
 import math
+from importlib.resources import files
 
-import pandas as pd
+from analysis.pages import looks
+from analysis.pages.svg import Figure
+from analysis.pages.view import Number
 
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1080px; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.25rem; margin-top: 2.4rem;
-     border-bottom: 1px solid #ddd; padding-bottom: .2rem; } h3 { font-size: 1.02rem; }
-figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; }
-figcaption, .note { color: #555; font-size: .88rem; max-width: 56rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; }
-th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
-th { border-bottom: 1px solid #999; font-weight: 600; } td.text, th.text { text-align: left; }
-tr.rule td { border-top: 1px solid #ddd; } td.wide { white-space: normal; min-width: 22rem; }
-summary { cursor: pointer; color: #0b5cad; font-size: .9rem; margin: .6rem 0; }
-.verdict { border-left: 4px solid #d55e00; padding: .1rem 1rem; background: #faf7f4; }
-nav a { margin-right: 1rem; } code { background: #f3f3f3; padding: 0 .25em; }
-"""
+POLICY = (  # no request leaves the file
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+)
 
 
-def page(title: str, subtitle: str, sections: list[tuple[str, str]]) -> str:
-    """A whole page from (heading, HTML) pairs; a section without content is left out."""
-    sections = [(heading, body) for heading, body in sections if body]
-    links = "".join(f'<a href="#{_slug(heading)}">{text(heading)}</a>' for heading, _ in sections)
-    parts = [
-        f'<section id="{_slug(heading)}"><h2>{text(heading)}</h2>\n{body}</section>'
-        for heading, body in sections
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{CSS}</style></head>\n<body>"
-        f'<h1>{text(title)}</h1><p class="note">{text(subtitle)}</p><nav>{links}</nav>\n'
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+class Raw(str):
+    """HTML that is not escaped again."""
 
 
 def text(value) -> str:
-    """Any value as escaped text."""
-    return html.escape(str(value))
+    """Any value as escaped text; HTML made here stays as it is."""
+    return str(value) if isinstance(value, Raw) else html.escape(str(value))
 
 
-def paragraph(value: str, css: str = "") -> str:
-    return f'<p class="{css}">{text(value)}</p>' if css else f"<p>{text(value)}</p>"
+def paragraph(value, css="") -> Raw:
+    return Raw(f'<p class="{css}">{text(value)}</p>' if css else f"<p>{text(value)}</p>")
 
 
-def bullets(values) -> str:
-    return (
-        "<ul>" + "".join(f"<li>{text(value)}</li>" for value in values) + "</ul>" if values else ""
-    )
+def bullets(values, css="") -> Raw:
+    items = "".join(f"<li>{text(value)}</li>" for value in values)
+    return Raw(f'<ul class="{css}">{items}</ul>' if items else "")
 
 
-def table(data: pd.DataFrame, columns: dict[str, str], *, formats=None, group=None) -> str:
-    """An HTML table; one of more than 40 rows is folded.
+def details(summary, body) -> Raw:
+    """A folded part; nothing where there is no body."""
+    return Raw(f"<details><summary>{text(summary)}</summary>{body}</details>" if body else "")
+
+
+def table(heads: list[str], rows: list[tuple[dict, list]], *, search=False, css="") -> Raw:
+    """A table that sorts by its headings; columns without content are left out.
 
     Args:
-      data: the rows, in order.
-      columns: column -> heading; columns not named, and empty ones, are left out.
-      formats: column -> function of a value; numbers get four significant digits otherwise.
-      group: a column; a rule is drawn above each row where its value changes.
+      rows: (data attributes such as o, s, r; cells). A cell is text, a float, a `Number`, HTML or
+        None.
+      search: put a field above it that filters rows by words.
     """
-    formats = formats or {}
-    columns = {name: heading for name, heading in columns.items() if _has_content(data, name)}
-    css = {name: _css(data[name]) for name in columns}
+    kept = [i for i in range(len(heads)) if any(_content(cells[i]) for _, cells in rows)]
+    numeric = {
+        i for i in kept if all(isinstance(c[i], float | int | Number | None) for _, c in rows)
+    }
     head = "".join(
-        f'<th class="{css[name]}">{text(heading)}</th>' for name, heading in columns.items()
+        f'<th scope="col"{_css(i in numeric)}><button type="button">{text(heads[i])}</button></th>'
+        for i in kept
     )
-    body, previous = [], None
-    for _, row in data.iterrows():
-        cells = "".join(
-            f'<td class="{css[name]}">{text(formats.get(name, number)(row[name]))}</td>'
-            for name in columns
-        )
-        changed = group is not None and previous is not None and row[group] != previous
-        previous = row[group] if group is not None else None
-        body.append(f'<tr class="{"rule" if changed else ""}">{cells}</tr>')
-    whole = (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+    body = "".join(
+        f"<tr{_data(where)}>{''.join(_cell(cells[i], i in numeric) for i in kept)}</tr>"
+        for where, cells in rows
     )
-    if len(data) <= 40:
-        return whole
-    return f"<details><summary>all {len(data)} rows</summary>{whole}</details>"
+    field = (
+        '<input data-filter data-script hidden placeholder="filter rows" aria-label="filter rows">'
+    )
+    return Raw(
+        f'<div class="table">{field if search else ""}<div class="scroll"><table class="{css}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
+    )
 
 
-def _has_content(data, name) -> bool:
-    return name in data and bool((data[name].notna() & (data[name].astype(str) != "")).any())
+def _content(cell) -> bool:
+    return cell not in (None, "") and not (isinstance(cell, float) and math.isnan(cell))
 
 
-def _css(column) -> str:
-    """Words to the left, and wrapped where they are long."""
-    if pd.api.types.is_numeric_dtype(column):
-        return ""
-    return "text wide" if column.astype(str).str.len().max() > 60 else "text"
+def _css(numeric) -> str:
+    return ' class="n"' if numeric else ""
+
+
+def _data(where) -> str:
+    return "".join(
+        f' data-{k}="{text(f"{v:g}" if isinstance(v, float) else v)}"' for k, v in where.items()
+    )
+
+
+def _cell(cell, numeric) -> str:
+    if isinstance(cell, Number):
+        return f'<td class="n" data-v="{cell.value:.9g}" title="{text(cell.tip)}">{text(cell)}</td>'
+    if isinstance(cell, float | int) and not isinstance(cell, bool):
+        shown = "" if math.isnan(cell) else number(cell)
+        return f'<td{_css(numeric)} data-v="{cell:.9g}">{shown}</td>'
+    wide = ' class="wide"' if cell and len(cell) > 60 else ""
+    return f"<td{wide}>{text('' if cell is None else cell)}</td>"
 
 
 def number(value) -> str:
     """Four significant digits; integers in full; nothing for missing."""
-    if isinstance(value, str) or value is None:
-        return value or ""
     if not math.isfinite(value):
         return "" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    if float(value).is_integer() and abs(value) < 1e7:
-        return f"{value:.0f}"
-    return f"{value:.4g}"
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.4g}"
 
 
-def digits(count: int):
-    """A format with a fixed number of decimals; missing values stay empty."""
-    return lambda value: "" if pd.isna(value) else f"{value:.{count}f}"
+def filters(optimizers, sizes, ratios) -> Raw:
+    """The bar of toggles, which is the legend too. A double click leaves one alone."""
+    groups = []
+    for key, values in (("o", optimizers), ("s", sizes), ("r", ratios)):
+        buttons = []
+        for value, words in values.items():
+            icon = ""
+            if key == "o":
+                icon = (
+                    f'<svg viewBox="0 0 14 14" aria-hidden="true">{looks.marker(value, 7, 7)}</svg>'
+                )
+            value = f"{value:g}" if isinstance(value, float) else value
+            name = f'data-key="{key}" data-value="{text(value)}"'
+            buttons.append(
+                f'<button type="button" aria-pressed="true" {name}>{icon}{text(words)}</button>'
+            )
+        groups.append("".join(buttons) if len(buttons) > 1 or key == "o" else "")
+    bar = "<span></span>".join(group for group in groups if group)
+    return Raw(f'<div class="filters" role="group" aria-label="show or hide">{bar}</div>')
 
 
-def picture(content: bytes, kind: str, caption: str) -> str:
-    """A rendered figure (`svg` or `png`) with its caption, embedded as a data address."""
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
-    address = f"data:{mime};base64,{base64.b64encode(content).decode()}"
-    return (
-        f'<figure><img alt="{text(caption)}" src="{address}">'
-        f"<figcaption>{text(caption)}</figcaption></figure>"
+def figure(drawn: Figure) -> Raw:
+    """A figure with its caption and downloads."""
+    panels = "".join(
+        panel.svg(f'role="img" aria-label="{text(panel.title or drawn.name)}"'
+                  f' style="width:{panel.width}px"')
+        for panel in drawn.panels
+    )  # fmt: skip
+    tools = "".join(
+        f'<button type="button" data-{kind}="{drawn.name}">{kind.upper()}</button>'
+        for kind in ("svg", "csv")
+    )
+    tools = f'<div class="tools" data-script hidden>{tools}<span>table {drawn.hash}</span></div>'
+    caption = f"<figcaption>{text(drawn.caption)}</figcaption>"
+    return Raw(
+        f'<figure id="{drawn.name}">{caption}<div class="panels">{panels}</div>{tools}</figure>'
     )
 
 
-def _slug(heading: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in heading.lower())
+def page(title: str, sections: list[tuple[str, str]], data: dict, *, head="") -> str:
+    """A whole page from (heading, HTML) pairs; a section without content is left out.
+
+    Args:
+      data: what the script reads: csv, pairs, speed, cost.
+      head: HTML above the first section.
+    """
+    sections = [(heading, body) for heading, body in sections if body]
+    links = "".join(f'<a href="#{slug(name)}">{text(name)}</a>' for name, _ in sections)
+    parts = "".join(
+        f'<section id="{slug(name)}"><h2>{text(name)}</h2>{body}</section>'
+        for name, body in sections
+    )
+    style = (files(__package__) / "page.css").read_text(encoding="utf-8")
+    script = (files(__package__) / "page.js").read_text(encoding="utf-8")
+    packed = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    packed = packed.replace("<", "\\u003c")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<title>{text(title)}</title><style id="looks">{looks.css()}</style><style>{style}</style>'
+        f"</head>\n<body><header>{head}<nav>{links}</nav></header>\n<main>{parts}</main>\n"
+        f'<script type="application/json" id="data">{packed}</script>\n<script>{script}</script>'
+        "\n</body></html>\n"
+    )
+
+
+def slug(heading: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in heading.lower()).strip("-")

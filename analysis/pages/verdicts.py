@@ -1,76 +1,55 @@
-"""The headline of a study in sentences: who wins where, by how much, and what cannot be told."""
+"""The answer of a study in sentences: who wins where, by how much, and what cannot be told."""
 
 import numpy as np
 import pandas as pd
 
-from analysis.estimates.comparisons import headline_races
-from analysis.pages.view import View
+from analysis.pages.view import View, digits
 from analysis.runs.names import label
 
 
 def verdicts(f: View) -> list[str]:
-    """Who wins at the largest budget of each size, who cannot be told from it, and the trend."""
-    sentences = []
-    for race in headline_races(f.speedups.assign(loss=f.speedups["fair_loss"])):
-        first = race.iloc[0]
-        name = f"{first['model_size']}, {first['chinchilla_ratio']:g}×: "
-        sentences.append(name + _who_wins(race, bool(f.noise)) + _how_much(f, first))
-    factors = f.of("decline", quantity="per_doubling")
+    """Who wins the headline race of each size, the largest size first, and the trend with size."""
+    sentences = [_who_wins(f, race) + _how_much(f, race.iloc[0]) for race in f.races]
     p = f.value("decline", "robust_joint", "p_value")
-    if np.isfinite(p) and len(factors):
-        listed = ", ".join(
-            f"{label(row.optimizer)} ×{row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
-            for row in factors.itertuples()
-        )
+    if np.isfinite(p) and len(f.of("decline", quantity="per_doubling")):
         change = "changes" if p < 0.05 else "cannot be shown to change"
-        sentences.append(
-            f"The speed-up over {f.base_label} {change} with model size (joint model,"
-            f" p = {p:.2g}); factor per doubling of the parameters: {listed}."
-        )
+        sentence = f"The speed-up over {f.base_label} {change} with model size (p = {p:.2g})."
+        moving = f.of("decline", quantity="per_doubling")
+        moving = moving[(moving["low"] > 1) | (moving["high"] < 1)] if p < 0.05 else moving.iloc[:0]
+        listed = ", ".join(f"{label(r.optimizer)} ×{r.value:.3f}" for r in moving.itertuples())
+        sentences.append(sentence + (f" Per doubling of the parameters: {listed}." * bool(listed)))
     return sentences
 
 
-def _who_wins(race: pd.DataFrame, measured: bool) -> str:
+def _who_wins(f: View, race: pd.DataFrame) -> str:
     """The lowest fair loss, and all that may be as good (simultaneously over races and rivals)."""
     first = race.iloc[0]
-    name = label(first["optimizer"])
+    where = f"{first['model_size']}, {first['chinchilla_ratio']:g}×: "
+    name, loss = label(first["optimizer"]), f"{first['loss']:.4f}"
     if len(race) == 1:
-        return f"only {name} was raced, loss {first['loss']:.4f}."
+        return f"{where}only {name} was raced, loss {loss}."
     second = race.iloc[1]
-    below = second["loss"] - first["loss"]
-    sentence = f"{name} has the lowest loss, {first['loss']:.4f}"
-    if not measured:
-        sentence += f", {below:.4f} below {label(second['optimizer'])}"
-        return sentence + "; without repeated runs nobody can say whether that is noise."
+    sentence = f"{where}{name} has the lowest loss, {loss}"
+    below = f"{second['loss'] - first['loss']:.4f} below {label(second['optimizer'])}"
+    if not f.noise:
+        return f"{sentence}, {below}; without repeated runs nobody can say whether that is noise."
     tied = race["optimizer"][(race["behind_low"] <= 0) & (race["optimizer"] != first["optimizer"])]
     if len(tied):
-        names = ", ".join(label(optimizer) for optimizer in tied)
-        return f"{sentence}, not resolvable from {names} at this budget."
-    at_least = f"at least {-first['behind_high']:.4f}"
-    return f"{sentence}, {below:.4f} below {label(second['optimizer'])} ({at_least})."
+        return f"{sentence}, but cannot be told from {', '.join(map(label, tied))}."
+    return f"{sentence}, {below}."
 
 
 def _how_much(f: View, row: pd.Series) -> str:
     if row["optimizer"] == f.baseline or not np.isfinite(row["speedup"]):
         return ""
     if row["verdict"] == "not resolvable":
-        sentence = f" This cell alone does not resolve a speed-up over {f.base_label}"
-        if np.isfinite(row["joint"]):
-            sentence += f"; the joint model gives {_words(row, 'joint')}"
-        return sentence + "."
-    own = f"{f.base_label}'s own curve"
-    named = {"joint": "the joint model", "robust": own, "published": "the published formula"}
-    ways = [f"{_words(row, name)} by {words}" for name, words in named.items()]
-    ways = [way for way in ways if not way.startswith(" by")]
-    words = f" Tokens {f.base_label} would need for it, in multiples: "
-    return f"{words}{', '.join(ways)}." if ways else ""
-
-
-def _words(row, name) -> str:
-    """`1.32 (1.20 to 1.43)`, `at least 1.00`; nothing for a number that is not there."""
-    if not np.isfinite(row[name]) or row[f"{name}_bound"] == "none":
         return ""
-    limit = {"lower": "at least ", "upper": "at most "}.get(row[f"{name}_bound"])
-    if limit or not np.isfinite(row[f"{name}_low"]):
-        return f"{limit or ''}{row[name]:.2f}"
-    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
+    where = row["optimizer"], row["model_size"], row["chinchilla_ratio"]
+    need = f" {f.base_label} would need"
+    if row[f"{row['procedure']}_bound"] != "":
+        beyond = f.number("speedup", "robust_joint", "ratio_extrapolated", *where)
+        law = f": {beyond} times by the law beyond its data" if beyond else ""
+        return f"{need} more tokens than its largest budget has for that{law}."
+    low, high = row["low"], row["high"]
+    ends = f" ({digits(low, low, high)} to {digits(high, low, high)})" if np.isfinite(high) else ""
+    return f"{need} {digits(row['speedup'], low, high)}{ends} times the tokens."

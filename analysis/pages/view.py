@@ -2,19 +2,59 @@
 
 import dataclasses
 import functools
+import math
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.estimates.comparisons import verdict
+from analysis.estimates.comparisons import headline_races, verdict
 from analysis.estimates.estimate import estimate
 from analysis.estimates.table import pick
 from analysis.fits.loss_laws import DataLaw
 from analysis.runs import curves, repeats, winners
-from analysis.runs.names import CELL, label, reading_order
+from analysis.runs.names import CELL, RACE, label, reading_order
 from analysis.runs.study import Study
+from analysis.stats.noise import Noise
+from analysis.stats.selection import expected_best
 
 FORMULA = "published_formula"
+
+
+class Number(NamedTuple):
+    """A number of the long table: an end that is NaN is open, `source` says what it rests on."""
+
+    value: float
+    low: float
+    high: float
+    bound: str
+    source: str
+    name: str
+
+    def __str__(self) -> str:
+        """As many digits as the interval allows: `1.32 (1.20 to 1.43)`, `≥ 1.00`."""
+        limit = {"lower": "≥ ", "upper": "≤ "}.get(self.bound, "")
+        shown = limit + digits(self.value, self.low, self.high)
+        if limit or not (np.isfinite(self.low) or np.isfinite(self.high)):
+            return shown
+        ends = (digits(end, self.low, self.high) for end in (self.low, self.high))
+        return f"{shown} ({' to '.join(ends)})"
+
+    @property
+    def tip(self) -> str:
+        return f"{self.name}: {self}; {self.source}"
+
+
+def digits(value: float, low=np.nan, high=np.nan) -> str:
+    """A number to the digits that its interval allows: the first of the half-width, two below 3."""
+    if not np.isfinite(value):
+        return "open"
+    half = (high - low) / 2
+    if not (np.isfinite(half) and half > 0):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+    power = math.floor(math.log10(half))
+    places = -power + (half / 10.0**power < 3)
+    return f"{value:.{places}f}" if places >= 0 else f"{round(value, places):.0f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +78,54 @@ class View:
         return winners.deviations(self.study)
 
     @functools.cached_property
+    def races(self) -> list[pd.DataFrame]:
+        """The headline race of every size, largest size first, its cells by fair loss."""
+        return headline_races(self.speedups.assign(loss=self.speedups["fair_loss"]))[::-1]
+
+    @property
+    def race_keys(self) -> list[tuple]:
+        """(size, ratio) of every race, in reading order."""
+        return list(self.best[RACE].drop_duplicates().itertuples(index=False, name=None))
+
+    @functools.cached_property
+    def paired_margin(self) -> float:
+        """Half-width (nats, 95 %) of a difference of two settings on one seed; NaN if unknown."""
+        rows = self.of("noise").set_index("quantity")["value"]
+        if not {"residual", "residual_df"} <= set(rows.index):
+            return np.nan
+        return Noise(rows["residual"], rows["residual_df"]).margin(0.025, 1)
+
+    @functools.cached_property
+    def best_so_far(self) -> pd.DataFrame:
+        """CELL, trials, above: the expected best of so many of a cell's trials, in nats above the
+        best of its race. A diverged trial counts as the worst that finished."""
+        parts = []
+        floor = self.best.groupby(RACE)["loss"].min()
+        for cell, runs in self.study.runs.groupby(CELL, sort=False):
+            runs = runs[runs["seed"] == winners.base_seed(self.study, cell, runs)]
+            losses = runs.loc[runs["status"].isin(["finished", "diverged"]), "loss"].astype(float)
+            if not losses.notna().any() or cell[1:] not in floor.index:
+                continue
+            above = expected_best(losses.fillna(losses.max())) - floor[cell[1:]]
+            keys = dict(zip(CELL, cell, strict=True))
+            parts.append(
+                pd.DataFrame({"trials": np.arange(1, len(above) + 1), "above": above, **keys})
+            )
+        return pd.concat(parts, ignore_index=True)[[*CELL, "trials", "above"]]
+
+    @functools.cached_property
+    def headline_card(self) -> pd.DataFrame:
+        """The sensitivity card of the best rival of the largest size that has one."""
+        cards = self.of("card")
+        cards = cards[cards["procedure"] != "summary"]
+        for race in self.races:
+            for cell in race[CELL].to_dict("records"):
+                card = cards[(cards[CELL] == pd.Series(cell)).all(axis=1)]
+                if len(card):
+                    return card
+        return cards
+
+    @functools.cached_property
     def repeats(self) -> pd.DataFrame:
         return repeats.repeats(self.study)
 
@@ -53,6 +141,41 @@ class View:
     def of(self, table, procedure=None, quantity=None) -> pd.DataFrame:
         """Rows of the long table (`estimates.table.pick`)."""
         return pick(self.numbers, table, procedure, quantity)
+
+    @functools.cached_property
+    def _lines(self) -> dict:
+        """Key of a number -> (its line in numbers.csv, its row)."""
+        rows = self.numbers.to_dict("records")
+        return {self._key(row): (number, row) for number, row in enumerate(rows, start=2)}
+
+    @staticmethod
+    def _key(row) -> tuple:
+        ratio = row["chinchilla_ratio"]
+        ratio = None if ratio is None or pd.isna(ratio) else float(ratio)
+        names = ("table", "procedure", "quantity", "optimizer", "model_size")
+        return *(row[name] for name in names), ratio
+
+    @functools.cached_property
+    def _hashes(self) -> dict:
+        return {tuple(row[name] for name in CELL): row["hash"] for _, row in self.best.iterrows()}
+
+    def number(
+        self, table, procedure, quantity, optimizer="", size="", ratio=None
+    ) -> Number | None:
+        """One number with its interval, and where it comes from; None where there is none."""
+        where = (table, procedure, quantity, optimizer, size, ratio)
+        keys = dict(zip(("table", "procedure", "quantity", *CELL), where, strict=True))
+        line, row = self._lines.get(self._key(keys), (0, None))
+        if row is None:
+            return None
+        shown = row["value"], row["low"], row["high"]
+        value, low, high = (np.nan if x is None else float(x) for x in shown)
+        source = [row["note"]] if row["note"] else []
+        if (optimizer, size, ratio) in self._hashes:
+            source.append(f"run {self._hashes[optimizer, size, ratio]}")
+        source = "; ".join([*source, f"numbers.csv line {line}"])
+        name = f"{label(optimizer)} {size}" + ("" if ratio is None else f" {ratio:g}×")
+        return Number(value, low, high, row["bound"], source, name.strip())
 
     def value(self, table, procedure, quantity) -> float:
         """The one number of a study by this name; NaN where there is none."""

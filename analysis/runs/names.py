@@ -27,6 +27,18 @@ LABELS = {  # in the order in which tables and legends list them
     "kron": "Kron",
     "soap": "SOAP",
     "sophia": "Sophia",
+    "ademamix": "AdEMAMix",
+    "schedule_free": "Schedule-Free",
+    "adamc": "AdamC",
+    "adamh": "AdamH",
+    "normuon": "NorMuon",
+    "adamuon": "AdaMuon",
+    "dion": "Dion",
+    "muonc": "MuonC",
+    "muonh": "MuonH",
+    "shampoo": "Shampoo",
+    "kl_shampoo": "KL-Shampoo",
+    "kl_soap": "KL-SOAP",
 }
 _ALIASES = {
     "mini": "adam_mini",

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.published import OPTIMIZERS, PARAMS, TOKENS_PER_PARAM
-from analysis.runs.names import BASELINE, CELL, canonical, did_you_mean, settings
+from analysis.runs.names import BASELINE, CELL, canonical, cell_name, did_you_mean, settings
 
 STATUSES = ("finished", "diverged", "infeasible")
 RESULT_COLUMNS = [
@@ -87,6 +87,41 @@ class Study:
         """The runs with a final loss, in the columns that estimates use."""
         ended = (self.runs["status"] == "finished") & np.isfinite(self.runs["loss"].astype(float))
         return self.runs[ended]
+
+
+def together(studies: list[Study]) -> Study:
+    """Several folders as one race: every run once; of two certificates of a cell the complete one
+    with the lower loss, and a doubt that names such cells.
+
+    Raises:
+      ValueError: they have different baselines.
+    """
+    baselines = sorted({study.baseline for study in studies})
+    if len(baselines) > 1:
+        raise ValueError(f"different baselines ({', '.join(baselines)}): name one with --baseline")
+    tables = {}
+    for name in ("runs", "certificates", "curves", "named"):
+        parts = [getattr(study, name) for study in studies]
+        parts = [part for part in parts if len(part)] or parts[:1]
+        tables[name] = pd.concat(parts, ignore_index=True)
+    runs, found = tables["runs"], tables["certificates"]
+    found = found.sort_values(["complete", "best_loss"], ascending=[False, True], kind="stable")
+    twice = found[found.duplicated(CELL)]
+    doubts = [doubt for study in studies for doubt in study.known_doubts]
+    if len(twice):
+        cells = ", ".join(cell_name(row) for row in twice.drop_duplicates(CELL).itertuples())
+        sentence = f"{len(twice)} cells were searched in more than one folder: {cells}."
+        doubts.append(Problem("searched twice", len(twice), sentence))
+    first = studies[0]
+    tables["certificates"] = found.drop_duplicates(CELL).reset_index(drop=True)
+    tables["runs"] = runs.drop_duplicates("hash").reset_index(drop=True)
+    if len(tables["curves"]):
+        tables["curves"] = tables["curves"].drop_duplicates(["hash", "step"])
+    return dataclasses.replace(
+        first, name=" + ".join(study.name for study in studies), known_doubts=tuple(doubts),
+        problems=tuple(p for study in studies for p in study.problems),
+        unfinished=sum(study.unfinished for study in studies), **tables,
+    )  # fmt: skip
 
 
 def certificates(rows) -> pd.DataFrame:

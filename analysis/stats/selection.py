@@ -43,3 +43,19 @@ def undo_selection(losses_CK, sigma, *, grid=48, steps=8):
     error = np.sqrt((pull_CK**2).sum(1) + spread)
     error = np.where(single, 1.0, error)
     return best_C + shift * sigma, error * sigma
+
+
+def expected_best(losses) -> np.ndarray:
+    """(n,) the expected lowest of 1 to n of these losses, drawn in random order.
+
+    Dodge et al. (arXiv 1909.03004), without replacement, so that the last is the lowest.
+    """
+    losses = np.sort(np.asarray(losses, float))
+    n = len(losses)
+    chance = np.ones(n)  # that the first i losses are not among the k drawn
+    out = []
+    for k in range(n):
+        chance = chance * np.maximum(n - np.arange(n) - k, 0) / (n - k)
+        missed = np.append(chance[1:], 0.0)
+        out.append(losses @ (chance - missed))
+    return np.array(out)

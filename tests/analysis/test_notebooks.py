@@ -29,7 +29,7 @@ def shown(cells) -> str:
 
 
 def pictures(cells) -> int:
-    return sum("image/png" in out.get("data", {}) for cell in cells for out in cell.outputs)
+    return sum("image/svg+xml" in out.get("data", {}) for cell in cells for out in cell.outputs)
 
 
 def test_every_notebook_is_here_without_outputs():

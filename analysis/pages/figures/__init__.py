@@ -1,43 +1,32 @@
-"""Every figure of a study: a function from a table to a matplotlib Figure, usable in a notebook.
+"""Every picture of a study: a function from a `View` to a `svg.Figure`, usable in a notebook.
 
-Each figure carries the hash of its input table in the corner and in the file's metadata;
-`style.save` writes it as SVG and PNG. A table with nothing to draw raises ValueError.
+A study with nothing to draw raises ValueError. `optimizers` draws only those.
 """
 
-from analysis.pages.figures.costs import downstream, noise, pareto, tuning_cost
-from analysis.pages.figures.curves import early_stop, lead_over_training, norms, training_curves
-from analysis.pages.figures.losses import (
-    loss_against_ratio,
-    matrix_against_scalar,
-    speedup_across_studies,
-    speedup_against_ratio,
-    speedup_against_size,
-)
-from analysis.pages.figures.tuning import (
-    deviation_histogram,
-    learning_rate,
-    optima_against_scale,
-    sensitivity,
-    weight_decay,
-)
+from analysis.pages.figures.answer import forest, noise, tornado
+from analysis.pages.figures.costs import best_so_far, downstream, pareto, profile, tuning_cost
+from analysis.pages.figures.curves import early_stop, lead, norms, training
+from analysis.pages.figures.losses import losses, losses_by_size, speedups, speedups_by_size
+from analysis.pages.figures.tuning import optima, transfer, valleys
 
 __all__ = [
-    "deviation_histogram",
+    "best_so_far",
     "downstream",
     "early_stop",
-    "lead_over_training",
-    "learning_rate",
-    "loss_against_ratio",
-    "matrix_against_scalar",
+    "forest",
+    "lead",
+    "losses",
+    "losses_by_size",
     "noise",
     "norms",
-    "optima_against_scale",
+    "optima",
     "pareto",
-    "sensitivity",
-    "speedup_across_studies",
-    "speedup_against_ratio",
-    "speedup_against_size",
-    "training_curves",
+    "profile",
+    "speedups",
+    "speedups_by_size",
+    "tornado",
+    "training",
+    "transfer",
     "tuning_cost",
-    "weight_decay",
+    "valleys",
 ]

@@ -1,159 +1,141 @@
-"""What happens during training: curves, crossings, early stops, norms."""
+"""What happens during training: curves, leads with late crossings, early stops, norms."""
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis.pages import style
-from analysis.pages.figures.panels import log_axis, panels, plain_numbers, shared_legend
+from analysis.pages import looks
+from analysis.pages.figures.losses import chosen
+from analysis.pages.svg import Figure, Panel, Scale
+from analysis.pages.view import View
 from analysis.runs.curves import validation_at
-from analysis.runs.names import BASELINE, CELL, RACE, label, ordered, size_order
+from analysis.runs.names import CELL, RACE, label, ordered, size_order
 from analysis.runs.reader import ROLES
 
-
-@style.styled
-def training_curves(
-    curves: pd.DataFrame, crossings: pd.DataFrame | None = None, *, zoom: float = 0.4
-) -> Figure:
-    """Validation loss of the winners over training, one panel per (size, ratio).
-
-    The panel shows the range of losses from `zoom` of the run onwards, since a start at
-    ln(vocabulary) would hide every difference. Where an optimizer overtakes the baseline, or falls
-    behind, a ring marks it.
-
-    Args:
-      curves: CELL, tokens, fraction, validation_loss; one run per cell.
-      crossings: see `runs.curves.crossings`.
-    """
-    evaluated = curves[curves["validation_loss"].notna()]
-    races = list(evaluated.groupby(RACE, sort=False).groups)
-    races.sort(key=lambda key: (size_order(evaluated).index(key[0]), key[1]))
-    fig, axes = panels(evaluated, races, source=curves, per_row=4)
-    for (size, ratio), axis in axes.items():
-        race = evaluated[
-            (evaluated["model_size"] == size) & (evaluated["chinchilla_ratio"] == ratio)
-        ]
-        for optimizer in ordered(race["optimizer"]):
-            run = race[race["optimizer"] == optimizer].sort_values("tokens")
-            axis.plot(run["tokens"], run["validation_loss"], **style.line(optimizer))
-            if crossings is not None:
-                _mark(axis, run, crossings, (optimizer, size, ratio))
-        late = race.loc[race["fraction"] >= zoom, "validation_loss"]
-        if late.max() > late.min():
-            margin = 0.05 * (late.max() - late.min())
-            axis.set_ylim(late.min() - margin, late.max() + margin)
-            axis.set_xlim(left=0.8 * zoom * race["tokens"].max())
-        axis.set_title(f"{size}, {ratio:g}×")
-        axis.set_xlabel("tokens")
-        plain_numbers(axis.xaxis)
-    for axis in axes.values():
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel("validation loss (nats per token)")
-    shared_legend(fig, axes.values())
-    return fig
+POINTS = np.linspace(0.1, 1.0, 46)  # shares of training at which curves are drawn
+TENTHS = {v / 10: f"{v * 10} %" for v in range(0, 11, 2)}
 
 
-def _mark(axis, run, crossings, cell):
-    found = crossings[(crossings[CELL] == list(cell)).all(axis=1)]
-    for fraction in found["fraction"]:
-        nearest = (run["fraction"] - fraction).abs().idxmin()
-        axis.plot(
-            run.loc[nearest, "tokens"],
-            run.loc[nearest, "validation_loss"],
-            marker="o",
-            markersize=11,
-            markerfacecolor="none",
-            markeredgecolor=style.of(cell[0])["color"],
-            linestyle="none",
-        )
+def _races(table):
+    order = size_order(table)
+    keys = sorted(table.groupby(RACE).groups, key=lambda key: (order.index(key[0]), key[1]))
+    return [(key, table[(table[RACE] == list(key)).all(axis=1)]) for key in keys]
 
 
-@style.styled
-def lead_over_training(
-    curves: pd.DataFrame, baseline: str = BASELINE, *, limit: float = 0.06
-) -> Figure:
-    """Lead over the baseline at the same point of training (nats), one panel per (size, ratio).
+def _panel(title, y, y_title, size, ratio, start):
+    x = Scale([start, 1.0], ticks={t: w for t, w in TENTHS.items() if t >= start}, pad=0.02)
+    return Panel(title, x, y, x_title="share of training", y_title=y_title, s=size, r=ratio)
 
-    A line that crosses zero is a ranking that flips before the end.
+
+def training(f: View, optimizers=None) -> Figure:
+    """Validation loss of the winners over the second half of training, a panel per race."""
+    table = validation_at(chosen(f.curves, optimizers), POINTS[POINTS >= 0.5]).dropna()
+    panels = []
+    for (size, ratio), race in _races(table):
+        title, words = f"{size}, {ratio:g}×", "validation loss (nats)"
+        panel = _panel(title, Scale(race["loss"]), words, size, ratio, 0.5)
+        for name in ordered(race["optimizer"]):
+            run = race[race["optimizer"] == name]
+            with panel.of(name):
+                _curve(panel, name, run["fraction"], run["loss"])
+        panels.append(panel)
+    if not panels:
+        raise ValueError("the winners have no curves")
+    caption = "Validation loss of the tuned winners over the second half of training."
+    names = ordered(table["optimizer"])
+    return Figure("training", caption, table[[*CELL, "fraction", "loss"]], panels, names)
+
+
+def _curve(panel, name, x, y):
+    panel.line(x, y, dashes=looks.dashes(name))
+    seen = [(a, b) for a, b in zip(x, y, strict=True) if panel.y.holds(b)]
+    if seen:
+        panel.marker(name, *seen[-1], label(name), radius=3.4)
+
+
+def lead(f: View, optimizers=None, *, limit=0.06) -> Figure:
+    """Lead over the baseline at the same point of training; a ring where it changes hands late.
 
     Args:
-      curves: as in `training_curves`.
       limit: panels show at most this lead and lag, nats.
     """
-    at = validation_at(curves, np.linspace(0.1, 1.0, 91))
-    races = {}
-    for key, race in at.groupby(RACE, sort=False):
-        losses = race.pivot_table(index="fraction", columns="optimizer", values="loss")
-        if baseline in losses and losses.shape[1] > 1:
-            races[key] = losses.sub(losses[baseline], axis=0).mul(-1).drop(columns=baseline)
-    order = size_order(curves)
-    keys = sorted(races, key=lambda key: (order.index(key[0]), key[1]))
-    fig, axes = panels(at, keys, source=curves, per_row=4)
-    for (size, ratio), axis in axes.items():
-        leads = races[size, ratio]
-        for optimizer in ordered(leads):
-            axis.plot(leads.index, leads[optimizer], **style.line(optimizer))
-        axis.axhline(0.0, color=style.of(baseline)["color"], linewidth=1.2)
+    found = []
+    table = validation_at(chosen(f.curves, optimizers), POINTS)
+    for (size, ratio), race in _races(table):
+        wide = race.pivot_table(index="fraction", columns="optimizer", values="loss")
+        if f.baseline not in wide or wide.shape[1] < 2:
+            continue
+        leads = wide.sub(wide[f.baseline], axis=0).mul(-1).drop(columns=f.baseline)
         late = leads[leads.index >= 0.3].to_numpy()
-        low, high = min(np.nanmin(late), -0.005), max(np.nanmax(late), 0.005)
-        axis.set_ylim(max(-limit, 1.1 * low), min(limit, 1.1 * high))
-        axis.set_title(f"{size}, {ratio:g}×")
-        axis.set_xlabel("fraction of training")
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel(f"loss below {label(baseline)} (nats)")
-    shared_legend(fig, axes.values())
-    return fig
+        ends = (max(np.nanmin(late), -limit), min(np.nanmax(late), limit))
+        y_title = f"loss below {f.base_label} (nats)"
+        panel = _panel(f"{size}, {ratio:g}×", Scale([0.0, *ends]), y_title, size, ratio, 0.1)
+        panel.horizontal(0)
+        for name in ordered(leads):
+            with panel.of(name):
+                _curve(panel, name, leads.index, leads[name])
+                crossed = f.crossings[(f.crossings[CELL] == [name, size, ratio]).all(axis=1)]
+                for row in crossed[crossed["fraction"] >= 0.5].itertuples():
+                    tip = f"{label(row.leader)} leads on from {row.fraction:.2f}"
+                    panel.ring(row.fraction, 0.0, f"{label(name)}, {size} {ratio:g}×: {tip}")
+        part = leads.melt(ignore_index=False, value_name="lead").reset_index()
+        found.append((panel, part.assign(model_size=size, chinchilla_ratio=ratio)))
+    if not found:
+        raise ValueError(f"no race has curves of {f.baseline} and of another optimizer")
+    caption = f"Lead over {f.base_label} at the same point of training. A ring: the lead changes"
+    caption += " hands in the second half."
+    panels, tables = zip(*found, strict=True)
+    frame = pd.concat(tables)[[*CELL, "fraction", "lead"]]
+    return Figure("lead", caption, frame, list(panels), ordered(frame["optimizer"]))
 
 
-@style.styled
-def early_stop(table: pd.DataFrame) -> Figure:
-    """How often a race stopped at a fraction of training is decided wrongly, and what that costs.
-
-    Args:
-      table: see `View.early_stop`.
-    """
-    fig, axes = panels(table, ["errors", "regret"])
-    looks = [
-        ("costly", "#000000", "^", ":", "wrong by over 0.003 nats"),
-        ("wrong_winner", "#d55e00", "o", "-", "wrong winner"),
-        ("wrong_pairs", "#0072b2", "s", "--", "pairs in the wrong order"),
-    ]
-    for column, colour, marker, line, name in looks:
-        look = {"marker": marker, "color": colour, "label": name}
-        axes["errors"].plot(table["fraction"], table[column], line, **look)
-    axes["errors"].set_ylabel("share of races or pairs")
-    axes["errors"].set_ylim(-0.03, 1.03)
-    axes["errors"].set_title(f"errors of an early stop ({table['races'].max()} races)")
-    axes["regret"].plot(table["fraction"], table["regret"], "-D", color="black")
-    axes["regret"].set_ylabel("final loss given away (nats per token)")
-    axes["regret"].set_title("cost of trusting the early leader")
-    for axis in axes.values():
-        axis.set_xlabel("fraction of training at the stop")
-    shared_legend(fig, axes.values())
-    return fig
+def early_stop(f: View) -> Figure:
+    """How often a race stopped early is decided wrongly, and what that costs."""
+    table = f.early_stop
+    if table.empty:
+        raise ValueError("the winners have no curves")
+    x = Scale([0, 1], ticks=TENTHS, pad=0.02)
+    shares = Panel("wrong decisions", x, Scale([0, 1]), x_title="share of training at the stop",
+                   y_title="share of races or pairs")  # fmt: skip
+    looked = {"wrong_winner": ("muon", "wrong winner"), "wrong_pairs": ("nadamw", "wrong pairs")}
+    for column, (name, words) in looked.items():
+        shares.parts.append(f'<g class="{looks.look(name)[0]}">')
+        shares.line(table["fraction"], table[column])
+        shares.parts.append("</g>")
+        at = table[column].iloc[len(table) // 3]
+        shares.text(shares.px(0.42), shares.py(at) - 6, words)
+    cost = Panel("loss given away", x, Scale([0, *table["regret"]]),
+                 x_title="share of training at the stop", y_title="nats per token")  # fmt: skip
+    cost.line(table["fraction"], table["regret"])
+    caption = f"Trusting the leader before the end, over {table['races'].max()} races."
+    return Figure("early_stop", caption, table, [shares, cost])
 
 
-@style.styled
-def norms(curves: pd.DataFrame) -> Figure:
-    """Norms of the parameters and of the gradient before clipping over training, in all and per
-    role where the curves have them (the study's Figure 6); one run per optimizer.
-    """
-    logged = curves[curves["param_norm"].notna()]
-    known = logged.columns[logged.notna().all()]
-    roles = [role for role in ROLES if f"param_norm{role}" in known]
-    keys = [f"{what}{role}" for what in ("param_norm", "grad_norm") for role in roles]
-    fig, axes = panels(logged, keys, source=curves, per_row=max(2, len(roles)))
-    for column, axis in axes.items():
-        what, role = column.split("_norm")
-        for optimizer in ordered(logged["optimizer"]):
-            run = logged[logged["optimizer"] == optimizer].sort_values("fraction")
-            axis.plot(run["fraction"], run[column], **style.line(optimizer))
-        name = {"param": "parameters", "grad": "gradient"}[what]
-        axis.set_title(f"{name}: {ROLES[role]}")
-        axis.set_xlabel("fraction of training")
-        if what == "grad" and (logged[column] > 0).all():
-            log_axis(axis, "y")
-    for what in ("param_norm", "grad_norm"):
-        axes[what].set_ylabel("Euclidean norm")
-    shared_legend(fig, axes.values())
-    return fig
+def norms(f: View) -> Figure:
+    """Norms of parameters and gradient over training, in all and per role, in the largest race."""
+    logged = f.curves[f.curves["param_norm"].notna()] if len(f.curves) else f.curves
+    if logged.empty:
+        raise ValueError("no norms were logged")
+    size, ratio = f.races[0].iloc[0][RACE]
+    logged = logged[(logged["model_size"] == size) & (logged["chinchilla_ratio"] == ratio)]
+    if logged.empty:
+        raise ValueError("no norms were logged in the largest race")
+    panels, columns = [], []
+    for what, words in (("param_norm", "parameters"), ("grad_norm", "gradient")):
+        for role, role_words in ROLES.items():
+            column = f"{what}{role}"
+            if column not in logged or logged[column].isna().any():
+                continue
+            columns.append(column)
+            x = Scale([0, 1], ticks=TENTHS, pad=0.02)
+            log = what == "grad_norm" and bool((logged[column] > 0).all())
+            panel = Panel(f"{words}: {role_words}", x, Scale(logged[column], log=log),
+                          x_title="share of training", y_title="Euclidean norm")  # fmt: skip
+            for name in ordered(logged["optimizer"]):
+                run = logged[logged["optimizer"] == name].sort_values("fraction")
+                with panel.of(name):
+                    _curve(panel, name, run["fraction"], run[column])
+            panels.append(panel)
+    caption = f"Norms of parameters and of the gradient before clipping: winners at {size},"
+    caption += f" {ratio:g}×."
+    table = logged[[*CELL, "fraction", *columns]]
+    return Figure("norms", caption, table, panels, ordered(logged["optimizer"]))

@@ -1,231 +1,151 @@
-"""Losses and speed-ups against budget and size."""
+"""Losses and speed-ups against budget and size, one small panel per size or budget."""
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis.fits.loss_laws import DataLaw
-from analysis.pages import style
-from analysis.pages.figures.panels import (
-    log_axis,
-    panels,
-    ratio_axis,
-    shared_legend,
-    size_axis,
-    size_title,
-)
-from analysis.runs.names import BASELINE, RACE, label, ordered, size_order
+from analysis.pages import looks
+from analysis.pages.svg import Figure, Panel, Scale, short
+from analysis.pages.view import View
+from analysis.runs.names import CELL, ordered, size_order
+
+BUDGET = "budget (× 20 tokens per parameter)"
+SIZE = "model size (parameters without embeddings)"
 
 
-@style.styled
-def loss_against_ratio(
-    cells: pd.DataFrame, laws: dict[str, DataLaw] | None = None, *, baseline: str = BASELINE
-) -> Figure:
-    """Best loss of every optimizer against the Chinchilla ratio, one panel per size.
-
-    Args:
-      cells: optimizer, model_size, chinchilla_ratio, loss.
-      laws: the baseline's data law of each size where one could be fitted; drawn over its range.
-    """
-    fig, axes = panels(cells, size_order(cells))
-    for size, axis in axes.items():
-        at_size = cells[cells["model_size"] == size]
-        for optimizer in ordered(at_size["optimizer"]):
-            runs = at_size[at_size["optimizer"] == optimizer].sort_values("chinchilla_ratio")
-            axis.plot(runs["chinchilla_ratio"], runs["loss"], **style.of(optimizer))
-        if laws and size in laws:
-            ratios = np.geomspace(*at_size["chinchilla_ratio"].agg(["min", "max"]), 50)
-            law = {"color": "black", "label": f"{label(baseline)}'s law", "linestyle": (0, (1, 1))}
-            axis.plot(ratios, laws[size].loss(ratios), **law | {"linewidth": 3, "alpha": 0.35})
-        ratio_axis(axis, at_size["chinchilla_ratio"])
-        axis.set_title(size_title(at_size))
-    first = next(iter(axes.values()))
-    first.set_ylabel("validation loss (nats per token)")
-    shared_legend(fig, axes.values())
-    return fig
+def budgets(cells) -> Scale:
+    """A logarithmic axis of Chinchilla ratios with a tick at each that was run."""
+    ratios = sorted(set(cells["chinchilla_ratio"]))
+    return Scale(ratios, log=True, ticks={r: f"{r:g}×" for r in ratios}, pad=0.08)
 
 
-@style.styled
-def speedup_against_ratio(speedups: pd.DataFrame, *, baseline: str = BASELINE) -> Figure:
-    """Speed-up over the baseline in tokens against the ratio, one panel per size.
-
-    Lines with bands: the joint model. Points with bars: each cell by its size's own curve; an arrow
-    is a lower bound. Dashes: the published formula.
-
-    Args:
-      speedups: see `View.speedups`.
-    """
-    others = speedups[speedups["optimizer"] != baseline]
-    fig, axes = panels(others, size_order(speedups), source=speedups)
-    for size, axis in axes.items():
-        at_size = others[others["model_size"] == size]
-        _speedup_lines(axis, at_size, "chinchilla_ratio")
-        ratio_axis(axis, at_size["chinchilla_ratio"])
-        axis.set_title(size_title(at_size))
-    _speedup_label(axes, baseline)
-    shared_legend(fig, axes.values())
-    return fig
+def sizes(cells) -> Scale:
+    """A logarithmic axis of parameters with a tick at each size that was run."""
+    ticks = dict(zip(cells["non_embedding_params"], cells["model_size"], strict=True))
+    return Scale(ticks, log=True, ticks=ticks, pad=0.1)
 
 
-@style.styled
-def speedup_against_size(speedups: pd.DataFrame, *, baseline: str = BASELINE) -> Figure:
-    """Speed-up over the baseline in tokens against non-embedding parameters, one panel per ratio.
-
-    As `speedup_against_ratio`, with the sizes side by side: does the advantage shrink with scale?
-    """
-    others = speedups[speedups["optimizer"] != baseline]
-    ratios = sorted(others["chinchilla_ratio"].unique())
-    fig, axes = panels(others, ratios, source=speedups, title="ratio {:g}")
-    for ratio, axis in axes.items():
-        _speedup_lines(axis, others[others["chinchilla_ratio"] == ratio], "non_embedding_params")
-        size_axis(axis, others)
-    _speedup_label(axes, baseline)
-    shared_legend(fig, axes.values())
-    return fig
+def chosen(table: pd.DataFrame, optimizers) -> pd.DataFrame:
+    """The rows of some optimizers; of all where `optimizers` is None."""
+    return table if optimizers is None else table[table["optimizer"].isin(optimizers)]
 
 
-@style.styled
-def speedup_across_studies(
-    mine: pd.DataFrame, theirs: pd.DataFrame, *, baseline: str = BASELINE
-) -> Figure:
-    """Speed-up against model size in two studies, one panel per ratio of the first one.
-
-    Args:
-      mine, theirs: see `View.speedups`; optimizers in both are drawn.
-    """
-    both = pd.concat([mine.assign(study=0), theirs.assign(study=1)], ignore_index=True)
-    shared = (set(mine["optimizer"]) & set(theirs["optimizer"])) - {baseline}
-    drawn = both[both["optimizer"].isin(shared) & _known(both)]
-    ratios = sorted(set(drawn.loc[drawn["study"] == 0, "chinchilla_ratio"]))
-    fig, axes = panels(drawn, ratios, source=both, title="ratio {:g}")
-    for ratio, axis in axes.items():
-        axis.axhline(1.0, color="black", linewidth=1.0)
-        for (optimizer, _), line in drawn[drawn["chinchilla_ratio"] == ratio].groupby(
-            ["optimizer", "study"]
-        ):
-            line, look = line.sort_values("non_embedding_params"), style.of(optimizer)
-            x = line["non_embedding_params"]
-            axis.fill_between(
-                x,
-                line["joint_low"],
-                line["joint_high"],
-                color=look["color"],
-                alpha=0.12,
-                linewidth=0,
-            )
-            axis.plot(x, line["joint"], **look)
-        log_axis(axis)
-        axis.set_xlabel("non-embedding parameters")
-    _speedup_label(axes, baseline)
-    shared_legend(fig, axes.values())
-    return fig
+def by_budget(f: View, table, draw, *, y=None, y_title="", per=None, x=None):
+    """A panel per size (or, `per="chinchilla_ratio"`, per budget) drawn by `draw(panel, cells)`."""
+    if table.empty:
+        raise ValueError("nothing to draw, the table has no rows for it")
+    panels = []
+    for key, cells in _groups(table, per or "model_size"):
+        if per == "chinchilla_ratio":
+            title, where, axis, words = f"{key:g}×", {"r": key}, sizes(table), SIZE
+        else:
+            params = short(cells["non_embedding_params"].iloc[0])
+            title, where, axis, words = f"{key} ({params})", {"s": key}, budgets(table), BUDGET
+        axis = axis if x is None else x(cells)
+        panel = Panel(title, axis, y(cells), x_title=words, y_title=y_title, **where)
+        draw(panel, cells)
+        panels.append(panel)
+    return panels
 
 
-def _speedup_label(axes, baseline):
-    words = f"speed-up over {label(baseline)}\n(tokens for the same loss)"
-    next(iter(axes.values())).set_ylabel(words)
+def _groups(table, by):
+    keys = size_order(table) if by == "model_size" else sorted(set(table[by]))
+    return [(key, table[table[by] == key]) for key in keys]
 
 
-def _known(table):
-    """Cells of which the joint model gives more than a bound."""
-    return table["joint"].notna() & (table["joint_bound"] == "")
+def losses(f: View, optimizers=None, *, by_size=False) -> Figure:
+    """Fair loss of every cell with its interval; at each size the baseline's data law, dotted."""
+    table = chosen(f.speedups, optimizers)
+    x = "non_embedding_params" if by_size else "chinchilla_ratio"
+
+    def draw(panel, cells):
+        law = f.laws.get(cells["model_size"].iloc[0])
+        if law is not None and not by_size:
+            ratios = np.geomspace(cells[x].min(), cells[x].max(), 40)
+            panel.line(ratios, law.loss(ratios), dashes="1 3")
+        for name in ordered(cells["optimizer"]):
+            mine = cells[cells["optimizer"] == name].sort_values(x)
+            with panel.of(name):
+                panel.line(mine[x], mine["fair_loss"], dashes=looks.dashes(name))
+                for cell in mine.itertuples():
+                    _loss(f, panel, cell, getattr(cell, x))
+
+    y = "validation loss (nats per token)"
+    per = "chinchilla_ratio" if by_size else "model_size"
+    panels = by_budget(f, table, draw, y=lambda c: Scale(c["fair_loss"]), y_title=y, per=per)
+    caption = "Loss of the tuned winners: what they would give again, with 95 % intervals."
+    caption += "" if by_size else f" Dotted: {f.base_label}'s data law."
+    name = "losses_by_size" if by_size else "losses"
+    columns = [*CELL, "non_embedding_params", "loss", "fair_loss"]
+    return Figure(name, caption, table[columns], panels, ordered(table["optimizer"]))
 
 
-def _speedup_lines(axis, table, x):
-    axis.axhline(1.0, color="black", linewidth=1.0)
-    names = ordered(table["optimizer"])
-    seen = table[["published", "robust", "joint", "joint_low", "joint_high"]]
-    seen = seen.where(np.isfinite(seen))
-    bottom, top = min(seen.min().min(), 1.0), max(seen.max().max(), 1.0)
-    for number, optimizer in enumerate(names):
-        look = style.of(optimizer)
-        colour = look["color"]
-        line = table[table["optimizer"] == optimizer].sort_values(x)
-        joint = line[_known(line)]
-        axis.fill_between(
-            joint[x], joint["joint_low"], joint["joint_high"], color=colour, alpha=0.13, linewidth=0
-        )
-        axis.plot(
-            joint[x], joint["joint"], color=colour, linestyle=look["linestyle"], linewidth=1.2
-        )
-        # points of neighbours side by side instead of on top of each other
-        line = line.assign(x=line[x] * 2 ** (0.09 * (number - (len(names) - 1) / 2)))
-        axis.scatter(line["x"], line["published"], marker="_", color=colour, s=45, linewidth=1.3)
-        _robust_points(axis, line.dropna(subset=["robust"]), look)
-        axis.plot([], [], **look)  # the legend shows line and marker together
-    axis.set_ylim(bottom - 0.1 * (top - bottom) - 0.01, top + 0.1 * (top - bottom) + 0.01)
-
-
-def _robust_points(axis, line, look):
-    colour, bounded = look["color"], line["robust_bound"] == ""
-    marker = {key: look[key] for key in ("marker", "markerfacecolor", "markeredgecolor")}
-    axis.plot(line["x"], line["robust"], linestyle="none", color=colour, **marker)
-    known = line[bounded]
-    ends = known[["robust_low", "robust_high"]].clip(0, 10)  # bars may leave the panel
-    axis.vlines(
-        known["x"], ends["robust_low"], ends["robust_high"], color=colour, linewidth=2, alpha=0.45
+def _loss(f, panel, cell, x):
+    where = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
+    number = f.number("loss", "fair", "loss", *where) or f.number(
+        "loss", "observed", "loss", *where
     )
-    for row in line[line["robust_bound"] == "lower"].itertuples():
-        axis.annotate(
-            "", (row.x, row.robust), (0, 17), textcoords="offset points",
-            arrowprops={"arrowstyle": "<-", "color": colour, "linewidth": 1.4, "shrinkB": 0},
-        )  # fmt: skip
+    if number is not None:
+        panel.whisker(x, number.low, number.high)
+    else:
+        number = f.number("best", "sweep", "loss", *where)
+    panel.marker(cell.optimizer, x, cell.fair_loss, number.tip if number else "")
 
 
-@style.styled
-def matrix_against_scalar(cells: pd.DataFrame, *, baseline: str = BASELINE) -> Figure:
-    """How far the best matrix and scalar methods lie below the baseline, nats per token.
+def losses_by_size(f: View, optimizers=None) -> Figure:
+    """As `losses`, a panel per budget."""
+    return losses(f, optimizers, by_size=True)
 
-    Args:
-      cells: CELL, loss. Cells without the baseline, or with one family only, are left out.
+
+def speedups(f: View, optimizers=None, *, by_size=False) -> Figure:
+    """Speed-up over the baseline in tokens: joint model as lines and bands, own curves as points.
+
+    An arrow is a lower bound: the baseline was not run far enough.
     """
-    gaps = family_gaps(cells, baseline)
-    fig, axes = panels(gaps, size_order(gaps), source=cells)
-    looks = {
-        "matrix": ("#d55e00", "D", "-", "best matrix method"),
-        "scalar": ("#56b4e9", "s", "--", "best scalar method"),
-    }
-    for size, axis in axes.items():
-        at_size = gaps[gaps["model_size"] == size]
-        axis.axhline(0.0, color="black", linewidth=1.0)
-        for family, (colour, marker, line, name) in looks.items():
-            part = at_size[at_size["family"] == family].sort_values("chinchilla_ratio")
-            look = {"marker": marker, "color": colour, "label": name}
-            axis.plot(part["chinchilla_ratio"], part["gain"], line, **look)
-            for run in part.itertuples():
-                axis.annotate(
-                    label(run.optimizer),
-                    (run.chinchilla_ratio, run.gain),
-                    xytext=(0, 5),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=7,
-                    color=colour,
-                )
-        ratio_axis(axis, at_size["chinchilla_ratio"])
-        axis.set_title(size_title(at_size))
-        axis.margins(x=0.15, y=0.15)
-    next(iter(axes.values())).set_ylabel(f"loss below {label(baseline)} (nats per token)")
-    shared_legend(fig, axes.values())
-    return fig
+    table = chosen(f.speedups[f.speedups["optimizer"] != f.baseline], optimizers)
+    table = table[table[["joint", "robust", "published"]].notna().any(axis=1)]
+    x = "non_embedding_params" if by_size else "chinchilla_ratio"
+    names = ordered(table["optimizer"])
+
+    def draw(panel, cells):
+        panel.horizontal(1.0)
+        for number, name in enumerate(names):
+            mine = cells[cells["optimizer"] == name].sort_values(x)
+            known = mine[mine["joint"].notna() & (mine["joint_bound"] == "")]
+            with panel.of(name):
+                panel.band(known[x], known["joint_low"], known["joint_high"])
+                panel.line(known[x], known["joint"], dashes=looks.dashes(name))
+                for cell in mine.itertuples():  # neighbours side by side, not on top of each other
+                    shift = 2 ** (0.05 * (number - (len(names) - 1) / 2))
+                    _speedup(f, panel, cell, getattr(cell, x) * shift)
+
+    per = "chinchilla_ratio" if by_size else "model_size"
+    panels = by_budget(f, table, draw, y=_speedup_axis, y_title="speed-up (tokens)", per=per)
+    caption = f"Tokens {f.base_label} needs for the same loss, in multiples. Lines and bands: joint"
+    caption += " model; points: the size's own curve; 95 %. An arrow: a lower bound."
+    name = "speedups_by_size" if by_size else "speedups"
+    kinds = [f"{k}{e}" for k in ("joint", "robust", "published") for e in ("", "_low", "_high")]
+    return Figure(name, caption, table[[*CELL, "non_embedding_params", *kinds]], panels, names)
 
 
-def family_gaps(cells: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
-    """Gain over the baseline (nats) of the best matrix and scalar method of each race."""
-    rows = []
-    for (size, ratio), race in cells.groupby(RACE, sort=False):
-        losses = race.set_index("optimizer")["loss"]
-        if baseline not in losses:
-            continue
-        for family in ("matrix", "scalar"):
-            others = [n for n in losses.index if n != baseline]
-            members = [n for n in others if (n in style.MATRIX) == (family == "matrix")]
-            if members:
-                best = losses[members].idxmin()
-                rows.append((size, ratio, family, best, losses[baseline] - losses[best]))
-    columns = ["model_size", "chinchilla_ratio", "family", "optimizer", "gain"]
-    gaps = pd.DataFrame(rows, columns=columns)
-    if "non_embedding_params" in cells:
-        params = cells.groupby("model_size")["non_embedding_params"].first()
-        gaps["non_embedding_params"] = gaps["model_size"].map(params)
-    return gaps
+def _speedup_axis(cells):
+    """The middle of the values: one wild interval does not flatten the rest."""
+    seen = cells[["joint_low", "joint_high", "robust", "joint", "published"]].to_numpy(float)
+    seen = seen[np.isfinite(seen)]
+    low, high = np.quantile(seen, [0.01, 0.99]) if len(seen) else (1.0, 1.0)
+    return Scale([1.0, low, high], pad=0.1)
+
+
+def _speedup(f, panel, cell, x):
+    where = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
+    number = f.number("speedup", "robust_cell", "ratio", *where)
+    number = number or f.number("speedup", "published_formula", "ratio", *where)
+    if number is None or number.bound == "none":
+        return
+    if np.isfinite(number.low):
+        panel.whisker(x, number.low, number.high)
+    panel.marker(cell.optimizer, x, number.value, number.tip, radius=3.4)
+
+
+def speedups_by_size(f: View, optimizers=None) -> Figure:
+    """As `speedups`, a panel per budget: does the advantage shrink with scale?"""
+    return speedups(f, optimizers, by_size=True)

@@ -1,245 +1,223 @@
-"""What each hyper-parameter does: one-dimensional curves around the tuned centre."""
+"""What each hyper-parameter does: valleys, borrowed settings, optima over scale."""
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from analysis.pages import style
-from analysis.pages.figures.panels import log_axis, panels, shared_legend
-from analysis.runs.curves import COSTLY
-from analysis.runs.names import BASELINE, RACE, label, ordered, size_order
-from analysis.stats.hyper_laws import MEMORY
+from analysis.fits.optima import valley
+from analysis.pages import looks
+from analysis.pages.figures.losses import chosen
+from analysis.pages.svg import Figure, Panel, Scale
+from analysis.pages.view import View
+from analysis.runs.names import CELL, RACE, label, ordered, size_order
+from analysis.stats.hyper_laws import to_log2
 
-# Hyper-parameters whose grids are geometric; all others are drawn on a linear axis.
-LOGARITHMIC = (
-    *("learning_rate", "batch_size", "warmup", "block_size", "gamma", "update_prob_flat_start"),
-    *("epsilon", "muon_epsilon", "scion_epsilon"),
-)
+LIMIT = 0.06  # nats above the winner that a panel shows
 
 
-@style.styled
-def sensitivity(deviations: pd.DataFrame, *, limit: float = 0.1) -> Figure:
-    """Loss above the centre's against each swept hyper-parameter, one panel each.
-
-    Args:
-      deviations: rows of one (size, ratio), see `runs.winners.deviations`.
-      limit: losses further above the centre are drawn at this height (nats) with an arrow; diverged
-        runs as a cross on the same line.
-    """
-    names = _by_spread(deviations)
-    fig, axes = panels(deviations, names, per_row=4 if len(names) > 6 else 3)
-    for name, axis in axes.items():
-        swept = deviations[deviations["hyperparameter"] == name]
-        positions = positions_of(name, swept["value"])
-        cap = min(limit, max(1.15 * swept["delta"].max(), 4 * COSTLY))
-        for number, optimizer in enumerate(ordered(swept["optimizer"])):
-            line = swept[swept["optimizer"] == optimizer]
-            _deviation_line(axis, line, optimizer, positions, cap, number)
-        _value_axis(axis, positions, name)
-        axis.axhline(0.0, color="black", linewidth=0.8)
-        axis.set_ylim(top=cap * 1.08)
-    for axis in axes.values():
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel("loss above the centre (nats)")
-    shared_legend(fig, axes.values())
-    return fig
-
-
-def _deviation_line(axis, line, optimizer, positions, cap, number):
-    """The best run at each value; what lies above the panel is stacked along its upper edge."""
-    line = line.assign(x=line["value"].map(positions)).sort_values(["x", "delta"])
-    line = line.drop_duplicates("x")
-    look, edge = style.of(optimizer), cap * (1 - 0.03 * number)
-    finished = line[line["delta"].notna()]
-    axis.plot(finished["x"], finished["delta"].where(finished["delta"] <= cap), **look)
-    colour = {"color": look["color"], "zorder": 3}
-    beyond = finished[finished["delta"] > cap]
-    axis.scatter(beyond["x"], [edge] * len(beyond), marker="^", s=40, **colour)
-    diverged = line[line["status"] == "diverged"]
-    axis.scatter(diverged["x"], [edge] * len(diverged), marker="x", s=35, **colour)
-
-
-def _by_spread(deviations):
-    """Hyper-parameters from the most to the least sensitive (largest median deviation)."""
-    spread = deviations.groupby("hyperparameter")["delta"].agg(lambda d: d.abs().max())
-    return list(spread.sort_values(ascending=False, kind="stable").index)
-
-
-@style.styled
-def learning_rate(deviations: pd.DataFrame, laws: dict, optimizer: str = BASELINE) -> Figure:
-    """The gain from tuning one number: final loss against the learning rate of a single optimizer.
-
-    Left, the loss of every size and ratio. Right, the share of its data each run still makes use
-    of: D_eff(loss) / D by the optimizer's own law over tuned runs, so 0.5 says that tuning this one
-    number is worth a factor of 2.
-
-    Args:
-      deviations: see `runs.winners.deviations`.
-      laws: data law per size, fitted to this optimizer's best losses. Sizes without one appear left
-      only.
-    """
-    swept = deviations[
-        (deviations["optimizer"] == optimizer) & (deviations["hyperparameter"] == "learning_rate")
-    ]
-    swept = swept[swept["delta"].notna()]
-    fig, axes = panels(swept, ["loss", "share"], source=deviations)
-    cells = list(swept.groupby(RACE, sort=False))
-    shades = np.linspace(0.15, 0.85, max(len(cells), 2))
-    colours = _palette(shades)
-    for ((size, ratio), line), colour in zip(cells, colours, strict=False):
-        line = line.sort_values(["value", "loss"]).drop_duplicates("value")
-        look = {"color": colour, "marker": "o", "label": f"{size} {ratio:g}×"}
-        axes["loss"].plot(line["value"], line["loss"], **look)
-        if size in laws:
-            share = laws[size].data_for(line["loss"]) / laws[size].data_for(line["loss"].min())
-            axes["share"].plot(line["value"], np.where(np.isfinite(share), share, np.nan), **look)
-    for axis in axes.values():
-        axis.set_xscale("log", base=2)
-        values = sorted(swept["value"].astype(float).unique())
-        axis.set_xticks(values, [f"{value:g}" for value in values], rotation=45)
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlabel("learning rate")
-    axes["loss"].set_ylabel("validation loss (nats per token)")
-    axes["loss"].set_title(f"{label(optimizer)}: final loss")
-    axes["share"].set_title("share of the data put to use")
-    axes["share"].set_ylabel("equivalent data / data of the best rate")
-    axes["share"].set_ylim(0, 1.05)
-    shared_legend(fig, axes.values())
-    return fig
-
-
-def _palette(shades):
-    from matplotlib import colormaps
-
-    return colormaps["cividis"](shades)
-
-
-@style.styled
-def weight_decay(deviations: pd.DataFrame, *, limit: float = 0.12) -> Figure:
-    """Final loss against weight decay, one panel per (size, ratio) with three values or more.
-
-    Panels show at most `limit` nats above the lowest loss."""
-    swept = deviations[
-        (deviations["hyperparameter"] == "weight_decay") & deviations["delta"].notna()
-    ]
-    races = [key for key, race in swept.groupby(RACE, sort=False) if race["value"].nunique() > 2]
-    fig, axes = panels(swept, races, source=deviations, per_row=4)
-    for (size, ratio), axis in axes.items():
-        race = swept[(swept["model_size"] == size) & (swept["chinchilla_ratio"] == ratio)]
-        for optimizer in ordered(race["optimizer"]):
-            line = race[race["optimizer"] == optimizer].sort_values(["value", "loss"])
-            line = line.drop_duplicates("value")
-            if len(line) > 1:
-                axis.plot(line["value"], line["loss"], **style.of(optimizer))
-        bottom, top = race["loss"].min(), min(race["loss"].max(), race["loss"].min() + limit)
-        axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.05 * (top - bottom))
-        axis.set_title(f"{size}, {ratio:g}×")
-        axis.set_xlabel("weight decay")
-    for axis in axes.values():
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel("validation loss (nats per token)")
-    shared_legend(fig, axes.values())
-    return fig
-
-
-@style.styled
-def deviation_histogram(deviations: pd.DataFrame, *, threshold: float = COSTLY) -> Figure:
-    """How much one wrong hyper-parameter costs: the share of deviations above a loss gap.
-
-    One line per optimizer, all cells together; diverged runs count as infinitely worse. The dashed
-    line is the threshold below which the sweep takes two settings for equal.
-    """
-    others = deviations[deviations["value"].astype(str) != deviations["centre_value"].astype(str)]
-    fig, axes = panels(others, ["all"], source=deviations, title="")
-    axis = axes["all"]
-    for optimizer in ordered(others["optimizer"]):
-        gaps = others.loc[others["optimizer"] == optimizer]
-        gaps = np.sort(np.where(gaps["status"] == "diverged", np.inf, gaps["delta"]))
-        gaps = np.clip(gaps[~np.isnan(gaps)], 1e-4, None)
-        share = 1 - np.arange(len(gaps)) / len(gaps)
-        look = style.line(optimizer) | {"label": f"{label(optimizer)} ({len(gaps)})"}
-        axis.step(gaps, share, where="post", **look)
-    axis.axvline(threshold, color="black", linestyle="--", linewidth=1)
-    axis.annotate(f"{threshold:g}", (threshold, 1.01), ha="center", fontsize=8)
-    axis.set_xscale("log")
-    axis.set_xlim(1e-4, 1.0)
-    axis.set_ylim(0, 1.08)
-    axis.set_xlabel("loss above the centre (nats per token)")
-    axis.set_ylabel("share of deviations at least this costly")
-    shared_legend(fig, axes.values())
-    return fig
-
-
-@style.styled
-def optima_against_scale(optima: pd.DataFrame, hyperparameter: str) -> Figure:
-    """The best value of one hyper-parameter against tokens: a panel per optimizer, a shade per
-    size.
-
-    Args:
-      optima: see `View.optima`; an optimizer's law is drawn as a thin line per size.
-    """
-    swept = optima[optima["hyperparameter"] == hyperparameter]
-    sizes = size_order(swept)
-    shades = dict(zip(sizes, _palette(np.linspace(0.1, 0.85, max(len(sizes), 2))), strict=False))
-    fig, axes = panels(swept, ordered(swept["optimizer"]), source=optima)
-    for size, shade in shades.items():  # the legend, in order of size
-        next(iter(axes.values())).plot([], [], "o", color=shade, label=size)
-    for optimizer, axis in axes.items():
-        mine = swept[swept["optimizer"] == optimizer]
-        bottom, top = mine["value"].min() / 2.5, mine["value"].max() * 2.5
-        for size in size_order(mine):
-            line = mine[mine["model_size"] == size].sort_values("tokens")
-            look = {"color": shades[size], "marker": "o"}
-            known = line[line["bound"] == ""]
-            axis.plot(known["tokens"], known["value"], linestyle="none", **look)
-            low, high = line["low"].fillna(bottom / 2), line["high"].fillna(top * 2)
-            axis.vlines(line["tokens"], low, high, color=shades[size], linewidth=1.6, alpha=0.5)
-            axis.plot(line["tokens"], line["law"], color=shades[size], linewidth=0.9)
-        log_axis(axis)
-        axis.set_yscale("log", base=2)
-        axis.set_ylim(bottom, top)
-        steps = np.arange(np.ceil(np.log2(bottom / 1e-3)), np.log2(top / 1e-3))
-        axis.set_yticks(1e-3 * 2**steps, [f"{1e-3 * 2**step:.2g}" for step in steps])
-        axis.yaxis.set_minor_locator(NullLocator())
-        axis.set_title(label(optimizer))
-        axis.set_xlabel("tokens")
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel(f"best {hyperparameter.replace('_', ' ')}")
-    shared_legend(fig, axes.values())
-    return fig
-
-
-def positions_of(name: str, values) -> dict:
-    """value -> x: powers of two where the grid is geometric, memory 1/(1 - beta) for momenta, words
-    by number. A zero on a logarithmic axis takes a place of its own left of the rest."""
-    distinct = sorted(set(values), key=lambda v: (_number(v) is None, _number(v) or 0.0, str(v)))
-    numbers = [_number(value) for value in distinct]
-    if None in numbers:
-        return {value: float(place) for place, value in enumerate(distinct)}
-    if name in MEMORY:
-        numbers = [1 / (1 - number) if number < 1 else np.inf for number in numbers]
-    positive = [number for number in numbers if 0 < number < np.inf]
-    if name not in (*LOGARITHMIC, *MEMORY) or not positive:
-        return dict(zip(distinct, numbers, strict=True))
-    logs = [np.log2(n) if 0 < n < np.inf else np.log2(min(positive)) - 1 for n in numbers]
-    return dict(zip(distinct, logs, strict=True))
-
-
-def _number(value) -> float | None:
+def positions(name: str, values) -> dict:
+    """value -> x: the even coordinate of its grid (`to_log2`); words by number; a zero, and what
+    has no such coordinate, one step left of the rest."""
     try:
-        return float(value)
+        numbers = {value: float(value) for value in values}
     except (TypeError, ValueError):
-        return None
+        return {value: float(i) for i, value in enumerate(sorted(set(map(str, values))))}
+    x = {value: float(to_log2(name, number)) for value, number in numbers.items()}
+    finite = [at for at in x.values() if np.isfinite(at)]
+    return {v: at if np.isfinite(at) else min(finite, default=0) - 1 for v, at in x.items()}
 
 
-def _value_axis(axis, positions, name):
-    """A tick at every value, thinned where labels would collide."""
-    spots = sorted((x, _number(value), value) for value, x in positions.items())
-    room, kept = (spots[-1][0] - spots[0][0]) / 9 if len(spots) > 1 else 0, []
-    for x, number, value in spots:
-        if not kept or x - kept[-1][0] >= room:
-            kept.append((x, f"{number:g}" if number is not None else str(value)))
-    axis.set_xticks(*zip(*kept, strict=True), rotation=45 if len(kept) > 5 else 0)
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_title(name.replace("_", " "))
+def valleys(f: View, hyperparameter="learning_rate", optimizers=None, *, races=None) -> Figure:
+    """Loss above the winner's against one hyper-parameter, a panel per race.
+
+    Bars: 95 % of a difference of two settings on one seed. Curve: the fitted valley where the sweep
+    brackets it, its optimum's interval below. A ring: the best value is the last that was tried.
+    """
+    table = chosen(f.deviations[f.deviations["hyperparameter"] == hyperparameter], optimizers)
+    panels = []
+    for size, ratio in races or f.race_keys:
+        swept = table[(table["model_size"] == size) & (table["chinchilla_ratio"] == ratio)]
+        if swept["value"].nunique() > 1 and swept["delta"].notna().any():
+            panels.append(_valleys(f, hyperparameter, swept, size, ratio))
+    if not panels:
+        raise ValueError(f"no cell tried two values of {hyperparameter}")
+    caption = f"Loss above the winner's against {hyperparameter.replace('_', ' ')}."
+    columns = [*CELL, "hyperparameter", "value", "loss", "status", "delta"]
+    names = ordered(table["optimizer"])
+    return Figure(f"valley_{hyperparameter}", caption, table[columns], panels, names)
+
+
+def _valleys(f, name, swept, size, ratio):
+    at = positions(name, set(swept["value"]))
+    words = {x: f"{value:g}" if isinstance(value, float) else str(value) for value, x in at.items()}
+    room, kept = (max(at.values()) - min(at.values())) / 6, []
+    for x in sorted(words):
+        if not kept or x - kept[-1] >= room - 1e-9:
+            kept.append(x)
+    top = min(max(swept["delta"].max(), 0.004), LIMIT)
+    low = min(0.0, swept["delta"].min())
+    x = Scale(at.values(), ticks={x: words[x] for x in kept})
+    panel = Panel(f"{size}, {ratio:g}×", x, Scale([low - 0.12 * top, top]), s=size, r=ratio,
+                  x_title=name.replace("_", " "), y_title="nats above the winner")  # fmt: skip
+    panel.horizontal(0)
+    half = f.paired_margin
+    for optimizer in ordered(swept["optimizer"]):
+        line = swept[swept["optimizer"] == optimizer].sort_values("delta")
+        line = line.drop_duplicates("value").assign(x=lambda t: t["value"].map(at)).sort_values("x")
+        with panel.of(optimizer):
+            fitted = _fitted(f, panel, name, line)
+            if not fitted:
+                panel.line(line["x"], line["delta"].where(line["delta"] <= top * 1.05))
+            for point in line.itertuples():
+                _point(panel, point, half, optimizer, name)
+            _optimum(f, panel, name, line.iloc[0])
+    return panel
+
+
+def _fitted(f, panel, name, line) -> bool:
+    """The valley through the sweep, where there is one."""
+    cell = line.iloc[0]
+    parts = [
+        f.number("valley", part, name, *cell[CELL]) for part in ("curvature", "skew", "bottom")
+    ]
+    optimum = f.number("optimum", "robust", name, *cell[CELL])
+    if None in parts or optimum is None:
+        return False
+    curvature, skew, bottom = (part.value for part in parts)
+    x = np.linspace(line["x"].min(), line["x"].max(), 40)
+    centre = float(to_log2(name, optimum.value))
+    rise = bottom + curvature * valley(skew, x - centre) - cell["centre_loss"]
+    panel.line(x, np.where(rise <= panel.y.high, rise, np.nan), dashes=looks.dashes(cell.optimizer))
+    return True
+
+
+def _point(panel, point, half, optimizer, name):
+    tip = f"{label(optimizer)}, {name} {point.value}: "
+    if not np.isfinite(point.delta):
+        x, y = panel.px(point.x), panel.box[1] + 6
+        panel.segment(x - 4, y - 4, x + 4, y + 4, "thin")
+        panel.segment(x - 4, y + 4, x + 4, y - 4, "thin", "")
+        return
+    shown = panel.y.holds(point.delta)
+    if shown and np.isfinite(half) and point.delta != 0:
+        panel.whisker(point.x, point.delta - half, point.delta + half)
+    y = point.delta if shown else panel.y.high
+    tip += f"{point.loss:.4f}, {point.delta:+.4f}"
+    panel.marker(optimizer, point.x, y, tip, radius=3.4, hollow=not shown)
+
+
+def _optimum(f, panel, name, cell):
+    """The interval of the optimum, along the bottom; a ring at an edge."""
+    number = f.number("optimum", "robust", name, *cell[CELL])
+    if number is None:
+        return
+    if "edge of its grid" in number.source:
+        panel.ring(float(cell["x"]) if cell["delta"] == 0 else _best(cell, panel), 0.0, number.tip)
+    ends = [to_log2(name, end) if np.isfinite(end) else end for end in (number.low, number.high)]
+    low, high = (float(end) for end in ends)
+    panel.whisker(
+        panel.y.low + 0.03 * (panel.y.high - panel.y.low), low, high, "thick", across=True
+    )
+
+
+def _best(cell, panel):
+    at = positions(cell["hyperparameter"], [cell["centre_value"]])
+    return next(iter(at.values()))
+
+
+def transfer(f: View, hyperparameter="learning_rate") -> Figure:
+    """What a row's optimizer loses with the column's best value, in every headline race.
+
+    Read off the row's own sweep: what was tried, else (in brackets) its fitted valley.
+    """
+    panels, rows = [], []
+    for race in f.races:
+        size, ratio = race.iloc[0][RACE]
+        swept = f.deviations[f.deviations["hyperparameter"] == hyperparameter]
+        swept = swept[(swept["model_size"] == size) & (swept["chinchilla_ratio"] == ratio)]
+        names = ordered(swept["optimizer"])
+        if len(names) > 1:
+            found = [_borrowed(f, swept, a, b, hyperparameter) for a in names for b in names]
+            panels.append(_matrix(names, found, size, ratio))
+            rows += [(a, b, size, ratio, value, how) for a, b, value, how in found]
+    if not panels:
+        raise ValueError(f"no headline race has sweeps of {hyperparameter} of two optimizers")
+    caption = f"What the row's optimizer loses with the column's {hyperparameter.replace('_', ' ')}"
+    caption += " (1e-3 nats). In brackets: by the fitted valley. Blank: nobody tried."
+    columns = ["optimizer", "with_settings_of", *RACE, "nats", "how"]
+    return Figure("transfer", caption, pd.DataFrame(rows, columns=columns), panels)
+
+
+def _borrowed(f, swept, mine, other, name):
+    """(row, column, loss above the row's winner, "tried" or "fitted")."""
+    own = swept[swept["optimizer"] == mine]
+    value = swept.loc[swept["optimizer"] == other, "centre_value"].iloc[0]
+    there = own[own["value"].astype(float).eq(float(value))]
+    if len(there):
+        diverged = (there["status"] == "diverged").any() and not there["delta"].notna().any()
+        return mine, other, np.inf if diverged else float(there["delta"].min()), "tried"
+    cell = own.iloc[0]
+    parts = [
+        f.number("valley", part, name, *cell[CELL]) for part in ("curvature", "skew", "bottom")
+    ]
+    optimum = f.number("optimum", "robust", name, *cell[CELL])
+    tried = own["value"].astype(float)
+    if None in parts or not tried.min() <= float(value) <= tried.max():
+        return mine, other, np.nan, ""
+    curvature, skew, bottom = (part.value for part in parts)
+    d = float(to_log2(name, value)) - float(to_log2(name, optimum.value))
+    return mine, other, bottom + curvature * float(valley(skew, d)) - cell["centre_loss"], "fitted"
+
+
+def _matrix(names, found, size, ratio):
+    cell, n = 40, len(names)
+    x = Scale([0, n - 1], ticks={}, pad=0.5 / max(n - 1, 1))
+    panel = Panel(f"{size}, {ratio:g}×", x, x, width=96 + cell * n, height=100 + 24 * n, left=88,
+                  top=92, bottom=8, s=size, r=ratio)  # fmt: skip
+    for i, name in enumerate(names):
+        panel.text(80, panel.py(n - 1 - i) + 4, label(name), "end")
+        at = panel.px(i) + 4
+        panel.text(at, 84, label(name), "", f'transform="rotate(-50 {at:.1f} 84)"')
+    for place, (mine, other, nats, how) in enumerate(found):
+        row, column = divmod(place, n)
+        left, top = panel.px(column) - cell / 2, panel.py(n - 1 - row) - 12
+        if np.isnan(nats):
+            continue
+        words = "div." if np.isinf(nats) else f"{1e3 * nats:.0f}" if mine != other else "–"
+        shade = 0.0 if mine == other else min(max(nats, 0) / LIMIT, 1)
+        tip = f"{label(mine)} with {label(other)}'s value: {nats:+.4f} nats ({how})"
+        panel.rectangle(left + 1, top + 1, cell - 2, 22, f"heat{round(4 * shade)}", tip)
+        words = f"({words})" if how == "fitted" else words
+        panel.text(panel.px(column), panel.py(n - 1 - row) + 4, words, "mid")
+    return panel
+
+
+def optima(f: View, hyperparameter="learning_rate", optimizers=None) -> Figure:
+    """The best value against tokens with 95 % intervals: a panel per optimizer, a line per law."""
+    table = chosen(f.optima[f.optima["hyperparameter"] == hyperparameter], optimizers)
+    if table.empty:
+        raise ValueError(f"no cell tried two values of {hyperparameter}")
+    panels, y_title = [], f"best {hyperparameter.replace('_', ' ')}"
+    ends = table[["low", "high", "value"]].to_numpy(float)
+    ends = ends[np.isfinite(ends) & (ends > 0)]
+    y = Scale(np.clip(ends, *np.quantile(ends, [0.02, 0.98])), log=True)
+    for name in ordered(table["optimizer"]):
+        mine = table[table["optimizer"] == name]
+        panel = Panel(label(name), Scale(table["tokens"], log=True), y, width=250, height=200,
+                      x_title="tokens", y_title=y_title)  # fmt: skip
+        with panel.of(name):
+            for size in size_order(mine):
+                line = mine[mine["model_size"] == size].sort_values("tokens")
+                panel.line(line["tokens"], line["law"])
+                for cell in line.itertuples():
+                    number = f.number("optimum", "robust", hyperparameter, *cell[1:4])
+                    panel.whisker(cell.tokens, cell.low or np.nan, cell.high)
+                    if cell.bound == "":
+                        panel.marker(name, cell.tokens, cell.value, number.tip, radius=3.4)
+                last = line.iloc[-1]
+                panel.text(
+                    panel.px(last["tokens"]) - 4, panel.py(last["value"]) - 7, size, "soft end"
+                )
+        panels.append(panel)
+    caption = f"Best {hyperparameter.replace('_', ' ')} by a fitted valley, with 95 % intervals; an"
+    caption += " arrow is an end that the sweep does not bound. Lines: a law over size and budget."
+    return Figure("optima", caption, table, panels)

@@ -1,225 +1,111 @@
-"""Every figure draws, is labelled, carries its table's hash, and gives the same bytes twice."""
+"""Every figure draws the same picture twice, and an optimizer looks the same in each."""
 
-import hashlib
-import re
+import colorsys
+import itertools
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
-import pandas as pd
 import pytest
 import synthetic_study
 
-from analysis.pages import figures, style
-from analysis.pages.view import view
-from analysis.runs import curves, reader
+from analysis.pages import figures, looks
+from analysis.pages.svg import Panel, Scale, short
+from analysis.pages.view import digits, view
+from analysis.runs import reader
+from analysis.runs.names import LABELS
 
-FIGURES = {
-    "loss_against_ratio": lambda f: figures.loss_against_ratio(f.best, f.laws),
-    "matrix_against_scalar": lambda f: figures.matrix_against_scalar(f.best),
-    "speedup_against_ratio": lambda f: figures.speedup_against_ratio(f.speedups),
-    "speedup_against_size": lambda f: figures.speedup_against_size(f.speedups),
-    "speedup_across_studies": lambda f: figures.speedup_across_studies(f.speedups, f.speedups),
-    "sensitivity": lambda f: figures.sensitivity(one_race(f.deviations)),
-    "learning_rate": lambda f: figures.learning_rate(f.deviations, f.laws),
-    "weight_decay": lambda f: figures.weight_decay(f.deviations),
-    "deviation_histogram": lambda f: figures.deviation_histogram(f.deviations),
-    "optima_against_scale": lambda f: figures.optima_against_scale(f.optima, "learning_rate"),
-    "training_curves": lambda f: figures.training_curves(f.curves, f.crossings),
-    "lead_over_training": lambda f: figures.lead_over_training(f.curves),
-    "early_stop": lambda f: figures.early_stop(f.early_stop),
-    "norms": lambda f: figures.norms(one_race(f.curves)),
-    "pareto": lambda f: figures.pareto(f.best, "optimizer_bytes"),
-    "tuning_cost": lambda f: figures.tuning_cost(f.cost),
-    "noise": lambda f: figures.noise(f.repeats),
-    "downstream": lambda f: figures.downstream(f.best.assign(average_pct=50 - 5 * f.best["loss"])),
-}
-
-
-def one_race(table):
-    return table[(table["model_size"] == "small") & (table["chinchilla_ratio"] == 4)]
+ALONE = {"downstream": lambda f: (f.best.assign(average_pct=50 - 5 * f.best["loss"]),)}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = synthetic_study.write(tmp_path_factory.mktemp("study"), seeds=2)
-    return view(reader.load(folder), cards=False)
+    return view(reader.load(folder))
 
 
-def test_every_public_figure_is_tested():
-    assert set(FIGURES) == set(figures.__all__)
+@pytest.mark.parametrize("name", figures.__all__)
+def test_a_figure_is_one_picture_with_its_table(found, name):
+    draw = getattr(figures, name)
+    drawn = draw(*ALONE.get(name, lambda f: (f,))(found))
+    tree = ElementTree.fromstring(drawn.svg())  # well-formed
+    assert drawn.svg() == draw(*ALONE.get(name, lambda f: (f,))(found)).svg()
+    assert drawn.caption and len(drawn.table) and drawn.hash in drawn.svg()
+    text = drawn.svg()
+    assert "nan" not in text and "inf" not in text.replace("information", "")
+    titled = [panel for panel in drawn.panels if panel.title or len(panel.parts) > 4]
+    assert titled == drawn.panels
+    assert all("http" not in value or value.startswith("http://www.w3.org")
+               for node in tree.iter() for value in node.attrib.values())  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_axes_are_labelled_and_no_legend_hides_data(found, name):
-    figure = FIGURES[name](found)
-    assert figure.axes
-    assert any(axis.get_ylabel() or axis.get_yticklabels() for axis in figure.axes)
-    if name != "tuning_cost":  # its units are in the titles
-        assert any(axis.get_ylabel() for axis in figure.axes)
-        assert all(axis.get_xlabel() or axis.get_title() for axis in figure.axes)
-        assert all(axis.get_xlabel() or name in ("sensitivity", "noise") for axis in figure.axes)
-    assert all(axis.get_legend() is None for axis in figure.axes)
+def test_a_study_with_nothing_to_draw_says_so(tmp_path):
+    one = {"optimizers": ["muon"], "sizes": ["tiny"], "ratios": [1], "seeds": 1}
+    alone = view(reader.load(synthetic_study.write(tmp_path, **one)), cards=False)
+    for name in ("forest", "tornado", "lead", "noise", "profile", "transfer"):
+        with pytest.raises(ValueError):
+            getattr(figures, name)(alone)
 
 
-def test_a_table_without_rows_is_refused(found):
-    for draw, table in (
-        (figures.loss_against_ratio, found.best),
-        (figures.noise, found.repeats),
-        (figures.weight_decay, found.deviations),
-        (figures.early_stop, found.early_stop),
-    ):
-        with pytest.raises(ValueError, match="nothing to draw"):
-            draw(table.iloc[:0])
+def test_a_figure_shows_only_the_optimizers_asked_for(found):
+    drawn = figures.speedups_by_size(found, ["muon"])
+    assert set(drawn.table["optimizer"]) == {"muon"} and 'data-o="lion"' not in drawn.svg()
 
 
-def test_files_are_reproducible_and_carry_the_hash(found, tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        style.save(figures.early_stop(found.early_stop), tmp_path / folder / "early_stop")
-    for kind in ("svg", "png", "csv"):
-        a, b = (tmp_path / folder / f"early_stop.{kind}" for folder in ("a", "b"))
-        assert a.read_bytes() == b.read_bytes()
-    mark = style.table_hash(found.early_stop)
-    csv = (tmp_path / "a" / "early_stop.csv").read_bytes()
-    assert hashlib.sha256(csv).hexdigest().startswith(mark)
-    svg = (tmp_path / "a" / "early_stop.svg").read_text()
-    assert f"<dc:description>Bestiary, table {mark}" in svg
-    assert f"<!-- table {mark} -->" in svg  # drawn in the corner
-    assert mark.encode() in (tmp_path / "a" / "early_stop.png").read_bytes()
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
 
 
-def test_the_hash_sees_every_change(found):
-    table = found.early_stop
-    changed = table.assign(regret=table["regret"].replace(0.0, 1e-12))
-    assert style.table_hash(table) == style.table_hash(table.copy())
-    assert style.table_hash(table) != style.table_hash(changed)
-    assert style.table_hash(table) != style.table_hash(table.iloc[::-1])
+def contrast(a, b):
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
 
 
-def test_optimizers_look_different_and_always_the_same():
-    looks = [style.of(name) for name in style.OPTIMIZERS]
-    assert len({look["color"] for look in looks}) == 11
-    assert len({look["marker"] for look in looks}) == 11
-    assert style.of("mine") == style.of("mine") and style.of("mine")["label"] == "mine"
-    assert style.of("mine")["color"] not in {look["color"] for look in looks}
-    # the families differ without colour
-    assert {style.of(name)["linestyle"] for name in style.MATRIX} == {"-"}
-    scalar = set(style.OPTIMIZERS) - set(style.MATRIX) - {"adamw"}
-    assert "-" not in {style.of(name)["linestyle"] for name in scalar}
+def test_every_optimizer_has_a_look_of_its_own_in_grey_and_in_both_themes():
+    assert set(looks.LOOKS) == set(LABELS)
+    shapes = [shape for _, shape in looks.LOOKS.values()]
+    assert len(set(shapes)) == len(shapes)  # told apart without any colour
+    for light, dark in looks.HUES.values():
+        assert contrast(light, "#ffffff") >= 3 and contrast(dark, "#15171a") >= 3  # WCAG 1.4.11
+    hues = [colorsys.rgb_to_hsv(*(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+            for c, _ in looks.HUES.values()]  # fmt: skip
+    coloured = [h for h, s, _ in hues if s > 0.2]
+    assert min(abs(a - b) for a, b in itertools.combinations(coloured, 2)) > 0.02
 
 
-def _linear_rgb(colour):
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    linear = np.array(
-        [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
-    )
-    return linear
+def test_a_stranger_always_looks_the_same_and_wears_its_letter():
+    hue, shape = looks.look("my_opt:zephyr")
+    assert shape == "#Z" and looks.look("my_opt:zephyr") == (hue, shape)
+    assert hue in looks.HUES and ">Z<" in looks.marker("my_opt:zephyr", 0, 0)
+    ElementTree.fromstring(looks.marker("<&:<", 0, 0))
 
 
-# Machado, Oliveira and Fernandes 2009, severity 1: linear RGB as seen without L, M cones
-_DEUTERANOPIA = np.array(
-    [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ]
-)
-_PROTANOPIA = np.array(
-    [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ]
-)
-
-
-@pytest.mark.parametrize("matrix", [_DEUTERANOPIA, _PROTANOPIA], ids=["deuteranopia", "protanopia"])
-def test_no_two_optimizers_share_colour_and_line_for_the_colour_blind(matrix):
-    names = list(style.OPTIMIZERS)
-    seen = {name: matrix @ _linear_rgb(style.of(name)["color"]) for name in names}
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            apart = np.abs(np.clip(seen[a], 0, 1) - np.clip(seen[b], 0, 1)).max()
-            same_line = style.of(a)["linestyle"] == style.of(b)["linestyle"]
-            assert apart > (0.05 if same_line else 0.0), (a, b, apart)
-
-
-def test_diverged_runs_are_drawn_as_such(found):
-    figure = figures.sensitivity(one_race(found.deviations))
-    panel = next(axis for axis in figure.axes if axis.get_title() == "learning rate")
-    crosses = [
-        c for c in panel.collections if len(c.get_offsets()) and len(c.get_paths()[0].vertices) == 4
-    ]
-    assert len(crosses) == 4  # one per optimizer
-    spots = {round(float(c.get_offsets()[0][1]), 6) for c in crosses}
-    assert len(spots) == 4  # none hides another
-
-
-def test_lower_bounds_are_arrows(found):
-    bounds = (found.speedups["robust_bound"] == "lower").sum()
-    assert bounds > 0
-    figure = figures.speedup_against_ratio(found.speedups)
-    arrows = sum(
-        text.arrow_patch is not None
-        for axis in figure.axes
-        for text in axis.texts
-        if hasattr(text, "arrow_patch")
-    )
-    assert arrows == bounds
-
-
-def test_family_gaps_need_the_baseline(found):
-    assert figures.losses.family_gaps(found.best[found.best["optimizer"] != "adamw"]).empty
-    gaps = figures.losses.family_gaps(found.best)
-    assert set(gaps["optimizer"]) <= {"muon", "nadamw", "lion"}
-    assert (gaps.loc[gaps["family"] == "matrix", "gain"] > 0).all()
-
-
-def test_the_frontier_holds_what_nothing_beats():
-    table = pd.DataFrame({"seconds": [1.0, 2.0, 3.0, 3.0], "loss": [3.0, 3.1, 2.0, 2.5]})
-    front = figures.costs.frontier(table, "seconds")
-    assert front.to_dict("list") == {"seconds": [1.0, 3.0], "loss": [3.0, 2.0]}
-
-
-def test_an_unknown_resource_names_the_choices(found):
-    with pytest.raises(ValueError, match="'memory' is none of seconds, flops, optimizer_bytes"):
-        figures.pareto(found.best, "memory")
+def test_a_name_with_angle_brackets_stays_text():
+    panel = Panel("<b>", Scale([0, 1]), Scale([0, 1]), s='"<')
+    with panel.of("<script>"):
+        panel.marker("<script>", 0.5, 0.5, "<&>")
+    ElementTree.fromstring(panel.svg())
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "expected"),
-    [
-        ("learning_rate", [0.002, 0.001, 0.004], [0, 1, 2]),
-        ("weight_decay", [0.0, 0.1, 0.2], [0, 0.1, 0.2]),
-        ("beta2", [0.9, 0.95, 0.975], [0, 1, 2]),
-        ("warmup", [0, 500, 1000], [0, 1, 2]),
-        ("schedule", ["linear", "cosine"], [0, 1]),
-    ],
+    ("values", "log"), [([0.0], False), ([3, 3], True), ([1e-9, 1e9], True), ([-0.01, 0.02], False)]
 )
-def test_values_keep_their_distances(name, values, expected):
-    positions = np.array(list(figures.tuning.positions_of(name, values).values()))
-    np.testing.assert_allclose(positions - positions[0], expected, atol=1e-9)
+def test_scales_have_ticks_inside(values, log):
+    scale = Scale(values, log=log)
+    assert scale.ticks and all(0 <= scale(tick) <= 1 for tick in scale.ticks)
+    assert all(0 <= scale(value) <= 1 for value in (*values, -np.inf, np.inf))
+    assert len(set(scale.ticks.values())) == len(scale.ticks)
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1_500_000, "1.5M"), (20_000, "20k"), (3.2e18, "3.2e+18"), (0.5, "0.5")]
-)
-def test_short_numbers(value, text):
-    assert figures.panels.short(value) == text
-    assert re.fullmatch(r"[\d.e+]+[TBMk]?", text)
+    ("value", "half", "shown"),
+    [(2.61234, 0.004, "2.612"), (2.61234, 0.0021, "2.6123"), (1.2949, 0.08, "1.29"),
+     (123.4, 40, "120"), (1.5, np.nan, "1.5000"), (np.inf, 1, "open")],
+)  # fmt: skip
+def test_digits_are_those_that_the_interval_allows(value, half, shown):
+    assert digits(value, value - half, value + half) == shown
 
 
-def test_tables_used_by_figures_need_no_records():
-    curve = pd.DataFrame(
-        {
-            "optimizer": ["adamw"] * 3 + ["new"] * 3,
-            "model_size": "s",
-            "chinchilla_ratio": 1.0,
-            "hash": ["a"] * 3 + ["b"] * 3,
-            "fraction": [0.0, 0.5, 1.0] * 2,
-            "validation_loss": [4.0, 3.0, 2.0, 4.0, 3.2, 1.9],
-        }
-    )
-    crossings = curves.crossings(curve)
-    assert crossings["fraction"].tolist() == [pytest.approx(0.5 + 0.5 * 2 / 3, abs=0.005)]
-    assert crossings["leader"].tolist() == ["new"]
-    figures.lead_over_training(curve)
+def test_short_numbers():
+    assert [short(x) for x in (1.5e9, 999, 2e4, 3e15)] == ["1.5B", "999", "20k", "3e+15"]
