@@ -1,5 +1,8 @@
 """The main job as its user runs it: a study of all optimizers on real text, then its report."""
 
+import html
+import json
+import re
 import subprocess
 import sys
 
@@ -7,6 +10,8 @@ import pandas as pd
 import pytest
 
 from configs import grids
+from lm.config import config_hash
+from lm.config_file import load_run
 
 
 def run(*words):
@@ -28,3 +33,17 @@ def test_smoke_races_all_eleven_and_reports(tmp_path):
     assert table["loss"].between(1.5, 5.0).all()
     page = (tmp_path / "report/index.html").read_text()
     assert 'src="http' not in page and 'id="forest"' in page
+    _commands_name_the_winners(tmp_path, page)
+
+
+def _commands_name_the_winners(workdir, page):
+    """Each command on the page is that of the run in the folder beside it, to the hash."""
+    found = re.findall(r"<code>python -m lm.train (.*?)</code>.*?<code>trials/(\w+)</code>", page)
+    assert len(found) == 22
+    for words, name in found:
+        words = html.unescape(words).split()
+        spec = words[0].removeprefix("--config=")
+        config = load_run(spec, [word for word in words if word.startswith("--config.")])
+        trained = json.loads((workdir / "trials" / name / "config.json").read_text())
+        config["data"]["fingerprint"] = trained["data"]["fingerprint"]
+        assert config_hash(config) == name

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.published import track3
 from analysis.runs import reader
+from analysis.runs.csv_table import read_csv
 from analysis.runs.reader import CELL
 
 NAMES = {  # our name -> what tables call it; the first that is there counts
@@ -109,18 +110,16 @@ def read(source: str, *, loss: str | None = None) -> pd.DataFrame:
     path = Path(source)
     if path.is_dir():
         return _folder(path)
+    return _points(_text(source), source, loss)
+
+
+def _text(source):
+    """A CSV with every cell as it was written."""
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except FileNotFoundError:
-        raise ClaimError(f"{source}: no such file or folder") from None
-    except pd.errors.EmptyDataError:
-        raise ClaimError(f"{source}: the file is empty") from None
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise ClaimError(f"{source}: not a readable CSV: {str(error).splitlines()[0]}") from None
-    if not len(raw):
-        raise ClaimError(f"{source}: no rows below the header")
-    raw.columns = [str(column).strip() for column in raw.columns]
-    return _points(raw, source, loss)
+        table = read_csv(source, text=True)
+    except ValueError as error:
+        raise ClaimError(str(error)) from None
+    return table.rename(columns=lambda name: str(name).strip())
 
 
 def _points(raw, source, loss):
@@ -289,10 +288,7 @@ def statements(source: str) -> pd.DataFrame:
     Raises:
       ClaimError: no such table, or a column of STATEMENT that it lacks or that holds no numbers.
     """
-    try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise ClaimError(f"{source}: not a readable CSV: {str(error).splitlines()[0]}") from None
+    table = _text(source)
     missing = [column for column in STATEMENT if column not in table]
     if missing:
         raise ClaimError(f"{source}: no column {missing[0]!r}{nearest(missing[0], table.columns)}")

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 
-def read_csv(path) -> pd.DataFrame:
+def read_csv(path, *, text=False) -> pd.DataFrame:
     """A table with a header; lines that start with # are skipped.
 
-    Commas, semicolons or tabs; UTF-8 or Latin-1; plain or gzip, whatever the file is called.
+    Commas, semicolons or tabs; UTF-8 or Latin-1; plain or gzip, whatever the file is called. With
+    `text` every cell stays as it was written, an empty one "".
 
     Raises:
       ValueError: what cannot be read, in one line that names the file.
@@ -34,7 +35,13 @@ def read_csv(path) -> pd.DataFrame:
         raise ValueError(f"{path}: the file is empty")
     separator = max(",;\t", key=lines[0].count)
     try:
-        table = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, skipinitialspace=True)
+        table = pd.read_csv(
+            io.StringIO("\n".join(lines)),
+            sep=separator,
+            skipinitialspace=True,
+            dtype=str if text else None,
+            keep_default_na=not text,
+        )
     except (pd.errors.ParserError, ValueError) as error:
         raise ValueError(f"{path}: not a table: {str(error).splitlines()[0].strip()}") from None
     if not isinstance(table.index, pd.RangeIndex):

@@ -165,7 +165,7 @@ def test_the_wrong_worked_example_is_found(capsys, tmp_path):
 GOOD = "seed,loss\n0,3.1\n1,3.2\n"
 MISTAKES = {  # content of b.csv, further words -> what the line says
     "": ([], "the file is empty"),
-    "loss\n": ([], "no rows below the header"),
+    "loss\n": ([], "a header (loss) and no rows"),
     "x,y\n1,2\n": ([], "no column of losses"),
     "loss\n3.1\nfoo\n": ([], "line 3: loss is 'foo', not a number"),
     "loss\n3.1\nnan\n": ([], "line 3: loss is 'nan'"),
@@ -178,7 +178,7 @@ MISTAKES = {  # content of b.csv, further words -> what the line says
     GOOD + " ": (["--step=4"], "no column `step`"),
     GOOD + "2,3\n": (["--step=chosen"], "no column `step`"),
     GOOD + "3,3\n": (["--target=3"], "no column `step`"),
-    GOOD + "4,3\n": (["--exchange=x"], "x: no such file"),
+    GOOD + "4,3\n": (["--exchange=x"], "x: No such file"),
     GOOD + "5,3\n": (["--exchange=-1/100"], "expected NATS/STEPS"),
     GOOD + "6,3\n": (["--only=seed"], "expected COLUMN=VALUE"),
     GOOD + "7,3\n": (["--only=seed=9"], "seed is nowhere '9'"),
@@ -205,11 +205,11 @@ def test_every_mistake_is_one_line(content, tmp_path, capsys):
     "words, expected",
     [
         ([], "nothing to judge"),
-        (["nowhere.csv"], "no such file or folder"),
+        (["nowhere.csv"], "No such file or directory"),
         (["track3:99"], "results 1 to 46"),
         (["track3:36"], "one arm alone"),
         (["track3:36", "--arm=seed"], "--a and --b"),
-        (["--check=nowhere.csv"], "not a readable CSV"),
+        (["--check=nowhere.csv"], "No such file or directory"),
     ],
 )
 def test_mistakes_without_a_table(words, expected, capsys):
