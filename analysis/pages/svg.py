@@ -1,9 +1,11 @@
 """Pictures as SVG: scales, panels of axes and marks, figures that know their tables."""
 
+import contextlib
 import dataclasses
 import hashlib
 import html
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -176,6 +178,11 @@ class Panel:
         at = (self.px(x), self.py(y))
         self.parts.append(looks.marker(optimizer, *at, tip=tip, hollow=hollow, radius=radius))
 
+    def dot(self, x, y, tip=""):
+        place = f'cx="{self.px(x):.1f}" cy="{self.py(y):.1f}" r="2.5"'
+        title = f"<title>{html.escape(tip)}</title>" if tip else ""
+        self.parts.append(f'<circle {place} class="bar">{title}</circle>')
+
     def ring(self, x, y, tip):
         place = f'cx="{self.px(x):.1f}" cy="{self.py(y):.1f}" r="8"'
         tip = html.escape(tip)
@@ -183,7 +190,14 @@ class Panel:
 
     def of(self, optimizer):
         """Context: what is drawn inside belongs to an optimizer, has its hue, and can be hidden."""
-        return _Group(self, optimizer)
+        return self.coloured(looks.look(optimizer)[0], f' data-o="{html.escape(optimizer)}"')
+
+    @contextlib.contextmanager
+    def coloured(self, hue, extra=""):
+        """Context: what is drawn inside has a hue of `looks.HUES`."""
+        self.parts.append(f'<g class="{hue}"{extra}>')
+        yield
+        self.parts.append("</g>")
 
     def svg(self, place="") -> str:
         where = "".join(
@@ -192,18 +206,6 @@ class Panel:
         )
         size = f'viewBox="0 0 {self.width} {self.height}" {place}{where}'
         return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(self.parts)}</svg>'
-
-
-class _Group:
-    def __init__(self, panel, optimizer):
-        self.panel, self.optimizer = panel, optimizer
-
-    def __enter__(self):
-        name, hue = html.escape(self.optimizer), looks.look(self.optimizer)[0]
-        self.panel.parts.append(f'<g data-o="{name}" class="{hue}">')
-
-    def __exit__(self, *_):
-        self.panel.parts.append("</g>")
 
 
 @dataclasses.dataclass
@@ -224,6 +226,11 @@ class Figure:
     def hash(self) -> str:
         """Twelve hex digits of the SHA-256 of `csv`."""
         return hashlib.sha256(self.csv.encode()).hexdigest()[:12]
+
+    def save(self, stem) -> None:
+        """Write `stem`.svg and the table behind it as `stem`.csv."""
+        Path(f"{stem}.svg").write_text(self.svg(), encoding="utf-8")
+        Path(f"{stem}.csv").write_text(self.csv, encoding="utf-8")
 
     def svg(self, per_row=3) -> str:
         """One self-contained picture: panels in rows, a legend, the hash of the table."""

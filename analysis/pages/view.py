@@ -90,7 +90,8 @@ class View:
     @functools.cached_property
     def paired_margin(self) -> float:
         """Half-width (nats, 95 %) of a difference of two settings on one seed; NaN if unknown."""
-        rows = self.of("noise").set_index("quantity")["value"]
+        rows = self.of("noise")
+        rows = rows[rows["model_size"] == ""].set_index("quantity")["value"]
         if not {"residual", "residual_df"} <= set(rows.index):
             return np.nan
         return Noise(rows["residual"], rows["residual_df"]).margin(0.025, 1)

@@ -96,13 +96,12 @@ def early_stop(f: View) -> Figure:
     x = Scale([0, 1], ticks=TENTHS, pad=0.02)
     shares = Panel("wrong decisions", x, Scale([0, 1]), x_title="share of training at the stop",
                    y_title="share of races or pairs")  # fmt: skip
-    looked = {"wrong_winner": ("muon", "wrong winner"), "wrong_pairs": ("nadamw", "wrong pairs")}
-    for column, (name, words) in looked.items():
-        shares.parts.append(f'<g class="{looks.look(name)[0]}">')
-        shares.line(table["fraction"], table[column])
-        shares.parts.append("</g>")
+    looked = {"wrong_winner": "vermilion", "wrong_pairs": "blue"}
+    for column, hue in looked.items():
+        with shares.coloured(hue):
+            shares.line(table["fraction"], table[column])
         at = table[column].iloc[len(table) // 3]
-        shares.text(shares.px(0.42), shares.py(at) - 6, words)
+        shares.text(shares.px(0.42), shares.py(at) - 6, column.replace("_", " "))
     cost = Panel("loss given away", x, Scale([0, *table["regret"]]),
                  x_title="share of training at the stop", y_title="nats per token")  # fmt: skip
     cost.line(table["fraction"], table["regret"])
