@@ -242,7 +242,17 @@ def _entry(module: types.ModuleType, function: Callable) -> Plugin:
     bounds |= {"auxiliary_decay": (0.0, 0.0)}  # it gets one learning rate for all
     schedule = "cosine" if wrap else "constant"
     place = getattr(module, "state_sharding", None)
-    return Plugin(alias, study, schedule, bounds, None, place, file, digest, space, wrap)
+    return Plugin(
+        alias,
+        study,
+        schedule,
+        bounds,
+        place=place,
+        file=file,
+        digest=digest,
+        space=space,
+        wrap=wrap,
+    )
 
 
 def call(function: Callable, learning_rate: Any, values: Mapping) -> optax.GradientTransformation:

@@ -95,6 +95,7 @@ def learning_rate(step, hparams: Mapping[str, Any], schedule: Shape = "cosine"):
 
 class ScheduledState(NamedTuple):
     count: jax.Array  # () int32
+    numbers: dict[str, jax.Array]  # () float32 each, of the last update
     inner: Any
 
 
@@ -107,13 +108,16 @@ def scheduled(make, moving: Mapping[str, Any]) -> optax.GradientTransformationEx
     """
 
     def at(step):
-        return make({name: value(step) for name, value in moving.items()})
+        return {name: value(step) for name, value in moving.items()}
 
     def init(params):
-        return ScheduledState(jnp.zeros((), jnp.int32), at(0).init(params))
+        used = {name: jnp.zeros((), jnp.float32) for name in moving}
+        return ScheduledState(jnp.zeros((), jnp.int32), used, make(at(0)).init(params))
 
     def update(updates, state, params=None, **extra_args):
-        updates, new = at(state.count).update(updates, state.inner, params, **extra_args)
-        return updates, ScheduledState(optax.safe_increment(state.count), new)
+        numbers = at(state.count)
+        updates, new = make(numbers).update(updates, state.inner, params, **extra_args)
+        used = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
+        return updates, ScheduledState(optax.safe_increment(state.count), used, new)
 
     return optax.GradientTransformationExtraArgs(init, update)
