@@ -315,14 +315,19 @@ def what(config: Mapping) -> dict:
     return {section: config[section] for section in WHAT if section in config}
 
 
-def config_hash(config: Mapping) -> str:
+def config_hash(config: Mapping, *, ours: bool = True) -> str:
     """16 hex digits naming the run: of what is trained, not of how.
 
     What is off has no part in it, so that a new option renames no old run.
-    """
-    import optim
 
-    off = {"model": {n: FIELDS["model"][n].default for n in OPTIONS}, "optimizer": optim.OFF}
+    Args:
+      ours: its optimizer is one of the catalogue's; otherwise nothing of JAX is imported.
+    """
+    off = {"model": {n: FIELDS["model"][n].default for n in OPTIONS}}
+    if ours:
+        import optim
+
+        off["optimizer"] = optim.OFF
     named = what(config)
     for part, values in off.items():
         given = named[part].items()

@@ -22,7 +22,8 @@ class Study:
             for size, ratio in settings
             for optimizer in config["optimizers"]
         }
-        self.hash = lru_cache(maxsize=None)(lambda trial: config_hash(self.run(trial)))
+        ours = not config["told"]
+        self.hash = lru_cache(maxsize=None)(lambda trial: config_hash(self.run(trial), ours=ours))
         self.program = lru_cache(maxsize=None)(lambda trial: program_key(self.run(trial)))
         self.steps = lru_cache(maxsize=None)(self._steps)
         self._flops: dict[tuple, float] = {}
