@@ -140,7 +140,10 @@ def replicate(x):
 
 
 def _placeable(mesh) -> bool:
-    return AxisType.Explicit not in mesh.axis_types and any(n > 1 for n in mesh.shape.values())
+    sizes = zip(mesh.axis_types, mesh.shape.values(), strict=True)
+    return AxisType.Explicit not in mesh.axis_types and any(
+        kind == AxisType.Auto and size > 1 for kind, size in sizes
+    )
 
 
 def with_auto_axes(fn: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:

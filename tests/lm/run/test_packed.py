@@ -128,7 +128,7 @@ def test_a_pack_of_different_programs_is_refused(pack):
 def test_a_pack_decomposes_only_when_it_is_due():
     """The compiled pack, as on accelerators: `vmap` must not make every branch of every step."""
     configs = [tiny.config("soap", seed=seed, precondition_frequency=3) for seed in (0, 1)]
-    program = Packed(configs, jax.devices()[:1], together=True)
+    program = Packed(configs, jax.devices()[:2], together=True)
 
     def cost(name, lines):
         yield "calls", sum("geqrf" in line or "syevd" in line for line in lines)
