@@ -55,6 +55,7 @@ def pairs(f: View) -> dict:
             speed[f"{name}|{size}|{ratio:g}"] = [str(r) if r else "" for r in ratios]
     memory = f.of("cost", quantity="bytes")
     cost = {f"{r.optimizer}|{r.model_size}": f"{r.value:.3g}" for r in memory.itertuples()}
+    cost |= {f"{f.baseline}|{size}": "1" for size in memory["model_size"]}
     return {"pairs": found, "speed": speed, "cost": cost}
 
 

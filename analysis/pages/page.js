@@ -54,9 +54,10 @@ function compare() {
     const row = body.appendChild(document.createElement("tr"));
     row.dataset.s = size; row.dataset.r = ratio;
     const speed = n => (data.speed[[n, size, ratio].join("|")] || ["1", "1", "1"]);
-    const cost = n => data.cost[[n, size].join("|")] || "1";
+    const cost = n => data.cost[[n, size].join("|")] || "";
     const cells = [size, ratio + "×", ends[0], ends[1] + " to " + ends[2], note,
-      ...[0, 1, 2].map(i => speed(a)[i] && speed(b)[i] ? speed(a)[i] + " | " + speed(b)[i] : ""), cost(a) + " | " + cost(b)];
+      ...[0, 1, 2].map(i => speed(a)[i] && speed(b)[i] ? speed(a)[i] + " | " + speed(b)[i] : ""),
+      cost(a) && cost(b) ? cost(a) + " | " + cost(b) : ""];
     cells.forEach(text => row.append(node("td", text)));
   }
   if (!body.rows.length) body.append(node("tr", a === b ? "Choose two different optimizers." : "They did not meet in a race whose noise is known."));

@@ -121,10 +121,9 @@ def filters(optimizers, sizes, ratios) -> Raw:
 def figure(drawn: Figure) -> Raw:
     """A figure with its caption and downloads."""
     panels = "".join(
-        panel.svg(f'role="img" aria-label="{text(panel.title or drawn.name)}"'
-                  f' style="width:{panel.width}px"')
-        for panel in drawn.panels
-    )  # fmt: skip
+        panel.svg(f'role="img" aria-label="{name}" style="width:{panel.width}px"')
+        for panel, name in ((p, text(f"{drawn.name} {p.title}".strip())) for p in drawn.panels)
+    )
     tools = "".join(
         f'<button type="button" data-{kind}="{drawn.name}">{kind.upper()}</button>'
         for kind in ("svg", "csv")

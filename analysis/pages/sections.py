@@ -246,7 +246,7 @@ def use(f: View, show) -> str:
     """The winners with the command that runs each again; what it took to find them."""
     tuned = [f"hp_{name}" for name in f.study.tuned]
     heads = ["size", "budget", "optimizer", "loss", "settings", "again", "folder"]
-    rows = []
+    rows, headlines = ([], []), [tuple(race.iloc[0][RACE]) for race in f.races]
     for cell in f.best.to_dict("records"):
         where = tuple(cell[name] for name in CELL)
         loss = f.number("loss", "fair", "loss", *where)
@@ -258,7 +258,8 @@ def use(f: View, show) -> str:
         again = Raw(f"<details><summary>command</summary><code>{page.text(command(f, cell))}</code>"
                     f" {button}</details>")  # fmt: skip
         folder = Raw(f"<code>trials/{cell['hash']}</code>") if f.study.settings.get("name") else ""
-        rows.append((_where(cell), [*_names(cell), loss, words, again, folder]))
+        first = (cell["model_size"], cell["chinchilla_ratio"]) in headlines
+        rows[not first].append((_where(cell), [*_names(cell), loss, words, again, folder]))
     spent = [
         ({"o": c.optimizer}, [label(c.optimizer), c.trials, c.diverged, float(c.tokens),
                               float(c.flops), c.seconds, c.compile_seconds])
@@ -267,7 +268,8 @@ def use(f: View, show) -> str:
     costs = ["optimizer", "trials", "diverged", "tokens", "FLOPs", "device seconds", "compiling"]
     efficient = (show(figures.pareto, f, name) for name in ("seconds", "flops", "optimizer_bytes"))
     return (
-        page.table(heads, rows, search=True)
+        page.table(heads, rows[0], search=True)
+        + page.details("Smaller budgets", rows[1] and page.table(heads, rows[1], search=True))
         + "<h3>What the search bought</h3>"
         + show(figures.best_so_far, f)
         + show(figures.tuning_cost, f)

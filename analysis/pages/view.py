@@ -34,8 +34,10 @@ class Number(NamedTuple):
     def __str__(self) -> str:
         """As many digits as the interval allows: `1.32 (1.20 to 1.43)`, `≥ 1.00`."""
         limit = {"lower": "≥ ", "upper": "≤ "}.get(self.bound, "")
-        shown = limit + digits(self.value, self.low, self.high)
-        if limit or not (np.isfinite(self.low) or np.isfinite(self.high)):
+        if limit:
+            return limit + (f"{self.value:.2f}" if self.value >= 0.1 else f"{self.value:.3g}")
+        shown = digits(self.value, self.low, self.high)
+        if not (np.isfinite(self.low) or np.isfinite(self.high)):
             return shown
         ends = (digits(end, self.low, self.high) for end in (self.low, self.high))
         return f"{shown} ({' to '.join(ends)})"
@@ -157,8 +159,12 @@ class View:
         return *(row[name] for name in names), ratio
 
     @functools.cached_property
-    def _hashes(self) -> dict:
-        return {tuple(row[name] for name in CELL): row["hash"] for _, row in self.best.iterrows()}
+    def _runs(self) -> dict:
+        """Cell -> the winner's run and how many seeds it was run with."""
+        return {
+            tuple(row[name] for name in CELL): f"run {row['hash']}, seeds: {row['reruns'] + 1}"
+            for row in self.best.to_dict("records")
+        }
 
     def number(
         self, table, procedure, quantity, optimizer="", size="", ratio=None
@@ -172,8 +178,8 @@ class View:
         shown = row["value"], row["low"], row["high"]
         value, low, high = (np.nan if x is None else float(x) for x in shown)
         source = [row["note"]] if row["note"] else []
-        if (optimizer, size, ratio) in self._hashes:
-            source.append(f"run {self._hashes[optimizer, size, ratio]}")
+        if (optimizer, size, ratio) in self._runs:
+            source.append(self._runs[optimizer, size, ratio])
         source = "; ".join([*source, f"numbers.csv line {line}"])
         name = f"{label(optimizer)} {size}" + ("" if ratio is None else f" {ratio:g}×")
         return Number(value, low, high, row["bound"], source, name.strip())

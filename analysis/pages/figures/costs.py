@@ -24,7 +24,7 @@ def best_so_far(f: View, optimizers=None) -> Figure:
     for race in f.races:
         size, ratio = race.iloc[0]["model_size"], race.iloc[0]["chinchilla_ratio"]
         here = table[(table["model_size"] == size) & (table["chinchilla_ratio"] == ratio)]
-        if here.empty:
+        if here["trials"].max() < 2 or here.empty:
             continue
         y = Scale([here["above"].min(), min(here["above"].max(), 0.1)])
         panel = Panel(f"{size}, {ratio:g}×", Scale([1, here["trials"].max()]), y, s=size, r=ratio,

@@ -197,11 +197,12 @@ def optima(f: View, hyperparameter="learning_rate", optimizers=None) -> Figure:
     if table.empty:
         raise ValueError(f"no cell tried two values of {hyperparameter}")
     panels, y_title = [], f"best {hyperparameter.replace('_', ' ')}"
-    ends = table[["low", "high", "value"]].to_numpy(float)
-    ends = ends[np.isfinite(ends) & (ends > 0)]
-    y = Scale(np.clip(ends, *np.quantile(ends, [0.02, 0.98])), log=True)
+    seen = table[["low", "high", "value"]].to_numpy(float)
+    seen = seen[np.isfinite(seen) & (seen > 0)]
+    y = Scale(np.clip(seen, *np.quantile(seen, [0.02, 0.98])), log=True)
     for name in ordered(table["optimizer"]):
         mine = table[table["optimizer"] == name]
+        ends = size_order(mine)[:1] + size_order(mine)[-1:]
         panel = Panel(label(name), Scale(table["tokens"], log=True), y, width=250, height=200,
                       x_title="tokens", y_title=y_title)  # fmt: skip
         with panel.of(name):
@@ -213,6 +214,8 @@ def optima(f: View, hyperparameter="learning_rate", optimizers=None) -> Figure:
                     panel.whisker(cell.tokens, cell.low or np.nan, cell.high)
                     if cell.bound == "":
                         panel.marker(name, cell.tokens, cell.value, number.tip, radius=3.4)
+                if size not in ends:  # the labels of the sizes between would collide
+                    continue
                 last = line.iloc[-1]
                 panel.text(
                     panel.px(last["tokens"]) - 4, panel.py(last["value"]) - 7, size, "soft end"
