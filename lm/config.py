@@ -102,6 +102,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "every_steps": Field(int, 0, 0, 2**31 - 1),  # 0: at most a thousand lines a run
         "tensorboard": Field(bool, False),
         "wandb": Field(str, ""),  # a project name switches it on
+        "mlflow": Field(str, ""),  # an experiment's name does
         "profile": Field(str, ""),  # "first:last" steps to trace
     },
 }

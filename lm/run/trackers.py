@@ -1,4 +1,4 @@
-"""Optional mirrors of a run's curve (TensorBoard, Weights & Biases) and the profiler's window.
+"""Optional mirrors of a run's curve (TensorBoard, Weights & Biases, MLflow), and the profiler.
 
 Never the only copy: the curve on disk is the record, and a tracker that is not installed is an
 error before anything trains.
@@ -37,13 +37,18 @@ class Trackers:
             if not match or int(match[1]) >= int(match[2]):
                 raise ConfigError(f"log.profile={log['profile']!r} is not first:last, as in 20:30")
             self.window = int(match[1]), int(match[2])
-        self.events = self.run = None
+        self.events = self.run = self.mlflow = None
         if first_host and log["tensorboard"]:
             writer = _module("tensorboardX", "log.tensorboard").SummaryWriter
             self.events = writer(str(folder / "events"))
         if first_host and log["wandb"]:
             options = {"name": folder.name, "config": dict(config), "resume": "allow"}
             self.run = _module("wandb", "log.wandb").init(project=log["wandb"], **options)
+        if first_host and log["mlflow"]:
+            self.mlflow = _module("mlflow", "log.mlflow")
+            self.mlflow.set_experiment(log["mlflow"])
+            self.mlflow.start_run(run_name=folder.name)
+            self.mlflow.log_dict(dict(config), "config.json")
 
     def line(self, values: Mapping) -> None:
         """A line of the curve."""
@@ -53,6 +58,8 @@ class Trackers:
                 self.events.add_scalar(name, value, step)
         if self.run is not None:
             self.run.log(numbers, step=step)
+        if self.mlflow is not None:
+            self.mlflow.log_metrics(numbers, step=step)
 
     def profile(self, step: int) -> None:
         """Starts and stops the profiler at the steps of its window."""
@@ -73,10 +80,12 @@ class Trackers:
             self.events.close()
         if self.run is not None:
             self.run.finish()
+        if self.mlflow is not None:
+            self.mlflow.end_run()
 
 
 def _module(name: str, field: str):
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ConfigError(f"{field} needs the package {name}: install the extra 'log'") from None
+        raise ConfigError(f"{field} needs the package {name}: pip install {name}") from None
