@@ -42,6 +42,17 @@ SIZES = {
     "1.2b": _size(1536, 32, 24, LLAMA3, 4096),  #   1,207,959,552   24,159,191,040
 }
 
+# What Llamas of 2026 have and the study's has not; the wider MLP keeps its parameters without the
+# gate, and two query heads share their keys and values.
+MODERN = {"qk_norm": True, "post_norm": True, "tied": True, "activation": "relu2"}
+
+
+def modern(name: str) -> dict:
+    """A size of the ladder in the second architecture."""
+    given = SIZES[name]
+    heads, mlp = given["heads"] // 2 if given["heads"] % 2 == 0 else 0, 6 * given["hidden"]
+    return {**given, **MODERN, "mlp": mlp, "kv_heads": heads}
+
 
 PUBLISHED = ("130m", "300m", "520m", "1.2b")
 

@@ -9,6 +9,11 @@
 | hour | 6 | nano-xs nano-m nano-l | 1 2 4 | 840 | 0.5G | over an hour, not run |
 | tenhours | 11 | those, micro-xs held out | 1 2 4 | 4100 | 3.1G | about ten hours, not run |
 | published | 11 | 130m 300m 520m 1.2b | 1 2 4 8 | as arXiv 2509.02046 | | |
+| transfer | 4 | nano-xs nano-m nano-l | 1 | see docs/transfer.md | | |
+| transfer-130m | 4 | 130m 300m 520m | 1 | the same for a pod | | |
+| transfer-smoke | 2 | nano-xs nano-s | 1/8 | the same for a test | | |
+| isoflop | 3 | nano-xs nano-s nano-m nano-l | 8 of equal FLOPs | | | |
+| architecture | 4 | nano-s nano-m, and both with norms of 2026 | 1 | | | |
 
 Trials and tokens are those of the planner played against typical losses (`--dry_run`).
 """
@@ -23,6 +28,7 @@ from ml_collections import ConfigDict
 import optim
 from configs import grids, ladder, spaces
 from lm.config import unknown
+from lm.model.flops import forward_flops_per_token
 from optim.catalogue import is_plugin
 from sweeps.plan.config import complete
 
@@ -60,14 +66,18 @@ def cpu(
     rule: dict | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     sequences: int = 256,
+    others: dict[str, dict] | None = None,
 ) -> dict[str, Any]:
-    """A race on the CPU ladder: the published grids carried to its smallest training."""
+    """A race on the CPU ladder: the published grids carried to its smallest training.
+
+    `others` are models beside the ladder's, by name.
+    """
     settings = [setting for part in phases.values() for setting in part]
     sizes = list(dict.fromkeys(size for size, _ in settings))
-    smallest = min(sizes, key=ladder.params)
+    smallest = min((name for name in sizes if name in ladder.SIZES), key=ladder.params)
     ratio = min(ratio for _, ratio in settings)
     return {
-        "sizes": {name: ladder.SIZES[name] for name in sizes},
+        "sizes": {name: (others or {}).get(name) or ladder.SIZES[name] for name in sizes},
         "ratios": sorted({ratio for _, ratio in settings}),
         "phases": phases,
         "optimizers": {name: entry(name, smallest, ratio, only) for name in optimizers},
@@ -158,4 +168,90 @@ def published_entry(name: str) -> dict[str, Any]:
     return spaces.entry(name, grids.published("adamw"), grids.PUBLISHED_STEPS)
 
 
-RACES = {f.__name__: f for f in (smoke, nano, hour, tenhours, published)}
+# Who answers for which rule of `optim.scaling`; the hyperball's own is no factor for the width.
+CARRIED = {
+    "adamw": ["mup", "mup,p=0", "hyperp"],
+    "muon": ["mup", "mup,p=0", "hyperp"],
+    "soap": ["mup", "mup,p=0"],
+    "muonh": ["hyperp"],
+}
+TRANSFER = tuple(CARRIED)
+
+
+def carry(study: dict[str, Any], base: str, rules: dict | None = None) -> dict[str, Any]:
+    """The study with its winners at `base` carried to all its sizes, and weight decay searched on a
+    grid of doublings, so that the exponent of its law can be seen.
+    """
+    for given in study["optimizers"].values():
+        if given["start"].get("weight_decay") and "weight_decay" in given["grids"]:
+            given["grids"]["weight_decay"] = [0.05, 0.1, 0.2, 0.4]
+    rules = {name: (rules or CARRIED).get(name, ["mup"]) for name in study["optimizers"]}
+    return {**study, "transfer": {"base": base, "rules": rules}}
+
+
+def transfer(optimizers: Sequence[str] = TRANSFER) -> dict[str, Any]:
+    """Does what is tuned small hold at three times the width, by which scaling rule? Both ends are
+    tuned in full; the size between gets what their fitted law says.
+    """
+    phases = {"I": cells(["nano-xs", "nano-l"], [1]), "III": cells(["nano-m"], [1])}
+    only = ("learning_rate", "weight_decay")
+    rule = {**PUBLISHED_RULE, "order": "coordinate"}
+    return carry(cpu(optimizers, phases, only=only, rule=rule, seeds=range(4)), "nano-xs")
+
+
+def transfer_smoke(optimizers: Sequence[str] = ("adamw", "muon")) -> dict[str, Any]:
+    """The way of `transfer` from end to end, in a minute or two: its numbers mean nothing."""
+    phases = {"I": cells(["nano-xs", "nano-s"], [0.125])}
+    rule = {**PUBLISHED_RULE, "max_moves": 0, "extend": [], "equal_effort": 0.0}
+    only = ("learning_rate", "weight_decay")
+    study = cpu(optimizers, phases, only=only, rule=rule, seeds=range(3), sequences=32)
+    for given in study["optimizers"].values():
+        given["grids"]["learning_rate"] = given["grids"]["learning_rate"][1:4]
+    return carry(study, "nano-xs", {name: ["mup"] for name in study["optimizers"]})
+
+
+def transfer_130m(optimizers: Sequence[str] = TRANSFER) -> dict[str, Any]:
+    """`transfer` at the published sizes, for a pod."""
+    study = published(optimizers)
+    phases = {"I": cells(["130m", "520m"], [1]), "III": cells(["300m"], [1])}
+    sizes = {name: study["sizes"][name] for name in ("130m", "300m", "520m")}
+    for given in study["optimizers"].values():
+        for part in ("grids", "bounds"):
+            searched = ("learning_rate", "weight_decay")
+            given[part] = {n: v for n, v in given[part].items() if n in searched}
+        given["phase_two"] = {}
+    rule = {**PUBLISHED_RULE, "order": "coordinate", "extend": ["I"]}
+    new = {"sizes": sizes, "ratios": [1], "phases": phases, "rule": rule, "seeds": [0, 1, 2]}
+    return carry(study | new, "130m")
+
+
+def isoflop(optimizers: Sequence[str] = ("adamw", "muon", "soap")) -> dict[str, Any]:
+    """Each optimizer at its own best split of the same FLOPs into parameters and tokens: four sizes
+    at two budgets, those of nano-s and nano-m at ratio 1.
+    """
+    names = ["nano-xs", "nano-s", "nano-m", "nano-l"]
+
+    def ratio(name: str, like: str) -> float:
+        flops = {n: forward_flops_per_token(ladder.SIZES[n]) * ladder.params(n) for n in names}
+        return round(flops[like] / flops[name], 3)
+
+    settings = [[name, ratio(name, like)] for like in ("nano-s", "nano-m") for name in names]
+    return cpu(optimizers, {"I": settings}, only=("learning_rate",), seeds=range(3))
+
+
+def architecture(optimizers: Sequence[str] = ("adamw", "lion", "muon", "soap")) -> dict[str, Any]:
+    """Does the ranking survive QK-norms, post-norms, ReLU² and tied embeddings? Two sizes, each in
+    the study's architecture and in that one.
+    """
+    others = {f"{name}-modern": ladder.modern(name) for name in ("nano-s", "nano-m")}
+    phases = {"I": cells(["nano-s", "nano-m", *others], [1])}
+    return cpu(optimizers, phases, only=("learning_rate",), seeds=range(4), others=others)
+
+
+RACES = {
+    f.__name__.replace("_", "-"): f
+    for f in (
+        *(smoke, nano, hour, tenhours, published),
+        *(transfer, transfer_smoke, transfer_130m, isoflop, architecture),
+    )
+}

@@ -234,10 +234,11 @@ def _model_shape(model: dict) -> None:
 def _parametrization(config: dict) -> None:
     import optim
 
-    given, name = config["parametrization"], config["optimizer"]["name"]
+    rule, spec = config["parametrization"]["rule"], optim.spec(**config["optimizer"])
     matrix = {"role": optim.Role("matrix", (), (0,), (1,)), "shape": (2, 2), "base": (2, 2)}
     try:
-        optim.scaling.multipliers(given["rule"], optimizer=name, **matrix)
+        optim.scaling.multipliers(rule, optimizer=spec.name, **matrix)
+        optim.scaling.leafwise(rule, spec.name, spec.values, {}, {})
     except ValueError as error:
         raise ConfigError(f"parametrization: {error}") from None
     _model_shape(base_model(config))

@@ -47,3 +47,22 @@ def _commands_name_the_winners(workdir, page):
         trained = json.loads((workdir / "trials" / name / "config.json").read_text())
         config["data"]["fingerprint"] = trained["data"]["fingerprint"]
         assert config_hash(config) == name
+
+
+@pytest.mark.slow
+def test_settings_are_carried_by_a_rule_and_reported(tmp_path):
+    """The way of `configs/study.py:transfer`, small."""
+    words = ("sweeps.run", "--config=configs/study.py:transfer-smoke", f"--workdir={tmp_path}")
+    trained = run(*words)
+    assert trained.returncode == 0, trained.stderr
+    assert "4 of 4 cells are certified" in trained.stdout
+    report = run("analysis.transfer", str(tmp_path))
+    assert report.returncode == 0, report.stderr
+    table = pd.read_csv(tmp_path / "transfer/transfer.csv")
+    regret = table[table["quantity"] == "regret"]
+    assert sorted(zip(regret["optimizer"], regret["rule"], strict=True)) == [
+        (optimizer, rule) for optimizer in ("adamw", "muon") for rule in ("constant", "mup")
+    ]
+    assert (regret["low"] < regret["estimate"]).all() and (regret["seeds"] == 2).all()
+    assert {"loss", "tokens", "lead"} < set(table["quantity"])
+    assert (tmp_path / "transfer/lead.png").stat().st_size > 1000

@@ -125,6 +125,10 @@ def _read_run(folder: Path) -> dict:
         for name, value in optimizer.items()
         if name not in ("name", "preset")
     }
+    if rule := config.get("parametrization"):
+        exponent = rule["decay_exponent"]
+        own = f",p={exponent:g}" if exponent >= 0 else ""
+        row["hp_parametrization"] = rule["rule"] + own
     return row | {"hp_batch_size": train["batch_size"]}
 
 

@@ -11,6 +11,8 @@ from optim.scaling.rules import multipliers
 
 # MARS clips its corrected gradient by its size: there epsilon stays as it is.
 SEES_SIZES = ("mars",)
+# Rules that decay some leaves themselves, where no multiplier reaches.
+OWN_DECAY = {"kl_soap": ("weight_decay_kind", "decoupled"), "mars": ("gains_by_adamw", True)}
 
 
 def leafwise(
@@ -40,7 +42,8 @@ def leafwise(
     whose epsilon is one of squares): every rule but that of MARS then gives the same direction.
 
     Raises:
-      ValueError: the rule has no answer for this optimizer; parameters that the base lacks.
+      ValueError: the rule has no answer for this optimizer, or cannot scale a decay that the
+        optimizer does itself; parameters that the base lacks.
     """
     options = {
         "weight_decay_kind": values["weight_decay_kind"],
@@ -49,6 +52,9 @@ def leafwise(
         "exponent": values.get("exponent", 0.25),
         "grafted": values.get("grafting", "none") == "adam",
     }
+    option, own = OWN_DECAY.get(optimizer, (None, None))
+    if option and values[option] == own:
+        raise ValueError(f"rule {rule!r} cannot scale {optimizer}'s own decay: change {option}")
     coupled = values["weight_decay_kind"] != "independent"
     old = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(base)}
     found, stds = {}, {}

@@ -267,7 +267,7 @@ def multipliers(
     return {
         "learning_rate": found.learning_rate,
         "epsilon": found.epsilon,
-        "weight_decay": found.decay / found.learning_rate if coupled else found.decay,
+        "weight_decay": found.decay and found.decay / (found.learning_rate if coupled else 1.0),
         "init_std": found.init_std,
     }
 

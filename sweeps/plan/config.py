@@ -8,7 +8,7 @@ from typing import Any
 
 from lm.config import FIELDS, HOW, ConfigError, Field, canonical, checked, section, unknown
 from lm.config_file import assign, parse, read
-from sweeps.plan import rules
+from sweeps.plan import rules, transfer
 
 TRIALS = ("chinchilla_ratio", "batch_size", "steps", "seed")  # of a trial, not of its study
 SECTIONS: dict[str, dict[str, Field]] = {
@@ -19,7 +19,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
 }
 MODEL = {name: field for name, field in FIELDS["model"].items() if name != "name"}
 OWN = ("name", "sizes", "ratios", "phases", "optimizers", "rule", "seeds")
-MORE = ("baseline", "told")  # told: trials are trained elsewhere, see sweeps.race
+# told: trials are trained elsewhere, see sweeps.race; transfer: see sweeps.plan.transfer
+MORE = ("baseline", "told", "transfer")
 ENTRY = ("preset", "source", "start", "starts", "grids", "bounds", "phase_two")
 # What a finished study may not change: its trials would mean something else under the same names.
 FIXED = ("name", "data", "eval", "train", "told")
@@ -81,6 +82,8 @@ def complete(config: Any) -> dict:
         raise ConfigError(f"seeds={out['seeds']} must be one or more different numbers")
     optimizers = _mapping("optimizers", config["optimizers"])
     out["optimizers"] = {name: _entry(f"optimizers.{name}", e) for name, e in optimizers.items()}
+    if config.get("transfer"):
+        out["transfer"] = transfer.complete(config["transfer"], out)
     out["told"] = checked("told", Field(bool, False), config.get("told", False))
     if not optimizers:
         raise ConfigError("optimizers names none")

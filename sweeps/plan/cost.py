@@ -81,11 +81,19 @@ def most_trials(study: Study) -> dict[Cell, int]:
         outward = sum(_outward(study, cell, name) for name in names)
         bound[cell] = (
             1 + outward + calibration + rounds * (sum(stars) + rule.most_repeats(stars)) + fresh
-        )
+        ) + _carried(study, cell)
     if rule.equal_effort:
         most = {cell[1:]: max(bound[c] for c in bound if c[1:] == cell[1:]) for cell in bound}
         return {cell: most[cell[1:]] for cell in bound}
     return bound
+
+
+def _carried(study: Study, cell: Cell) -> int:
+    """Runs of the base's winners in a cell, by each rule of the study's `transfer`."""
+    given = study.config.get("transfer")
+    if not given or cell.size == given["base"]:
+        return 0
+    return (1 + len(given["rules"].get(cell.optimizer, ()))) * (len(study.config["seeds"]) - 1)
 
 
 def _searched(study: Study, phase: str, optimizer: str) -> list[str]:

@@ -39,7 +39,8 @@ def forecast(
 
 def _typical(study: Study, trial: Trial) -> Outcome:
     start = study.start(trial.cell)
-    rises = (_rise(trial.cell, name, value, start[name]) for name, value in trial.point)
+    known = ((name, value) for name, value in trial.point if name in start)
+    rises = (_rise(trial.cell, name, value, start[name]) for name, value in known)
     return Outcome("finished", 3.0 + math.fsum(rises) + NOISE * _normal(trial))
 
 

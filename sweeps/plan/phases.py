@@ -15,11 +15,11 @@ from typing import Any
 
 from analysis.stats import hyper_laws, near_best
 from analysis.stats.noise import Noise, estimate
-from sweeps.plan import effort
+from sweeps.plan import effort, transfer
 from sweeps.plan.rules import Tested
 from sweeps.plan.search import Problem, Search, go_on, opening
 from sweeps.plan.study import Study
-from sweeps.plan.trial import Cell, Outcome, Point, Trial
+from sweeps.plan.trial import Cell, Outcome, Point, Trial, freeze
 
 ALWAYS_MOVE = ("learning_rate", "batch_size")  # swept in Phase II whether or not found sensitive
 PRIOR_DF = 8
@@ -61,6 +61,7 @@ def plan(study: Study, results: Mapping[Trial, Outcome], before: Plan | None = N
         for name in ("searches", "settled", "waiting", "sensitive", "laws"):
             getattr(out, name).update(getattr(part, name))
     _finish(study, results, out)
+    _carry(study, results, out)
     out.pending = list(dict.fromkeys(out.pending))
     return out
 
@@ -144,6 +145,21 @@ def _finish(study: Study, results: Mapping, out: Plan) -> None:
         out.pending += [t for t, o in zip(trials, outcomes, strict=True) if o is None]
         if None not in outcomes:
             out.repeats[cell] = list(zip(seeds, outcomes, strict=True))
+
+
+def _carry(study: Study, results: Mapping, out: Plan) -> None:
+    """Winners of the base size taken to the other sizes by each rule of `transfer`, untuned, on
+    the seeds that no search uses.
+    """
+    given = study.config.get("transfer")
+    for cell in study.cells if given else ():
+        base = out.settled.get(cell._replace(size=given["base"]))
+        if base is None or base.best is None or cell.size == given["base"]:
+            continue
+        for rule in (None, *given["rules"].get(cell.optimizer, ())):
+            point = freeze(dict(base.best) | ({transfer.NAME: rule} if rule else {}))
+            trials = [Trial(cell, point, seed) for seed in base.problem.fresh_seeds]
+            out.pending += [trial for trial in trials if results.get(trial) is None]
 
 
 def problem(study: Study, cell: Cell) -> Problem:

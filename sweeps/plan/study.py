@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from lm.config import HOW, ConfigError, config_hash, finalise, non_embedding_params, program_key
-from sweeps.plan import rules
+from sweeps.plan import rules, transfer
 from sweeps.plan.trial import Cell, Trial, freeze
 
 
@@ -72,6 +72,7 @@ class Study:
           ConfigError: one line, naming the cell, the field, its value and the allowed range.
         """
         config, cell, point = self.config, trial.cell, dict(trial.point)
+        rule = point.pop(transfer.NAME, None)
         entry = config["optimizers"][cell.optimizer]
         run = {
             "model": {"name": cell.size, **config["sizes"][cell.size]},
@@ -90,6 +91,10 @@ class Study:
             },
             "eval": dict(config["eval"]),
         }
+        if rule:
+            base = config["transfer"]["base"]
+            run["parametrization"] = transfer.section(rule, config["sizes"][base])
+            run["parametrization"]["base"]["tokens"] = cell.ratio * 20 * self.params(base)
         if config["told"]:  # its optimizers are nobody's here
             steps = self.steps(cell, run["train"]["batch_size"])
             return {**run, "train": {**run["train"], "steps": steps}}
@@ -109,7 +114,10 @@ class Study:
         if any(name not in values for name in entry["start"]):
             return None
         cell = Cell(optimizer["name"], run["model"]["name"], train["chinchilla_ratio"])
-        return Trial(cell, freeze({name: values[name] for name in entry["start"]}), train["seed"])
+        point = {name: values[name] for name in entry["start"]}
+        if "parametrization" in run:
+            point[transfer.NAME] = transfer.label(run["parametrization"])
+        return Trial(cell, freeze(point), train["seed"])
 
     def check(self) -> None:
         """Builds every starting point and every grid value once, so that nothing is refused

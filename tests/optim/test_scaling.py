@@ -23,6 +23,11 @@ def ask(rule, optimizer, role=MATRIX, shape=(768, 3072), base=(512, 2048), **oth
     return multipliers(rule, optimizer=optimizer, role=role, shape=shape, base=base, **others)
 
 
+def leaves(name, **options):
+    spec = optim.spec(name, **options)
+    return optim.scaling.leafwise("mup", name, spec.values, {}, {})
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_optimizer_answers_for_every_rule_or_says_why(rule, name):
@@ -220,6 +225,8 @@ def test_budgets_at_the_base_are_one():
         (lambda: budget("sqr"), "did you mean 'sqrt'"),
         (lambda: ask("mup", "muonh"), "see 'hyperp'"),
         (lambda: ask("completep", "muon"), "derived for AdamW"),
+        (lambda: leaves("kl_soap"), "cannot scale kl_soap's own decay: change weight_decay_kind"),
+        (lambda: leaves("mars", preset="authors"), "change gains_by_adamw"),
     ],
 )
 def test_errors_name_what_is_wrong(call, message):
