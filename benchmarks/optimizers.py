@@ -132,6 +132,10 @@ def ratio(times, name, base) -> str:
     return f"{min(times[name]) / min(times[base]):7.2f}x [{low:.2f}, {high:.2f}]"
 
 
+def study(name):
+    return optim.build(name, NUMBERS, preset="study")
+
+
 def memory_and_flops(sizes):
     """Table 1. Abstract: nothing is allocated, any size."""
     print("\nState bytes per parameter | update FLOPs / model FLOPs, by formula (as XLA counts)")
@@ -140,10 +144,10 @@ def memory_and_flops(sizes):
         cells = []
         for size_name in sizes:
             size, tree = SIZES[size_name], abstract(SIZES[size_name])
-            told = optim.describe(name, tree)
+            told = optim.describe(name, tree, preset="study")
             tokens = BATCH.get(size_name, 16) * size["sequence_length"]
             model = 6 * params(size_name) * tokens
-            tx = optim.build(name, NUMBERS)
+            tx = study(name)
             carry = (tree, jax.eval_shape(tx.init, tree))
             counted = jax.jit(step_of(tx)).lower(carry, tree).cost_analysis()["flops"]
             per = sum(told.state_bytes.values()) / told.parameters
@@ -154,7 +158,7 @@ def memory_and_flops(sizes):
 def against_adamw(size, rounds, calls):
     """Table 2."""
     tree, grads = random_tree(size, 0), random_tree(size, 1)
-    found = {n: Candidate(optim.build(n, NUMBERS), tree, grads) for n in optim.catalogue.CATALOGUE}
+    found = {n: Candidate(study(n), tree, grads) for n in optim.catalogue.CATALOGUE}
     times = race(found, rounds, calls)
     count = sum(math.prod(x.shape) for x in tree.values())
     base = min(times["adamw"])
@@ -190,7 +194,7 @@ def side_by_side(size, rounds, calls):
         "muon / optax.contrib.muon": (jordan, theirs),
     }
     for name in ("muon", "scion"):
-        tx = optim.build(name, NUMBERS)
+        tx = study(name)
         pairs[f"{name} / one by one"] = (tx, one_by_one(tx))
     print(f"\nTime and compile time beside others, {size['layers']} x {size['hidden']}")
     compare(pairs, tree, grads, rounds, calls)
@@ -200,7 +204,7 @@ def side_by_side(size, rounds, calls):
     tree, grads = ({k: x[k][:layers] for k in matrices} for x in (tree, grads))
     pairs = {}
     for name in ("muon", "soap", "kron"):
-        tx = optim.build(name, NUMBERS)
+        tx = study(name)
         pairs[f"{name} / one by one"] = (tx, one_by_one(tx))
     print(f"The matrices of {layers} layers")
     compare(pairs, tree, grads, rounds, calls)

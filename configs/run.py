@@ -44,7 +44,7 @@ def cpu(size: str, ratio: float, optimizer: str) -> dict:
     if grids.of(optimizer) or is_plugin(optimizer):
         start = study.entry(optimizer, size, ratio)["start"]
     if is_plugin(optimizer):  # only a race may choose a learning rate
-        start["learning_rate"] = optim.spec(optimizer).values["learning_rate"]
+        start["learning_rate"] = optim.spec(optimizer, preset="study").values["learning_rate"]
     batch_size = start.pop("batch_size")
     return {
         "data": {"corpus": "stdlib"},

@@ -38,7 +38,7 @@ def entry(name: str, adamw: Mapping[str, Any], steps: int, only: Sequence[str] =
     Raises:
       ValueError: one line.
     """
-    values, space = optim.spec(name).values, optim.catalogue.get(name).space
+    values, space = optim.spec(name, preset="study").values, optim.catalogue.get(name).space
     start = {n: adamw["start"][n] for n in ("batch_size", "warmup")}
     start |= {n: v for n, v in values.items() if n in AS_ADAMW and n != "warmup"}
     start["learning_rate"] = middle = values["learning_rate"] or UNKNOWN_RATE

@@ -125,7 +125,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 def fill(config: Mapping) -> dict:
     """Every section and field of a run config, each checked by itself; what is missing gets its
-    default, an optimizer's numbers those of its preset.
+    default, an optimizer's numbers those of its preset ("study" if none is named).
 
     Args:
       config: nested mapping (an ml_collections ConfigDict will do) with the sections of `WHAT` and,
@@ -256,7 +256,7 @@ def _optimizer(given: Mapping) -> dict:
     if "name" not in given:
         raise ConfigError("optimizer.name is missing")
     try:
-        flat = optim.spec(**{str(k): v for k, v in given.items()}).flat()
+        flat = optim.spec(**{"preset": "study"} | {str(k): v for k, v in given.items()}).flat()
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if flat.pop("steps") is not None:

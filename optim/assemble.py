@@ -1,8 +1,5 @@
 """What every optimizer shares around its rule: clip, weight decay, learning rate."""
 
-import dataclasses
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -91,35 +88,6 @@ def finish(
         *([last] if last else []),
     )
     return in_float32(chain, state_dtypes)
-
-
-def takes_common(alias: Callable) -> Callable:
-    """Decorates an optimizer that hands its `**common` to `finish`: the signature lists them.
-
-    So it does the fields of `options`, if it has a dataclass of that name, which may be given one
-    by one: `soap(1e-3, block_size=256)` or `soap(1e-3, options=STUDY)`.
-
-    For `help`, for `optim.entry.Entry`, and for `optax.inject_hyperparams`, which passes only what
-    a signature lists.
-    """
-    own = inspect.signature(alias).parameters
-    start = own["options"].default if "options" in own else None
-    fields = inspect.signature(type(start)).parameters if start else {}
-
-    @functools.wraps(alias)
-    def whole(*args, **kwargs):
-        if start:
-            given = {name: kwargs.pop(name) for name in fields if name in kwargs}
-            kwargs["options"] = dataclasses.replace(kwargs.get("options", start), **given)
-        return alias(*args, **kwargs)
-
-    common = inspect.signature(finish).parameters.values()
-    listed = [p for p in own.values() if p.kind != p.VAR_KEYWORD and p.name != "options"]
-    for name, p in fields.items():
-        listed.append(p.replace(kind=p.KEYWORD_ONLY, default=getattr(start, name)))
-    listed += [p for p in common if p.kind == p.KEYWORD_ONLY and p.name not in own]
-    whole.__signature__ = inspect.Signature(listed)
-    return whole
 
 
 def clip_by_norm(

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optim.alias import Signature
 from optim.entry import Number
 
 
@@ -119,6 +120,5 @@ def schedule_free(rule):
         last = average_iterates(learning_rate, **values)
         return rule(learning_rate, *given[len(names) :], **options, last=last)
 
-    free.__name__ = f"schedule_free_{rule.__name__}"
-    free.__signature__ = inspect.Signature([rows[0], *more, *rows[1:]])
+    free.__signature__ = Signature([rows[0], *more, *rows[1:]])
     return free

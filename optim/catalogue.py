@@ -167,13 +167,13 @@ def check(name: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"optimizer {name}: warmup={warmup!r} is outside [0, steps={steps!r}]")
 
 
-def spec(name: str, *, preset: str = "study", **values) -> OptimizerSpec:
+def spec(name: str, *, preset: str = "authors", **values) -> OptimizerSpec:
     """The specification of the optimizer `name`: a preset with some values changed.
 
     Args:
       name: one of `names()`, or an import path.
-      preset: "study" (arXiv 2509.02046 as it was run) or "authors" (the reference code of each
-        optimizer).
+      preset: "authors" (the reference code of each optimizer, without a learning rate) or "study"
+        (arXiv 2509.02046 as it was run, from its starting point, a learning rate included).
       **values: numbers (scalar arrays, tracers and schedules too) and static options, flat.
 
     Raises:
@@ -191,7 +191,7 @@ def build(
     name: str,
     hparams: Mapping[str, Any] | None = None,
     *,
-    preset: str = "study",
+    preset: str = "authors",
     roles: Roles = None,
     **values,
 ) -> optax.GradientTransformationExtraArgs:

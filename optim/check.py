@@ -239,9 +239,9 @@ def main(argv: Sequence[str]) -> int:
     name, *given = argv
     try:
         values = dict(_value(text) for text in given)
-        known = spec(name, **values)
+        known = spec(name, **{"preset": "study"} | values)
         if known.values["learning_rate"] is None:
-            known = spec(name, **{"learning_rate": RATE, **values})
+            known = spec(name, **{"preset": "study", "learning_rate": RATE} | values)
         found = check(known)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,11 +16,12 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import jax
+import optax
 
 from optim.roles import Role
 from optim.schedules import NUMBERS, Shape
 
-Number = float | jax.Array | Callable[[Any], Any]  # may be traced; a function is one of the step
+Number = optax.ScalarOrSchedule  # may be traced; a function is one of the step
 Precision = Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32", None]
 
 PRESETS = ("study", "authors")
@@ -130,6 +131,7 @@ class Entry:
 
 
 def may_be_traced(hint: Any) -> bool:
+    """May an argument of this annotation be an array, a tracer or a schedule?"""
     return set(typing.get_args(Number)) <= set(typing.get_args(hint))
 
 

@@ -1,4 +1,4 @@
-"""Hyperball: matrices that keep their initial Frobenius norm, for any rule.
+"""Hyperball: matrices that keep their initial Frobenius norm, for any rule (`optim.hyperball`).
 
 The step of a matrix W of norm R with direction u and learning rate eta is
 
@@ -14,36 +14,12 @@ role says, where levanter takes one per first axis of an array; a matrix that st
 could never move, is an error, where it gives NaN or stays frozen there.
 """
 
-import functools
-import inspect
-
 import jax
 import jax.numpy as jnp
 
 from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
 
 SMALLEST = 1e-10  # of a norm that is divided by
-
-
-def hyperball(rule, kinds: tuple[Kind, ...] = ("matrix",)):
-    """`rule` with the leaves of these kinds on the hyperball, without decay there.
-
-    Args:
-      rule: an optimizer that hands its `**common` to `optim.assemble.finish`, such as
-        `optim.rules.shampoos.soap.soap`; so is the result: `hyperball(soap)(0.01, block_size=256)`.
-      kinds: of leaves that keep their norm.
-    """
-    signature = inspect.signature(rule)
-    decayed = signature.parameters["decayed"].default
-
-    @functools.wraps(rule)
-    def constrained(*args, **options):
-        still = tuple(k for k in options.pop("decayed", decayed) if k not in kinds)
-        return rule(*args, **options, decayed=still, constrained=kinds)
-
-    constrained.__name__ = f"{rule.__name__}h"
-    constrained.__signature__ = signature
-    return constrained
 
 
 def radii(params, kinds: tuple[Kind, ...] = KINDS, *, roles: Roles = None):

@@ -27,6 +27,7 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
         "optim.linalg",
         "optim.stacks",
         "optim.roles",
+        "optim.alias",
         "optim.assemble",
         "optim.entry",
         "optim.sphere",

@@ -1,14 +1,16 @@
-"""Adam-mini (Zhang et al. 2024, arXiv 2406.16793)."""
+"""Adam-mini: one second moment per block of parameters."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish
 from optim.entry import Entry, Number
-from optim.roles import Kind, Role, Roles, find_roles
+from optim.roles import Role, Roles, find_roles
 
 GainBlocks = Literal["entry", "vector"]
 
@@ -34,10 +36,11 @@ def block_axes(role: Role, gain_blocks: GainBlocks = "vector") -> tuple[int, ...
     return role.inputs
 
 
+@takes_options
 def scale_by_adam_mini(
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-8,
+    beta1: ArrayLike = 0.9,
+    beta2: ArrayLike = 0.999,
+    epsilon: ArrayLike = 1e-8,
     *,
     roles: Roles = None,
     gain_blocks: GainBlocks = "vector",
@@ -83,7 +86,7 @@ def scale_by_adam_mini(
     return optax.GradientTransformation(init, update)
 
 
-@takes_common
+@takes_common(decayed=("matrix", "embedding", "head"))
 def adam_mini(
     learning_rate: Number,
     beta1: Number = 0.9,
@@ -94,8 +97,7 @@ def adam_mini(
     *,
     roles: Roles = None,
     gain_blocks: GainBlocks = "vector",
-    decayed: tuple[Kind, ...] = ("matrix", "embedding", "head"),
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with about half its memory: one second moment per block instead of per entry.
 
@@ -103,22 +105,21 @@ def adam_mini(
     `heads` they are treated like other matrices, in finer blocks.
 
     Args:
-      learning_rate: number, array or schedule.
       beta1, beta2, epsilon: as in AdamW.
-      weight_decay: decoupled.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles, gain_blocks: see `scale_by_adam_mini` (static).
-      decayed: kinds of leaves that decay (static).
-      **common: static options of `optim.assemble.finish`.
+      gain_blocks: see `block_axes` (static).
 
-    authors: zyushun/Adam-mini 1.1.1; gains are one block each and neither they nor biases decay.
-    study: gains by AdamW, and only gains are clipped, by their own norm (as it was run); decay on
-    matrices and head. The study stored v at full size; the numbers are the same.
+    References:
+      Zhang et al, `Adam-mini: Use Fewer Learning Rates To Gain More
+      <https://arxiv.org/abs/2406.16793>`_, 2024. Defaults: zyushun/Adam-mini 1.1.1; gains are one
+      block each and neither they nor biases decay.
+
+      Preset "study": Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them
+      <https://arxiv.org/abs/2509.02046>`_, 2025: gains by AdamW, and only gains are clipped, by
+      their own norm (as it was run); decay on matrices and head. It stored v at full size; the
+      numbers are the same.
     """
     rule = scale_by_adam_mini(beta1, beta2, epsilon, roles=roles, gain_blocks=gain_blocks)
-    return finish(
-        rule, learning_rate, weight_decay, max_grad_norm, roles=roles, decayed=decayed, **common
-    )
+    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
 
 
 ENTRY = Entry(

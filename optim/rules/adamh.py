@@ -1,13 +1,26 @@
-"""AdamH: Adam with its matrices on the hyperball (Wen et al. 2026, arXiv 2606.16899)."""
+"""AdamH: Adam with its matrices on the hyperball."""
+
+from collections.abc import Sequence
+from typing import Unpack
 
 import optax
 
-from optim.assemble import clip_by_norm, finish, takes_common
+from optim.alias import Common, takes_common
+from optim.assemble import clip_by_norm, finish
 from optim.entry import Entry, Number
 from optim.roles import KINDS, Kind, Roles
 from optim.rules.adamw import scale_by_adamw
 
 SPHERE: tuple[Kind, ...] = ("matrix", "head")
+REST: tuple[Kind, ...] = ("embedding", "gain")
+
+
+def clip_apart(
+    max_norm, groups: Sequence[tuple[Kind, ...]], clipped: tuple[Kind, ...], *, roles: Roles = None
+) -> optax.GradientTransformationExtraArgs:
+    """Each group of kinds clipped to `max_norm` by its own norm, but for kinds not in `clipped`."""
+    kept = [tuple(kind for kind in group if kind in clipped) for group in groups]
+    return optax.chain(*[clip_by_norm(max_norm, group, roles=roles) for group in kept])
 
 
 @takes_common
@@ -22,7 +35,7 @@ def adamh(
     *,
     roles: Roles = None,
     clipped: tuple[Kind, ...] = KINDS,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """Adam whose matrices and head keep their norm; plain AdamW for embedding and gains.
 
@@ -35,21 +48,20 @@ def adamh(
       weight_decay: of embedding and gains; decoupled.
       max_grad_norm: matrices and head together, embedding and gains together are each clipped to
         this norm; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      clipped: kinds that are clipped (static).
-      **common: other static options of `optim.assemble.finish`.
 
-    authors: levanter's optim/adamh.py (marin-community/marin at 0084342). study: the best rate of
-    the recorded Qwen3 ladder at 130M, whose ratio is 3/13.
+    References:
+      Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them II: Hyperball Optimization
+      <https://arxiv.org/abs/2606.16899>`_, 2026. Defaults: levanter's optim/adamh.py
+      (marin-community/marin at 0084342).
+
+      Preset "study": the best rate of the recorded Qwen3 ladder at 130M, whose ratio is 3/13.
     """
-    others = tuple(kind for kind in KINDS if kind not in SPHERE)
-    groups = [tuple(kind for kind in group if kind in clipped) for group in (SPHERE, others)]
-    clips = [clip_by_norm(max_grad_norm, group, roles=roles) for group in groups]
+    clip = clip_apart(max_grad_norm, (SPHERE, REST), clipped, roles=roles)
     return finish(
-        optax.chain(*clips, scale_by_adamw(beta1, beta2, epsilon)),
+        optax.chain(clip, scale_by_adamw(beta1, beta2, epsilon)),
         learning_rate,
         weight_decay,
-        ratios=dict.fromkeys(others, adam_lr_ratio),
+        ratios=dict.fromkeys(REST, adam_lr_ratio),
         constrained=SPHERE,
         roles=roles,
         **common,

@@ -1,8 +1,11 @@
-"""AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
+"""AdamW: Adam with decoupled weight decay."""
+
+from typing import Unpack
 
 import optax
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common
+from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import Roles
 
@@ -19,7 +22,7 @@ def adamw(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdamW: Adam with decoupled weight decay.
 
@@ -32,16 +35,17 @@ def adamw(
       beta1: decay of the mean gradient.
       beta2: decay of the mean square; the longer the memory, the slower it forgets a spike.
       epsilon: outside the root, after bias correction; below it, small gradients make small steps.
-      weight_decay: decoupled, multiplied by the scheduled learning rate as in optax and torch. (The
-        paper
+      weight_decay: decoupled, times the scheduled learning rate as in optax and torch. (The paper
         has it independent of the learning rate: `weight_decay_kind="independent"`.)
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      **common: static options of `optim.assemble.finish`.
 
-    `authors` is torch.optim.AdamW with its defaults, which decays every parameter it is given;
-    `study` is the same rule with the study's starting point, its clipping, and no decay of
-    embedding and gains.
+    References:
+      Loshchilov and Hutter, `Decoupled Weight Decay Regularization
+      <https://arxiv.org/abs/1711.05101>`_, 2017. Defaults: torch.optim.AdamW's, which decays every
+      parameter it is given.
+
+      Preset "study": Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them
+      <https://arxiv.org/abs/2509.02046>`_, 2025: its starting point, its clipping, and no decay of
+      embedding and gains.
     """
     rule = scale_by_adamw(beta1, beta2, epsilon)
     return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)

@@ -1,13 +1,15 @@
-"""AdEMAMix: a fast and a slow mean gradient (Pagliardini et al. 2024, arXiv 2409.03137)."""
+"""AdEMAMix: a fast and a slow mean gradient."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish
 from optim.entry import BELOW_ONE, Entry, Number
 from optim.roles import Roles
 
@@ -19,14 +21,15 @@ class ScaleByAdEMAMixState(NamedTuple):
     nu: Any  # mean square
 
 
+@takes_options
 def scale_by_ademamix(
-    beta1=0.9,
-    beta2=0.999,
-    beta3=0.9999,
-    alpha=2.0,
-    epsilon=1e-8,
-    alpha_warmup=0,
-    beta3_warmup=0,
+    beta1: ArrayLike = 0.9,
+    beta2: ArrayLike = 0.999,
+    beta3: ArrayLike = 0.9999,
+    alpha: ArrayLike = 2.0,
+    epsilon: ArrayLike = 1e-8,
+    alpha_warmup: ArrayLike = 0,
+    beta3_warmup: ArrayLike = 0,
 ) -> optax.GradientTransformation:
     """AdEMAMix's direction; arguments as in `ademamix`."""
 
@@ -92,7 +95,7 @@ def ademamix(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdEMAMix: AdamW whose numerator adds a mean over tens of thousands of old gradients.
 
@@ -111,15 +114,16 @@ def ademamix(
       alpha: weight of the slow mean.
       alpha_warmup, beta3_warmup: steps in which alpha grows from 0 and beta3's half-life from that
         of beta1, both in a straight line; 0 is none. The authors take the length of the run.
-      weight_decay: decoupled, multiplied by the learning rate.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      **common: static options of `optim.assemble.finish`.
 
-    authors: apple/ml-ademamix at c3d73c0, pytorch/ademamix.py 6-22, 120-160, whose steps count
-    from 1. (Its optax/ademamix.py counts warm-ups from 0 and defaults to alpha 5; optax.contrib
-    follows that one.) study: the rule with AdamW's surroundings in arXiv 2509.02046, which did not
-    run it, with the paper's alpha and a beta3 for thousands of steps.
+    References:
+      Pagliardini et al, `The AdEMAMix Optimizer: Better, Faster, Older
+      <https://arxiv.org/abs/2409.03137>`_, 2024. Defaults: apple/ml-ademamix at c3d73c0,
+      pytorch/ademamix.py 6-22, 120-160, whose steps count from 1. (Its optax/ademamix.py counts
+      warm-ups from 0 and defaults to alpha 5; optax.contrib follows that one.)
+
+      Preset "study": the rule with AdamW's surroundings in Wen et al, `Fantastic Pretraining
+      Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
+      run it, with the paper's alpha and a beta3 for thousands of steps.
     """
     rule = scale_by_ademamix(
         beta1, beta2, beta3, alpha, epsilon, alpha_warmup=alpha_warmup, beta3_warmup=beta3_warmup

@@ -1,22 +1,25 @@
-"""Cautious AdamW (Liang et al. 2024, arXiv 2411.16085)."""
+"""Cautious AdamW: no step against the gradient."""
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import Role, Roles, find_roles
 
 Statistics = Literal["leaf", "matrix"]
 
 
+@takes_options
 def scale_by_cautious(
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-6,
+    beta1: ArrayLike = 0.9,
+    beta2: ArrayLike = 0.999,
+    epsilon: ArrayLike = 1e-6,
     *,
     roles: Roles = None,
     statistics: Statistics = "matrix",
@@ -68,7 +71,7 @@ def cautious(
     roles: Roles = None,
     statistics: Statistics = "matrix",
     normalizer: Literal["clamp", "epsilon"] = "clamp",
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW that skips the coordinates whose update points against the gradient.
 
@@ -76,18 +79,20 @@ def cautious(
     others grow by as much.
 
     Args:
-      learning_rate: number, array or schedule.
       beta1, beta2, epsilon: as in AdamW.
-      weight_decay: decoupled; not masked.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
+      weight_decay: decoupled; not masked by the gradient's sign.
       statistics, normalizer: see `scale_by_cautious` (static).
-      **common: static options of `optim.assemble.finish`.
 
-    authors: kyleliang919/C-Optim `c_adamw.py` on its default path: epsilon beside the corrected
-    sqrt(v), mean per tensor clamped at 1e-3. (Its other path puts epsilon beside the uncorrected
-    sqrt(v); the paper's factor d / (nnz + 1) is in neither.) study: mean + epsilon, over all layers
-    of a stacked leaf at once.
+    References:
+      Liang et al, `Cautious Optimizers: Improving Training with One Line of Code
+      <https://arxiv.org/abs/2411.16085>`_, 2024. Defaults: kyleliang919/C-Optim `c_adamw.py` on its
+      default path: epsilon beside the corrected sqrt(v), mean per tensor clamped at 1e-3. (Its
+      other path puts epsilon beside the uncorrected sqrt(v); the paper's factor d / (nnz + 1) is in
+      neither.)
+
+      Preset "study": Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them
+      <https://arxiv.org/abs/2509.02046>`_, 2025: mean + epsilon, over all layers of a stacked leaf
+      at once.
     """
     rule = scale_by_cautious(
         beta1, beta2, epsilon, roles=roles, statistics=statistics, normalizer=normalizer

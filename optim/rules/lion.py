@@ -1,8 +1,11 @@
-"""Lion (Chen et al. 2023, arXiv 2302.06675)."""
+"""Lion: the sign of an interpolated momentum."""
+
+from typing import Unpack
 
 import optax
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common
+from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import Roles
 
@@ -18,7 +21,7 @@ def lion(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Lion: the sign of an interpolated momentum.
 
@@ -31,15 +34,15 @@ def lion(
     gives a zero update.
 
     Args:
-      learning_rate: number, array or schedule.
       beta1: weight of the old momentum in the update's sign.
       beta2: decay of the momentum itself.
-      weight_decay: decoupled, multiplied by the learning rate.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      **common: static options of `optim.assemble.finish`.
 
-    The authors' code and the study's (optax's) are the same rule.
+    References:
+      Chen et al, `Symbolic Discovery of Optimization Algorithms
+      <https://arxiv.org/abs/2302.06675>`_, 2023.
+
+      Preset "study": the same rule with the numbers of Wen et al, `Fantastic Pretraining Optimizers
+      and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025.
     """
     rule = scale_by_lion(beta1, beta2)
     return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)

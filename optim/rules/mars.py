@@ -1,12 +1,14 @@
-"""MARS (Yuan et al. 2024, arXiv 2411.10438): its approximate form on AdamW."""
+"""MARS: its approximate form on AdamW."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, of_kinds, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish, of_kinds
 from optim.entry import Entry, Number
 from optim.roles import KINDS, Kind, Role, Roles, find_roles
 
@@ -52,12 +54,13 @@ def correct_gradient(
     return optax.GradientTransformation(init, update)
 
 
+@takes_options
 def scale_by_mars(
-    beta1=0.95,
-    beta2=0.99,
-    gamma=0.025,
-    epsilon=1e-8,
-    max_grad_norm=1.0,
+    beta1: ArrayLike = 0.95,
+    beta2: ArrayLike = 0.99,
+    gamma: ArrayLike = 0.025,
+    epsilon: ArrayLike = 1e-8,
+    max_grad_norm: ArrayLike = 1.0,
     *,
     roles: Roles = None,
     clip_scope: ClipScope = "matrix",
@@ -102,24 +105,26 @@ def mars(
     clip_scope: ClipScope = "matrix",
     gains_by_adamw: bool = True,
     decayed: tuple[Kind, ...] = KINDS,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW on variance-reduced gradients, from the last minibatch's gradient at no extra pass.
 
     Args:
-      learning_rate: number, array or schedule.
       beta1, beta2, gamma, epsilon, max_grad_norm: see `scale_by_mars`; there is no other clipping.
-      weight_decay: decoupled.
       gain_learning_rate_ratio, gain_beta1, gain_beta2, gain_weight_decay: AdamW of the gains,
         unclipped and uncorrected; the ratio is to `learning_rate`.
-      roles: see `optim.roles.find_roles` (static).
       clip_scope: see `correct_gradient` (static).
       gains_by_adamw: gains by AdamW (`gain_*`) instead of MARS (static).
-      **common: static options of `optim.assemble.finish`.
 
-    authors: AGI-Arena/MARS `mars.py` with is_approx and mars-adamw: each tensor's c is clipped to
-    norm 1 without an epsilon; tensors that are not 2-D go to AdamW (here: gains, so that a stack of
-    layers counts as its matrices). study: c clipped by its norm over the tree, everything by MARS.
+    References:
+      Yuan et al, `MARS: Unleashing the Power of Variance Reduction for Training Large Models
+      <https://arxiv.org/abs/2411.10438>`_, 2024. Defaults: AGI-Arena/MARS `mars.py` with is_approx
+      and mars-adamw: each tensor's c is clipped to norm 1 without an epsilon; tensors that are not
+      2-D go to AdamW (here: gains, so that a stack of layers counts as its matrices).
+
+      Preset "study": Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them
+      <https://arxiv.org/abs/2509.02046>`_, 2025: c clipped by its norm over the tree, everything by
+      MARS.
     """
     rule = scale_by_mars(
         beta1, beta2, gamma, epsilon, max_grad_norm, roles=roles, clip_scope=clip_scope

@@ -1,14 +1,22 @@
-"""NAdamW: AdamW with Nesterov momentum (Dozat 2016, ICLR workshop)."""
+"""NAdamW: AdamW with Nesterov momentum."""
 
-from functools import partial
+from typing import Unpack
 
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import Roles
 
-scale_by_nadamw = partial(optax.scale_by_adam, nesterov=True)
+
+@takes_options
+def scale_by_nadamw(
+    beta1: ArrayLike = 0.9, beta2: ArrayLike = 0.999, epsilon: ArrayLike = 1e-8
+) -> optax.GradientTransformation:
+    """NAdamW's direction; arguments as in `nadamw`."""
+    return optax.scale_by_adam(beta1, beta2, epsilon, nesterov=True)
 
 
 @takes_common
@@ -21,7 +29,7 @@ def nadamw(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""NAdamW: AdamW whose momentum looks one step ahead.
 
@@ -32,12 +40,16 @@ def nadamw(
     with m and v of Adam; note t+1 in the first correction.
 
     Args:
-      learning_rate, beta1, beta2, epsilon, weight_decay, max_grad_norm, roles, **common: as
-      `adamw`.
+      beta1, beta2, epsilon: as in `adamw`.
 
-    The rule is Dozat's Algorithm 2 with a constant momentum, as optax runs it; `authors` has
-    optax's defaults, `study` the study's. Deviation: torch.optim.NAdam also warms the momentum up,
-    and AlgoPerf's baseline corrects both terms by 1 - beta1^t.
+    References:
+      Dozat, `Incorporating Nesterov Momentum into Adam
+      <https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ>`_, 2016, Algorithm 2 with a constant
+      momentum, as optax runs it and with its defaults. Deviation: torch.optim.NAdam also warms the
+      momentum up, and AlgoPerf's baseline corrects both terms by 1 - beta1^t.
+
+      Preset "study": numbers of Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them
+      <https://arxiv.org/abs/2509.02046>`_, 2025.
     """
     rule = scale_by_nadamw(beta1, beta2, epsilon)
     return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)

@@ -1,8 +1,11 @@
-"""Schedule-Free AdamW (Defazio et al. 2024, arXiv 2405.15682)."""
+"""Schedule-Free AdamW: an average of iterates in the place of momentum and schedule."""
+
+from typing import Unpack
 
 import optax
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common
+from optim.assemble import finish
 from optim.averaging import schedule_free as wrap
 from optim.entry import Entry, Number
 from optim.roles import Roles
@@ -10,7 +13,7 @@ from optim.roles import Roles
 
 @wrap
 @takes_common
-def schedule_free(
+def schedule_free_adamw(
     learning_rate: Number,
     beta2: Number = 0.999,
     epsilon: Number = 1e-8,
@@ -18,7 +21,7 @@ def schedule_free(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdamW without momentum, whose average takes the place of momentum and of a schedule.
 
@@ -34,20 +37,22 @@ def schedule_free(
       interpolation, weight_power, weight_lr_power: see `optim.averaging.schedule_free`.
       beta2, epsilon: as in AdamW.
       weight_decay: lambda.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      **common: static options of `optim.assemble.finish`.
 
-    authors: facebookresearch/schedule_free at 70785b5, adamw_schedulefree_reference.py, without
-    inner momentum; deviations in `optim.averaging.schedule_free`. study: the rule with AdamW's
-    surroundings in arXiv 2509.02046, which did not run it, at a constant rate.
+    References:
+      Defazio et al, `The Road Less Scheduled <https://arxiv.org/abs/2405.15682>`_, 2024. Defaults:
+      facebookresearch/schedule_free at 70785b5, adamw_schedulefree_reference.py, without inner
+      momentum; deviations in `optim.averaging.schedule_free`.
+
+      Preset "study": the rule with AdamW's surroundings in Wen et al, `Fantastic Pretraining
+      Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
+      run it, at a constant rate.
     """
     rule = optax.scale_by_rms(beta2, epsilon, eps_in_sqrt=False, bias_correction=True)
     return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
 
 
 ENTRY = Entry(
-    schedule_free,
+    schedule_free_adamw,
     schedule="constant",
     study=dict(
         learning_rate=16e-3,

@@ -1,12 +1,14 @@
-"""Sophia-H (Liu et al. 2023, arXiv 2305.14342)."""
+"""Sophia-H: momentum over the Hessian's diagonal."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import Roles
 from optim.stacks.probes import gaussian_like, probe_key
@@ -19,17 +21,18 @@ class ScaleBySophiaState(NamedTuple):
     nu: Any  # moving average of the estimates of the Hessian's diagonal
 
 
+@takes_options
 def scale_by_sophia(
-    beta1=0.96,
-    beta2=0.99,
-    gamma=0.01,
-    epsilon=1e-12,
+    beta1: ArrayLike = 0.96,
+    beta2: ArrayLike = 0.99,
+    gamma: ArrayLike = 0.01,
+    epsilon: ArrayLike = 1e-12,
     *,
     refresh_every: int = 10,
     refresh: Literal["before", "after"] = "before",
     correction: Literal["inside", "outside"] = "outside",
     floor: Literal["sum", "max"] = "sum",
-    seed=0,
+    seed: ArrayLike = 0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum over an estimate of the Hessian's diagonal, clipped to 1 in every coordinate.
 
@@ -57,6 +60,9 @@ def scale_by_sophia(
       grad_fn: parameters -> gradients on this step's batch; ValueError without it.
       probes: a tree of z for this step, instead of the random one.
       step: () int32, updates made so far; for members of a `vmap` that step together, not batched.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`; see the Example of `sophia`.
     """
 
     def init(params):
@@ -116,7 +122,7 @@ def sophia(
     correction: Literal["inside", "outside"] = "outside",
     floor: Literal["sum", "max"] = "sum",
     seed: int = 0,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """Sophia with Hutchinson's estimator, Gaussian probes.
 
@@ -126,16 +132,30 @@ def sophia(
     Args:
       learning_rate: number, array or schedule; the largest step of any coordinate.
       beta1, beta2, gamma, epsilon: see `scale_by_sophia`.
-      weight_decay: decoupled.
       max_grad_norm: global norm to clip the gradient (not the Hessian) to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
       refresh_every, refresh, correction, floor, seed: see `scale_by_sophia` (static).
-      **common: static options of `optim.assemble.finish`.
 
-    authors: the class SophiaH of Liuhong99/Sophia at 01af183 (the main branch later kept only
-    Sophia-G), numbers of the paper; their loop estimates between two steps, at the new parameters
-    and on the next batch, which here is the start of the next update. study: levanter's, the
-    quotient of the corrected m clipped, estimate at the end of updates 10, 20, ...
+    Example:
+      >>> import jax, optax, optim
+      >>> import jax.numpy as jnp
+      >>> params = {"up": {"kernel": jnp.eye(2, 3)}}
+      >>> gradient = jax.grad(lambda p: jnp.sum(p["up"]["kernel"] ** 2))
+      >>> tx = optim.sophia(learning_rate=0.1)
+      >>> state = tx.init(params)
+      >>> updates, state = tx.update(gradient(params), state, params, grad_fn=gradient)
+      >>> jax.tree.map(jnp.shape, optax.apply_updates(params, updates))
+      {'up': {'kernel': (2, 3)}}
+
+    References:
+      Liu et al, `Sophia: A Scalable Stochastic Second-order Optimizer for Language Model
+      Pre-training <https://arxiv.org/abs/2305.14342>`_, 2023. Defaults: the class SophiaH of
+      Liuhong99/Sophia at 01af183 (the main branch later kept only Sophia-G), numbers of the paper;
+      their loop estimates between two steps, at the new parameters and on the next batch, which
+      here is the start of the next update.
+
+      Preset "study": levanter's, as Wen et al, `Fantastic Pretraining Optimizers and Where to Find
+      Them <https://arxiv.org/abs/2509.02046>`_, 2025, ran it: the quotient of the corrected m
+      clipped, estimate at the end of updates 10, 20, ...
     """
     rule = scale_by_sophia(
         beta1,

@@ -8,7 +8,6 @@ import pytest
 
 import optim
 from optim.assemble import clip_by_norm, descend, finish
-from optim.diagnostics import summarize
 from optim.schedules import Schedule
 
 PARAMS = {
@@ -131,13 +130,3 @@ def test_state_dtypes_by_kind():
 def test_unknown_state_kind():
     with pytest.raises(ValueError, match=r"\['moment'\] not among momentum, second_moment"):
         finish(optax.identity(), 0.1, state_dtypes={"moment": "bfloat16"})
-
-
-def test_summarize_by_kind():
-    orthogonal = GRADS | {"w": 3.0 * jnp.eye(4)}
-    metrics = jax.jit(summarize)(orthogonal, PARAMS)
-    assert float(metrics["orthogonality_error"]) < 1e-6
-    np.testing.assert_allclose(metrics["update_rms/matrix"], 1.5, rtol=1e-6)
-    np.testing.assert_allclose(metrics["update_to_param/matrix"], 0.75, rtol=1e-6)
-    one_direction = summarize(GRADS | {"w": jnp.ones((4, 4))}, PARAMS)["orthogonality_error"]
-    np.testing.assert_allclose(one_direction, 3**0.5, rtol=1e-5)

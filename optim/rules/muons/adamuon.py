@@ -1,30 +1,24 @@
-"""AdaMuon: a second moment on orthogonalised signs (Si et al. 2025, arXiv 2507.11005)."""
+"""AdaMuon: a second moment on orthogonalised signs."""
+
+from typing import Unpack
 
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
 from optim.entry import BELOW_ONE, Entry, Number
-from optim.roles import Kind, Roles
-from optim.rules.muons.parts import (
-    FALLBACK,
-    JORDAN,
-    NewtonSchulz,
-    by_kind,
-    fit_rms,
-    matrix_flops,
-    momentum,
-    normalize_entries,
-    orthogonalize,
-    signs,
-)
+from optim.roles import Roles
+from optim.rules.muons import parts
+from optim.rules.muons.parts import FALLBACK, JORDAN, NewtonSchulz, matrix_flops
 
 
+@takes_options
 def scale_by_adamuon(
-    beta=0.95,
-    muon_beta2=None,
-    muon_epsilon=1e-7,
-    adamuon_epsilon=1e-8,
-    rms=0.2,
+    momentum: ArrayLike = 0.95,
+    muon_beta2: ArrayLike | None = None,
+    muon_epsilon: ArrayLike = 1e-7,
+    adamuon_epsilon: ArrayLike = 1e-8,
+    rms: ArrayLike = 0.2,
     options: NewtonSchulz = JORDAN,
     *,
     roles: Roles = None,
@@ -32,20 +26,22 @@ def scale_by_adamuon(
     averaged: bool = True,
     sign: bool = True,
 ) -> optax.GradientTransformation:
-    """AdaMuon's rule for matrices, heads and embeddings; a gain raises ValueError.
+    """AdaMuon's rule for matrices, heads and embeddings; arguments as in `adamuon`.
 
-    Arguments as in `adamuon`, whose `momentum` is `beta`.
+    Raises:
+      ValueError: for a gain, which is no matrix.
     """
+    beta2 = momentum if muon_beta2 is None else muon_beta2
     return optax.chain(
-        momentum(beta, nesterov=nesterov, averaged=averaged),
-        signs() if sign else optax.identity(),
-        orthogonalize(muon_epsilon, options, roles=roles),
-        normalize_entries(beta if muon_beta2 is None else muon_beta2, adamuon_epsilon),
-        fit_rms(rms, adamuon_epsilon, roles=roles),
+        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
+        parts.signs() if sign else optax.identity(),
+        parts.orthogonalize(muon_epsilon, options, roles=roles),
+        parts.normalize_entries(beta2, adamuon_epsilon),
+        parts.fit_rms(rms, adamuon_epsilon, roles=roles),
     )
 
 
-@takes_common
+@takes_common(clipped=FALLBACK)
 def adamuon(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -62,11 +58,10 @@ def adamuon(
     *,
     roles: Roles = None,
     options: NewtonSchulz = JORDAN,
-    clipped: tuple[Kind, ...] = FALLBACK,
     nesterov: bool = True,
     averaged: bool = True,
     sign: bool = True,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaMuon for hidden matrices, AdamW for embedding, head and gains.
 
@@ -81,26 +76,24 @@ def adamuon(
 
     Args:
       learning_rate: of all leaves, about AdamW's.
-      momentum, muon_epsilon, nesterov, averaged: as in `optim.rules.muons.muon.muon`.
+      momentum, muon_epsilon, nesterov, averaged: as in `muon`.
       muon_beta2: decay of V; None is `momentum`, which the authors' code uses for both.
       beta1, beta2, epsilon: of the fallback AdamW.
       adamuon_epsilon: beside the root of V and beside the norm.
       rms: rho, of the entries of u.
       muon_to_adam_lr: learning rate of the fallback over that of the matrices.
-      weight_decay: decoupled, times the learning rate of the leaf's group.
-      max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      clipped: kinds that are clipped (static).
       sign: orthogonalise the signs of the momentum, else the momentum itself (static).
-      options: see `optim.rules.muons.parts.NewtonSchulz`; its fields may also be given one by one
-        (static).
-      **common: other static options of `optim.assemble.finish`.
 
-    authors: Chongjie-Si/AdaMuon at 369f0b3, gpt2/models/optimizers/adamuon.py 60-100, with AdamW
-    (0.9, 0.95) at the same learning rate as in its gpt2/models/model.py 357-370. Deviation: the
-    authors hand the update over in bfloat16, here it keeps its dtype. Marin's AdaMuon has neither
-    signs nor a mean momentum; 2512.05620's has bias correction and no signs. study: the rule with
-    AdamW's surroundings in arXiv 2509.02046, which did not run it.
+    References:
+      Si et al, `AdaMuon: Adaptive Muon Optimizer <https://arxiv.org/abs/2507.11005>`_, 2025.
+      Defaults: Chongjie-Si/AdaMuon at 369f0b3, gpt2/models/optimizers/adamuon.py 60-100, with AdamW
+      (0.9, 0.95) at the same learning rate as in its gpt2/models/model.py 357-370. Deviation: the
+      authors hand the update over in bfloat16, here it keeps its dtype. Marin's AdaMuon has neither
+      signs nor a mean momentum; that of arXiv 2512.05620 has bias correction and no signs.
+
+      Preset "study": the rule with AdamW's surroundings in Wen et al, `Fantastic Pretraining
+      Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
+      run it.
     """
     rule = scale_by_adamuon(
         momentum,
@@ -108,22 +101,15 @@ def adamuon(
         muon_epsilon,
         adamuon_epsilon,
         rms,
-        options,
+        options=options,
         roles=roles,
         nesterov=nesterov,
         averaged=averaged,
         sign=sign,
     )
-    return finish(
-        by_kind(rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
-        learning_rate,
-        weight_decay,
-        max_grad_norm,
-        ratios=dict.fromkeys(FALLBACK, muon_to_adam_lr),
-        roles=roles,
-        clipped=clipped,
-        **common,
-    )
+    adam = (beta1, beta2, epsilon)
+    rest = (learning_rate, weight_decay, max_grad_norm, muon_to_adam_lr)
+    return parts.with_adam(rule, adam, *rest, roles=roles, **common)
 
 
 ENTRY = Entry(

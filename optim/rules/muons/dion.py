@@ -1,17 +1,18 @@
-"""Dion: low-rank orthonormal updates by power iteration (Ahn et al. 2025, arXiv 2504.05295)."""
+"""Dion: low-rank orthonormal updates by power iteration."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
 from optim.entry import Entry, Number, Precision
 from optim.linalg import lapack
-from optim.roles import Kind, Role, Roles, find_roles, from_stack, stack_shape, to_stack
-from optim.rules.muons.parts import FALLBACK, Scale, by_kind, fit_shape
+from optim.roles import Role, Roles, find_roles, from_stack, stack_shape, to_stack
+from optim.rules.muons.parts import FALLBACK, Scale, fit_shape, with_adam
 from optim.stacks.batching import map_grouped, turn
 from optim.stacks.placement import share_out
 from optim.stacks.probes import gaussian_like, probe_key
@@ -22,9 +23,10 @@ class ScaleByDionState(NamedTuple):
     bases: Any  # {"short": Q} of each leaf, (stack, short side, rank)
 
 
+@takes_options
 def scale_by_dion(
-    momentum=0.95,
-    dion_epsilon=1e-8,
+    momentum: ArrayLike = 0.95,
+    dion_epsilon: ArrayLike = 1e-8,
     *,
     roles: Roles = None,
     rank_fraction: float = 1.0,
@@ -104,7 +106,7 @@ def matrix_flops(role: Role, leaf, values) -> float:
     return stack * (power + 4.0 * short * long * r)
 
 
-@takes_common
+@takes_common(clipped=FALLBACK)
 def dion(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -117,14 +119,13 @@ def dion(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    clipped: tuple[Kind, ...] = FALLBACK,
     rank_fraction: float = 1.0,
     rank_multiple_of: int = 1,
     power_iterations: int = 1,
     precision: Precision = "highest",
     scale: Scale = "ratio",
     seed: int = 0,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Dion for hidden matrices, AdamW for embedding, head and gains.
 
@@ -144,21 +145,21 @@ def dion(
       beta1, beta2, epsilon: of the fallback AdamW.
       dion_epsilon: beside the norms of R's columns.
       adam_lr_ratio: learning rate of the fallback over that of the matrices.
-      weight_decay: decoupled, times the learning rate of the leaf's group.
-      max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      clipped: kinds that are clipped (static).
       rank_fraction, rank_multiple_of: r is this share of the shorter side, rounded up (static).
       power_iterations: of each step (static).
       precision: of the matrix products (static).
       scale: see `optim.rules.muons.parts.scale_factor` (static).
       seed: of Q's start, normal numbers by path, the same on any mesh (static).
-      **common: static options of `optim.assemble.finish`.
 
-    authors: microsoft/dion at 0a059a4, dion/dion_reference.py 541-720 and dion_simple.py.
-    Deviations: QR by Householder where theirs is a randomised Cholesky QR, the same up to signs
-    that cancel; it is in the gradients' dtype, theirs in float32; a NaN stays NaN. study: the rule
-    with Muon's surroundings in arXiv 2509.02046, which did not run it.
+    References:
+      Ahn et al, `Dion: Distributed Orthonormalized Updates <https://arxiv.org/abs/2504.05295>`_,
+      2025. Defaults: microsoft/dion at 0a059a4, dion/dion_reference.py 541-720 and dion_simple.py.
+      Deviations: QR by Householder where theirs is a randomised Cholesky QR, the same up to signs
+      that cancel; it is in the gradients' dtype, theirs in float32; a NaN stays NaN.
+
+      Preset "study": the rule with Muon's surroundings in Wen et al, `Fantastic Pretraining
+      Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
+      run it.
     """
     rule = scale_by_dion(
         momentum,
@@ -171,16 +172,9 @@ def dion(
         scale=scale,
         seed=seed,
     )
-    return finish(
-        by_kind(rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
-        learning_rate,
-        weight_decay,
-        max_grad_norm,
-        ratios=dict.fromkeys(FALLBACK, adam_lr_ratio),
-        roles=roles,
-        clipped=clipped,
-        **common,
-    )
+    adam = (beta1, beta2, epsilon)
+    rest = (learning_rate, weight_decay, max_grad_norm, adam_lr_ratio)
+    return with_adam(rule, adam, *rest, roles=roles, **common)
 
 
 ENTRY = Entry(

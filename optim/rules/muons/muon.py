@@ -1,39 +1,41 @@
-"""Muon: momentum orthogonalised by Newton-Schulz (Jordan et al. 2024)."""
+"""Muon: momentum orthogonalised by Newton-Schulz."""
 
-from typing import Literal
+from typing import Unpack
 
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
-from optim.entry import Entry, Number, Precision
-from optim.linalg.newton_schulz import Polynomial
-from optim.roles import Kind, Roles
+from optim.alias import Common, takes_common, takes_options
+from optim.entry import Entry, Number
+from optim.roles import Roles
 from optim.rules.muons import parts
-from optim.rules.muons.parts import FALLBACK, Scale, by_kind, matrix_flops
+from optim.rules.muons.parts import FALLBACK, JORDAN, NewtonSchulz, Scale, matrix_flops
 
 
+@takes_options
 def scale_by_muon(
-    momentum=0.95,
-    muon_epsilon=1e-7,
+    momentum: ArrayLike = 0.95,
+    muon_epsilon: ArrayLike = 1e-7,
+    options: NewtonSchulz = JORDAN,
     *,
     roles: Roles = None,
     nesterov: bool = True,
     averaged: bool = True,
     scale: Scale = "spectral",
-    **ns,
 ) -> optax.GradientTransformation:
-    """Muon's rule for matrices, heads and embeddings; a gain raises ValueError.
+    """Muon's rule for matrices, heads and embeddings; arguments as in `muon`.
 
-    Arguments as in `muon`; **ns: fields of `optim.rules.muons.parts.NewtonSchulz`.
+    Raises:
+      ValueError: for a gain, which is no matrix.
     """
     return optax.chain(
         parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
-        parts.orthogonalize(muon_epsilon, parts.NewtonSchulz(**ns), roles=roles),
+        parts.orthogonalize(muon_epsilon, options, roles=roles),
         parts.fit_shape(scale, roles=roles),
     )
 
 
-@takes_common
+@takes_common(clipped=FALLBACK)
 def muon(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -46,15 +48,11 @@ def muon(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    clipped: tuple[Kind, ...] = FALLBACK,
+    options: NewtonSchulz = JORDAN,
     nesterov: bool = True,
     averaged: bool = True,
-    ns_steps: int = 5,
-    ns_polynomial: Polynomial = "quintic",
-    ns_dtype: Literal["bfloat16", "float32", None] = "bfloat16",
-    ns_precision: Precision = None,
     scale: Scale = "spectral",
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for hidden matrices, AdamW for embedding, head and gains.
 
@@ -73,42 +71,31 @@ def muon(
       muon_epsilon: added to the norm of U_t before the iteration; with `averaged=False` U_t is
         1/(1-mu) times larger, so the same number means less.
       muon_to_adam_lr: learning rate of the fallback over that of the matrices; same schedule.
-      weight_decay: decoupled, times the learning rate of the leaf's group.
-      max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
-      roles: which leaves are matrices, and their axes; see `optim.roles.find_roles` (static).
-      clipped: kinds that are clipped (static).
       nesterov: use U_t, else B_t (static).
       averaged: momentum as a mean of gradients rather than a sum (static).
-      ns_steps, ns_polynomial, ns_dtype, ns_precision: of the iteration (static).
       scale: see `optim.rules.muons.parts.scale_factor` (static).
-      **common: other static options of `optim.assemble.finish`.
 
-    `authors` is Keller Jordan's code (github.com/KellerJordan/Muon): mean momentum, K = 5,
-    bfloat16. `study` is what arXiv 2509.02046 ran: summed momentum, K = 10 (its text says 5), in
-    the gradients' dtype.
+    References:
+      Jordan et al, `Muon: An optimizer for hidden layers in neural networks
+      <https://kellerjordan.github.io/posts/muon/>`_, 2024. Defaults: Keller Jordan's code
+      (https://github.com/KellerJordan/Muon), mean momentum, K = 5, bfloat16.
+
+      Preset "study": what Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them
+      <https://arxiv.org/abs/2509.02046>`_, 2025, ran: summed momentum, K = 10 (its text says 5),
+      in the gradients' dtype.
     """
-    matrix_rule = scale_by_muon(
+    rule = scale_by_muon(
         momentum,
         muon_epsilon,
+        options=options,
         roles=roles,
         nesterov=nesterov,
         averaged=averaged,
-        ns_steps=ns_steps,
-        ns_polynomial=ns_polynomial,
-        ns_dtype=ns_dtype,
-        ns_precision=ns_precision,
         scale=scale,
     )
-    return finish(
-        by_kind(matrix_rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
-        learning_rate,
-        weight_decay,
-        max_grad_norm,
-        ratios=dict.fromkeys(FALLBACK, muon_to_adam_lr),
-        roles=roles,
-        clipped=clipped,
-        **common,
-    )
+    adam = (beta1, beta2, epsilon)
+    rest = (learning_rate, weight_decay, max_grad_norm, muon_to_adam_lr)
+    return parts.with_adam(rule, adam, *rest, roles=roles, **common)
 
 
 ENTRY = Entry(

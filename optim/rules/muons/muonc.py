@@ -1,25 +1,17 @@
-"""MuonC: Muon with corrected weight decay, as marin's optimizer ladder ran it (2026)."""
+"""MuonC: Muon with corrected weight decay, as marin's optimizer ladder ran it."""
+
+from typing import Unpack
 
 import optax
 
-from optim.assemble import WeightDecay, finish, takes_common
+from optim.alias import Common, takes_common
 from optim.entry import Entry, Number
-from optim.roles import Kind, Roles
-from optim.rules.muons.parts import (
-    FALLBACK,
-    LEVANTER,
-    NewtonSchulz,
-    Scale,
-    by_kind,
-    fit_rank,
-    fit_shape,
-    matrix_flops,
-    orthogonalize,
-)
-from optim.rules.muons.parts import momentum as momentum_part
+from optim.roles import Roles
+from optim.rules.muons import parts
+from optim.rules.muons.parts import FALLBACK, LEVANTER, NewtonSchulz, Scale, matrix_flops
 
 
-@takes_common
+@takes_common(clipped=FALLBACK, decayed=("matrix", "head"), weight_decay_kind="corrected")
 def muonc(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -33,14 +25,11 @@ def muonc(
     *,
     roles: Roles = None,
     options: NewtonSchulz = LEVANTER,
-    clipped: tuple[Kind, ...] = FALLBACK,
-    decayed: tuple[Kind, ...] = ("matrix", "head"),
-    weight_decay_kind: WeightDecay = "corrected",
     nesterov: bool = True,
     averaged: bool = True,
     renormalized: bool = True,
     scale: Scale = "spectral",
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for hidden matrices, AdamC for embedding, head and gains.
 
@@ -51,40 +40,26 @@ def muonc(
 
     Args:
       learning_rate, momentum, beta1, beta2, epsilon, muon_epsilon, muon_to_adam_lr, nesterov,
-        averaged, scale: as in `optim.rules.muons.muon.muon`.
+        averaged, scale: as in `muon`.
       weight_decay: lambda, of both groups, each with its own learning rate.
-      max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      clipped, decayed: kinds that are clipped and that decay (static).
-      weight_decay_kind: see `optim.assemble.descend` (static).
       renormalized: each update to the norm of an orthogonal matrix (static).
-      options: see `optim.rules.muons.parts.NewtonSchulz`; its fields may also be given one by one
-        (static).
-      **common: other static options of `optim.assemble.finish`.
 
-    authors: marin-community/marin at c1be944,
-    experiments/speedrun/muonc_qwen3_scaling/muonc_optimizer.py. Its helper that renormalises was
-    not available: it is taken as the plain quotient above. study: the best rate of that ladder at
-    130M.
+    References:
+      marin-community/marin at c1be944, experiments/speedrun/muonc_qwen3_scaling/muonc_optimizer.py.
+      It imports `normalize_2d_update_fro_norm` from a file beside it that is not published: that
+      function is taken as the plain quotient above. Decay: `adamc`.
+
+      Preset "study": the best rate of that ladder at 130M.
     """
     rule = optax.chain(
-        momentum_part(momentum, nesterov=nesterov, averaged=averaged),
-        orthogonalize(muon_epsilon, options, roles=roles),
-        fit_rank(roles=roles) if renormalized else optax.identity(),
-        fit_shape(scale, roles=roles),
+        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
+        parts.orthogonalize(muon_epsilon, options, roles=roles),
+        parts.fit_rank(roles=roles) if renormalized else optax.identity(),
+        parts.fit_shape(scale, roles=roles),
     )
-    return finish(
-        by_kind(rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
-        learning_rate,
-        weight_decay,
-        max_grad_norm,
-        ratios=dict.fromkeys(FALLBACK, muon_to_adam_lr),
-        roles=roles,
-        clipped=clipped,
-        decayed=decayed,
-        weight_decay_kind=weight_decay_kind,
-        **common,
-    )
+    adam = (beta1, beta2, epsilon)
+    rest = (learning_rate, weight_decay, max_grad_norm, muon_to_adam_lr)
+    return parts.with_adam(rule, adam, *rest, roles=roles, **common)
 
 
 ENTRY = Entry(

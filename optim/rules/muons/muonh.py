@@ -1,13 +1,16 @@
-"""MuonH: Muon with its matrices on the hyperball (Wen et al. 2026, arXiv 2606.16899)."""
+"""MuonH: Muon with its matrices on the hyperball."""
+
+from typing import Unpack
 
 import optax
 
-from optim.assemble import clip_by_norm, finish, takes_common
+from optim.alias import Common, takes_common
+from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import KINDS, Kind, Roles
-from optim.rules.adamh import SPHERE
-from optim.rules.muons.parts import LEVANTER, NewtonSchulz, by_kind, matrix_flops, orthogonalize
-from optim.rules.muons.parts import momentum as momentum_part
+from optim.rules.adamh import REST, SPHERE, clip_apart
+from optim.rules.muons import parts
+from optim.rules.muons.parts import LEVANTER, NewtonSchulz, matrix_flops
 
 
 @takes_common
@@ -27,7 +30,7 @@ def muonh(
     clipped: tuple[Kind, ...] = KINDS,
     nesterov: bool = True,
     averaged: bool = False,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """Muon whose matrices keep their norm; Adam for the rest, the head on the hyperball too.
 
@@ -37,35 +40,32 @@ def muonh(
     Args:
       learning_rate: of matrices and head, a share of the weights: 0.01 moves a matrix by 1 % of its
         norm.
-      momentum, muon_epsilon, nesterov, averaged: as in `optim.rules.muons.muon.muon`.
+      momentum, muon_epsilon, nesterov, averaged: as in `muon`.
       beta1, beta2, epsilon: of Adam.
       muon_to_adam_lr: learning rate of embedding and gains, in AdamW's units, over `learning_rate`.
       weight_decay: of embedding and gains; decoupled.
       max_grad_norm: matrices, head, and embedding and gains together are each clipped to this norm;
         0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      clipped: kinds that are clipped (static).
-      options: see `optim.rules.muons.parts.NewtonSchulz`; its fields may also be given one by one
-        (static).
-      **common: other static options of `optim.assemble.finish`.
 
-    authors: levanter's optim/muonh.py (marin-community/marin at 05422e2) with the five polynomials
-    of its optim/util.py at 054a715. MuonH of modded-nanogpt's track 3 has a mean momentum and
-    twelve "cubic" steps. study: the best rate of the recorded Qwen3 ladder at 130M, whose ratio is
-    3/13.
+    References:
+      Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them II: Hyperball Optimization
+      <https://arxiv.org/abs/2606.16899>`_, 2026. Defaults: levanter's optim/muonh.py
+      (marin-community/marin at 05422e2) with the five polynomials of its optim/util.py at 054a715.
+      MuonH of modded-nanogpt's track 3 has a mean momentum and twelve "cubic" steps.
+
+      Preset "study": the best rate of the recorded Qwen3 ladder at 130M, whose ratio is 3/13.
     """
     rule = optax.chain(
-        momentum_part(momentum, nesterov=nesterov, averaged=averaged),
-        orthogonalize(muon_epsilon, options, roles=roles),
+        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
+        parts.orthogonalize(muon_epsilon, options, roles=roles),
     )
-    groups = (("matrix",), ("head",), ("embedding", "gain"))
-    groups = [tuple(kind for kind in group if kind in clipped) for group in groups]
-    clips = [clip_by_norm(max_grad_norm, group, roles=roles) for group in groups]
+    clip = clip_apart(max_grad_norm, (("matrix",), ("head",), REST), clipped, roles=roles)
+    adam = optax.scale_by_adam(beta1, beta2, epsilon)
     return finish(
-        optax.chain(*clips, by_kind(rule, optax.scale_by_adam(beta1, beta2, epsilon), roles)),
+        optax.chain(clip, parts.by_kind(rule, adam, roles)),
         learning_rate,
         weight_decay,
-        ratios=dict.fromkeys(("embedding", "gain"), muon_to_adam_lr),
+        ratios=dict.fromkeys(REST, muon_to_adam_lr),
         constrained=SPHERE,
         roles=roles,
         **common,

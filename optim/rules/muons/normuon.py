@@ -1,29 +1,23 @@
-"""NorMuon: Muon with a second moment per neuron (Li et al. 2025, arXiv 2510.05491)."""
+"""NorMuon: Muon with a second moment per neuron."""
+
+from typing import Unpack
 
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
 from optim.entry import BELOW_ONE, Entry, Number
-from optim.roles import Kind, Roles
-from optim.rules.muons.parts import (
-    FALLBACK,
-    JORDAN,
-    NewtonSchulz,
-    Scale,
-    by_kind,
-    fit_shape,
-    matrix_flops,
-    momentum,
-    normalize_rows,
-    orthogonalize,
-)
+from optim.roles import Roles
+from optim.rules.muons import parts
+from optim.rules.muons.parts import FALLBACK, JORDAN, NewtonSchulz, Scale, matrix_flops
 
 
+@takes_options
 def scale_by_normuon(
-    beta=0.95,
-    muon_beta2=0.95,
-    muon_epsilon=1e-7,
-    normuon_epsilon=1e-10,
+    momentum: ArrayLike = 0.95,
+    muon_beta2: ArrayLike = 0.95,
+    muon_epsilon: ArrayLike = 1e-7,
+    normuon_epsilon: ArrayLike = 1e-10,
     options: NewtonSchulz = JORDAN,
     *,
     roles: Roles = None,
@@ -31,19 +25,20 @@ def scale_by_normuon(
     averaged: bool = True,
     scale: Scale = "spectral",
 ) -> optax.GradientTransformation:
-    """NorMuon's rule for matrices, heads and embeddings; a gain raises ValueError.
+    """NorMuon's rule for matrices, heads and embeddings; arguments as in `normuon`.
 
-    Arguments as in `normuon`, whose `momentum` is `beta`.
+    Raises:
+      ValueError: for a gain, which is no matrix.
     """
     return optax.chain(
-        momentum(beta, nesterov=nesterov, averaged=averaged),
-        orthogonalize(muon_epsilon, options, roles=roles),
-        normalize_rows(muon_beta2, normuon_epsilon, roles=roles),
-        fit_shape(scale, roles=roles),
+        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
+        parts.orthogonalize(muon_epsilon, options, roles=roles),
+        parts.normalize_rows(muon_beta2, normuon_epsilon, roles=roles),
+        parts.fit_shape(scale, roles=roles),
     )
 
 
-@takes_common
+@takes_common(clipped=FALLBACK)
 def normuon(
     learning_rate: Number,
     momentum: Number = 0.95,
@@ -59,11 +54,10 @@ def normuon(
     *,
     roles: Roles = None,
     options: NewtonSchulz = JORDAN,
-    clipped: tuple[Kind, ...] = FALLBACK,
     nesterov: bool = True,
     averaged: bool = True,
     scale: Scale = "spectral",
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""NorMuon for hidden matrices, AdamW for embedding, head and gains.
 
@@ -79,44 +73,36 @@ def normuon(
 
     Args:
       learning_rate, momentum, muon_epsilon, muon_to_adam_lr, nesterov, averaged, scale: as in
-        `optim.rules.muons.muon.muon`.
+        `muon`.
       muon_beta2: decay of v.
       beta1, beta2, epsilon: of the fallback AdamW.
       normuon_epsilon: beside the root of v and beside the new norm.
-      weight_decay: decoupled, times the learning rate of the leaf's group.
-      max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      clipped: kinds that are clipped (static).
-      options: see `optim.rules.muons.parts.NewtonSchulz`; its fields may also be given one by one
-        (static).
-      **common: other static options of `optim.assemble.finish`.
 
-    authors: zichongli5/NorMuon at d45c9a4, normuon.py 36-57 and the optimizer with its auxiliary
-    Adam. Its paper scales by 0.2 sqrt(in out) instead (`fit_rms`). dion's NorMuon has other
-    defaults (no Nesterov, Polar Express, epsilon 1e-8). study: the rule with Muon's surroundings in
-    arXiv 2509.02046, which did not run it.
+    References:
+      Li et al, `NorMuon: Making Muon more efficient and scalable
+      <https://arxiv.org/abs/2510.05491>`_, 2025. Defaults: zichongli5/NorMuon at d45c9a4,
+      normuon.py 36-57 and the optimizer with its auxiliary Adam. Its paper scales by
+      0.2 sqrt(in out) instead (`optim.rules.muons.parts.fit_rms`). dion's NorMuon has other
+      defaults (no Nesterov, Polar Express, epsilon 1e-8).
+
+      Preset "study": the rule with Muon's surroundings in Wen et al, `Fantastic Pretraining
+      Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
+      run it.
     """
     rule = scale_by_normuon(
         momentum,
         muon_beta2,
         muon_epsilon,
         normuon_epsilon,
-        options,
+        options=options,
         roles=roles,
         nesterov=nesterov,
         averaged=averaged,
         scale=scale,
     )
-    return finish(
-        by_kind(rule, optax.scale_by_adam(beta1, beta2, epsilon), roles),
-        learning_rate,
-        weight_decay,
-        max_grad_norm,
-        ratios=dict.fromkeys(FALLBACK, muon_to_adam_lr),
-        roles=roles,
-        clipped=clipped,
-        **common,
-    )
+    adam = (beta1, beta2, epsilon)
+    rest = (learning_rate, weight_decay, max_grad_norm, muon_to_adam_lr)
+    return parts.with_adam(rule, adam, *rest, roles=roles, **common)
 
 
 ENTRY = Entry(

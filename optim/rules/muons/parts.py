@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.assemble import of_kinds
+from optim.assemble import finish, of_kinds
 from optim.entry import Precision
 from optim.linalg.newton_schulz import (
     Form,
@@ -62,7 +62,12 @@ def momentum(
 
 @dataclass(frozen=True)
 class NewtonSchulz:
-    """The static options of `orthogonalize`, see `optim.linalg.newton_schulz.newton_schulz`."""
+    """Static options of Newton-Schulz, see `optim.linalg.newton_schulz.newton_schulz`:
+
+    ns_steps, ns_polynomial    how many steps of which polynomials.
+    ns_form                    "standard", or "gram": the same map on the Gram matrix.
+    ns_dtype, ns_precision     of the iteration; None is the gradients', None JAX's.
+    """
 
     ns_steps: int = 5
     ns_polynomial: Polynomial = "quintic"
@@ -214,6 +219,30 @@ def by_kind(
         return jax.tree.map(lambda yes: "matrix" if yes else "fallback", is_matrix)
 
     return optax.partition(rules, labels)
+
+
+def with_adam(
+    rule: optax.GradientTransformation,
+    adam: tuple,
+    learning_rate,
+    weight_decay,
+    max_grad_norm,
+    ratio,
+    *,
+    roles: Roles = None,
+    **common,
+) -> optax.GradientTransformationExtraArgs:
+    """The whole optimizer of a matrix rule: Adam of (beta1, beta2, epsilon) for everything else, at
+    `ratio` times the learning rate. Other arguments as in `optim.assemble.finish`."""
+    return finish(
+        by_kind(rule, optax.scale_by_adam(*adam), roles),
+        learning_rate,
+        weight_decay,
+        max_grad_norm,
+        ratios=dict.fromkeys(FALLBACK, ratio),
+        roles=roles,
+        **common,
+    )
 
 
 def matrix_flops(role: Role, leaf, values) -> float:

@@ -1,17 +1,18 @@
-"""Scion: linear minimisation over norm balls (Pethick et al. 2025, arXiv 2502.07529)."""
+"""Scion: linear minimisation over norm balls."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
-from optim.entry import Entry, Number, Precision
-from optim.linalg.newton_schulz import Polynomial
-from optim.roles import Kind, Role, Roles, find_roles, stack_shape
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish
+from optim.entry import Entry, Number
+from optim.roles import Role, Roles, find_roles, stack_shape
 from optim.rules.muons.muon import scale_by_muon
-from optim.rules.muons.parts import FALLBACK, Scale, by_kind, matrix_flops
+from optim.rules.muons.parts import FALLBACK, JORDAN, NewtonSchulz, Scale, by_kind, matrix_flops
 
 OuterNorm = Literal["sign", "sign_per_feature"]
 
@@ -20,22 +21,28 @@ class ScaleBySignumState(NamedTuple):
     mu: optax.Updates  # mean gradient, like the parameters
 
 
+@takes_options
 def scale_by_scion(
-    momentum=0.9, scion_epsilon=1e-7, spectral_radius=1.0, *, scale: Scale = "ratio", **ns
-):
+    momentum: ArrayLike = 0.9,
+    scion_epsilon: ArrayLike = 1e-7,
+    spectral_radius: ArrayLike = 1.0,
+    options: NewtonSchulz = JORDAN,
+    *,
+    roles: Roles = None,
+    scale: Scale = "ratio",
+) -> optax.GradientTransformation:
     """Scion's rule for hidden matrices: Muon's with mean momentum and without Nesterov, times
-    `spectral_radius`.
-
-    **ns: `roles` and the static options `ns_*` of `optim.rules.muons.muon.scale_by_muon`.
-    """
-    rule = scale_by_muon(momentum, scion_epsilon, nesterov=False, averaged=True, scale=scale, **ns)
+    `spectral_radius`. Arguments as in `scion`."""
+    muon = {"nesterov": False, "averaged": True, "scale": scale, "roles": roles}
+    rule = scale_by_muon(momentum, scion_epsilon, options=options, **muon)
     return optax.chain(rule, optax.scale(spectral_radius))
 
 
+@takes_options
 def scale_by_signum(
-    beta1=0.9,
-    sign_radius=1.0,
-    spectral_radius=1.0,
+    beta1: ArrayLike = 0.9,
+    sign_radius: ArrayLike = 1.0,
+    spectral_radius: ArrayLike = 1.0,
     *,
     roles: Roles = None,
     outer_norm: OuterNorm = "sign",
@@ -69,7 +76,7 @@ def scale_by_signum(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@takes_common
+@takes_common(clipped=FALLBACK)
 def scion(
     learning_rate: Number,
     momentum: Number = 0.9,
@@ -82,14 +89,10 @@ def scion(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    clipped: tuple[Kind, ...] = FALLBACK,
+    options: NewtonSchulz = JORDAN,
     outer_norm: OuterNorm = "sign_per_feature",
-    ns_steps: int = 5,
-    ns_polynomial: Polynomial = "quintic",
-    ns_dtype: Literal["bfloat16", "float32", None] = "bfloat16",
-    ns_precision: Precision = None,
     scale: Scale = "ratio",
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scion: each layer moves to the edge of a norm ball, spectral for matrices, max-norm outside.
 
@@ -99,7 +102,6 @@ def scion(
       u_t = \rho' \, \mathrm{sign}(m_t) / d \ \text{(embedding, head; mean over } \beta_1)
 
     Args:
-      learning_rate: number, array or schedule.
       momentum: mu, the weight of the past. (The authors' argument `momentum` is 1 - mu.)
       beta1: the same for embedding, head and gains.
       scion_epsilon: added to the norm of M_t before the Newton-Schulz iteration.
@@ -107,26 +109,24 @@ def scion(
       spectral_radius, sign_radius: rho and rho'; gains use rho.
       weight_decay: decoupled. 1 is the authors' constrained variant (iterates stay in the balls: w
         is averaged towards -u), 0 the unconstrained one.
-      max_grad_norm: of the kinds in `clipped` only, by their own norm; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      clipped: kinds that are clipped (static).
       outer_norm: see `scale_by_signum` (static).
-      ns_steps, ns_polynomial, ns_dtype, ns_precision, scale: as in `muon` (static).
-      **common: other static options of `optim.assemble.finish`.
+      scale: as in `muon` (static).
 
-    `authors` is github.com/LIONS-EPFL/scion with the radii of its NanoGPT example. `study` is what
-    arXiv 2509.02046 ran: no radii, the factor sqrt(max(1, out/in)) of Muon, K = 10, plain sign
-    outside the matrices, AdamW-style decay.
+    References:
+      Pethick et al, `Training Deep Learning Models with Norm-Constrained LMOs
+      <https://arxiv.org/abs/2502.07529>`_, 2025. Defaults: https://github.com/LIONS-EPFL/scion with
+      the radii of its NanoGPT example.
+
+      Preset "study": what Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them
+      <https://arxiv.org/abs/2509.02046>`_, 2025, ran: no radii, the factor sqrt(max(1, out/in)) of
+      Muon, K = 10, plain sign outside the matrices, AdamW-style decay.
     """
     matrix_rule = scale_by_scion(
         momentum,
         scion_epsilon,
         spectral_radius,
+        options=options,
         roles=roles,
-        ns_steps=ns_steps,
-        ns_polynomial=ns_polynomial,
-        ns_dtype=ns_dtype,
-        ns_precision=ns_precision,
         scale=scale,
     )
     outer_rule = scale_by_signum(
@@ -139,7 +139,6 @@ def scion(
         max_grad_norm,
         ratios=dict.fromkeys(FALLBACK, scion_to_signum_lr),
         roles=roles,
-        clipped=clipped,
         **common,
     )
 

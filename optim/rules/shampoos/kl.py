@@ -1,21 +1,19 @@
-"""KL-Shampoo and KL-SOAP: factors fitted by the Kullback-Leibler divergence (Lin et al. 2025,
-arXiv 2509.03378)."""
+"""KL-Shampoo and KL-SOAP: factors fitted by the Kullback-Leibler divergence."""
 
-import functools
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options, with_defaults
 from optim.entry import BELOW_ONE, Entry, Number, Precision
 from optim.linalg import eigenbasis, lapack
 from optim.roles import KINDS, Kind, Role, Roles
-from optim.rules.muons.parts import FALLBACK, by_kind
+from optim.rules.muons.parts import with_adam
 from optim.rules.shampoos.shampoo import NO_LIMIT, squares
 from optim.rules.shampoos.soap import decay_after_step
 from optim.stacks.batching import map_grouped
@@ -43,8 +41,7 @@ class KLOptions:
     precision: Precision = "highest"
 
 
-KL_SHAMPOO_OPTIONS = KLOptions()
-KL_SOAP_OPTIONS = KLOptions(adam=True)
+AUTHORS = KLOptions()
 
 
 class ScaleByKLState(NamedTuple):
@@ -61,12 +58,13 @@ class ScaleByKLState(NamedTuple):
     scales: Any  # 1 / sqrt of their eigenvalues, which are means of their own
 
 
+@takes_options
 def scale_by_kl(
-    beta1=0.9,
-    beta2=0.98,
-    shampoo_beta=None,
-    epsilon=1e-8,
-    options: KLOptions = KL_SHAMPOO_OPTIONS,
+    beta1: ArrayLike = 0.9,
+    beta2: ArrayLike = 0.98,
+    shampoo_beta: ArrayLike | None = None,
+    epsilon: ArrayLike = 1e-8,
+    options: KLOptions = AUTHORS,
     *,
     roles: Roles = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -230,10 +228,9 @@ def kl_shampoo(
     max_grad_norm: Number = 0.0,
     *,
     roles: Roles = None,
-    options: KLOptions = KL_SHAMPOO_OPTIONS,
-    clipped: tuple[Kind, ...] = KINDS,
+    options: KLOptions = AUTHORS,
     decayed: tuple[Kind, ...] = KINDS,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""KL-Shampoo for hidden matrices, AdamW for embedding, head and gains.
 
@@ -256,55 +253,40 @@ def kl_shampoo(
       epsilon: damping beside sqrt(D_1 D_2), in KL-SOAP beside the root.
       adam_beta1, adam_beta2, adam_epsilon, adam_lr_ratio: of the fallback AdamW.
       weight_decay: decoupled; of the parameters after the step, and not in the first call.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      clipped, decayed: kinds that are clipped and that decay (static).
-      options: see `KLOptions`; its fields may also be given one by one (static).
-      **common: other static options of `optim.assemble.finish`.
 
-    authors: yorkerlin/KL-Methods at a02e622, optim/kl_opt.py 77-330, which takes neither vectors
-    nor stacks. Deviations: all is in the gradients' dtype, theirs in bfloat16 by default with its
-    decompositions in float32; null spaces have definite eigenvectors. study: the rule with
-    AdamW's surroundings in arXiv 2509.02046, which did not run it.
+    References:
+      Lin et al, `Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization
+      <https://arxiv.org/abs/2509.03378>`_, 2025. Defaults: yorkerlin/KL-Methods at a02e622,
+      optim/kl_opt.py 77-330, which takes neither vectors nor stacks. Deviations: all is in the
+      gradients' dtype, theirs in bfloat16 by default with its decompositions in float32; null
+      spaces have definite eigenvectors.
+
+      Preset "study": the rule with AdamW's surroundings in Wen et al, `Fantastic Pretraining
+      Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
+      run it.
     """
-    rule = scale_by_kl(beta1, beta2, shampoo_beta, epsilon, options, roles=roles)
+    rule = scale_by_kl(beta1, beta2, shampoo_beta, epsilon, options=options, roles=roles)
     if common.get("weight_decay_kind", "decoupled") == "decoupled":
         after = tuple(kind for kind in decayed if kind == "matrix")
         late = decay_after_step(learning_rate, weight_decay, roles=roles, decayed=after)
         rule = optax.chain(rule, late)
-    fallback = optax.scale_by_adam(adam_beta1, adam_beta2, adam_epsilon)
-    return finish(
-        by_kind(rule, fallback, roles),
-        learning_rate,
-        weight_decay,
-        max_grad_norm,
-        ratios=dict.fromkeys(FALLBACK, adam_lr_ratio),
-        roles=roles,
-        clipped=clipped,
-        decayed=decayed,
-        **common,
-    )
+    adam = (adam_beta1, adam_beta2, adam_epsilon)
+    rest = (learning_rate, weight_decay, max_grad_norm, adam_lr_ratio)
+    return with_adam(rule, adam, *rest, roles=roles, decayed=decayed, **common)
 
 
-@functools.wraps(kl_shampoo)
-def kl_soap(*args, **given):
-    return kl_shampoo(*args, **{"options": KL_SOAP_OPTIONS} | given)
+kl_soap = with_defaults(
+    kl_shampoo,
+    "kl_soap",
+    r"""KL-SOAP for hidden matrices, AdamW for embedding, head and gains.
 
+    .. math::
+      V \leftarrow \beta_2 V + (1-\beta_2) (Q_1^T G Q_2)^2, \quad
+      u = Q_1 \frac{Q_1^T M Q_2}{\sqrt{V} + \epsilon} Q_2^T
 
-kl_soap.__name__ = "kl_soap"
-kl_soap.__doc__ = r"""KL-SOAP for hidden matrices, AdamW for embedding, head and gains.
-
-.. math::
-  V \leftarrow \beta_2 V + (1-\beta_2) (Q_1^T G Q_2)^2, \quad
-  u = Q_1 \frac{Q_1^T M Q_2}{\sqrt{V} + \epsilon} Q_2^T
-
-in the eigenbases of KL-Shampoo's factors; arguments, sources and deviations as in `kl_shampoo`.
-"""
-kl_soap.__signature__ = inspect.Signature(
-    [
-        p.replace(default=True) if p.name == "adam" else p
-        for p in inspect.signature(kl_shampoo).parameters.values()
-    ]
+    in the eigenbases of KL-Shampoo's factors.
+    """,
+    adam=True,
 )
 
 STUDY = dict(

@@ -1,17 +1,19 @@
-"""Kron: PSGD with Kronecker-factored triangular preconditioners (Li 2018, arXiv 1809.10232)."""
+"""Kron: PSGD with Kronecker-factored triangular preconditioners."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish
 from optim.entry import FLOAT32_MAX, Entry, Number, Precision
 from optim.linalg import kron_factors
-from optim.roles import Kind, Role, Roles, find_roles
+from optim.roles import Role, Roles, find_roles
 from optim.stacks.batching import map_grouped
 from optim.stacks.blocks import Plan, plan, plan_tree
 from optim.stacks.members import any_member
@@ -91,15 +93,16 @@ class ScaleByKronState(NamedTuple):
     factors: Any  # Q: upper triangular, or diagonals
 
 
+@takes_options
 def scale_by_kron(
-    beta1=0.9,
-    preconditioner_lr=0.1,
-    preconditioner_update_probability=0.03,
-    update_prob_flat_start=500,
+    beta1: ArrayLike = 0.9,
+    preconditioner_lr: ArrayLike = 0.1,
+    preconditioner_update_probability: ArrayLike = 0.03,
+    update_prob_flat_start: ArrayLike = 500,
     options: KronOptions = AUTHORS,
     *,
     roles: Roles = None,
-    seed=0,
+    seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum whitened by P = Q'Q on both sides, Q fitted to it with random probes.
 
@@ -270,7 +273,7 @@ def clip_update_rms(
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-@takes_common
+@takes_common(decayed=("matrix", "embedding", "head"))
 def kron(
     learning_rate: Number,
     beta1: Number = 0.9,
@@ -284,8 +287,7 @@ def kron(
     roles: Roles = None,
     options: KronOptions = AUTHORS,
     seed: int = 0,
-    decayed: tuple[Kind, ...] = ("matrix", "embedding", "head"),
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """PSGD Kron: momentum, whitened on both sides of every matrix, clipped in root mean square.
 
@@ -293,30 +295,29 @@ def kron(
     moment and no epsilon. A call that fits costs two to three times one that does not.
 
     Args:
-      learning_rate: number, array or schedule.
       beta1, preconditioner_lr, preconditioner_update_probability, update_prob_flat_start: see
         `scale_by_kron`.
-      max_update_rms: updates are scaled down to this root mean square; 0 is off.
-      weight_decay: decoupled.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      decayed: kinds of leaves that decay (static).
-      options: see `KronOptions`; its fields may also be given one by one (static). `statistics`
-        are of the clip, too.
-      **common: static options of `optim.assemble.finish`.
+      max_update_rms: updates are scaled down to this root mean square, of each matrix or leaf as
+        `statistics` says; 0 is off.
+      seed: of the probes (static).
 
-    authors: kron_torch 0.3.3 (Evan Walters), a matrix a layer; it balances at random instead of
-    every 100 fits, which changes nothing but rounding. study: levanter's, gradients normalised
-    (which there switches the global clip off) and statistics taken over all layers of a leaf, in
-    blocks of 256 up to sides of 25,000. At the study's four sizes its merging of small dimensions
-    toward 8192 leaves matrices as they are; `merge_toward=8192` does the same to smaller ones.
+    References:
+      Li, `Preconditioner on Matrix Lie Group for SGD <https://arxiv.org/abs/1809.10232>`_, 2018.
+      Defaults: kron_torch 0.3.3 (Evan Walters), a matrix a layer; it balances at random instead of
+      every 100 fits, which changes nothing but rounding.
+
+      Preset "study": levanter's, as Wen et al, `Fantastic Pretraining Optimizers and Where to Find
+      Them <https://arxiv.org/abs/2509.02046>`_, 2025, ran it, gradients normalised (which there
+      switches the global clip off) and statistics taken over all layers of a leaf, in blocks of 256
+      up to sides of 25,000. At the study's four sizes its merging of small dimensions toward 8192
+      leaves matrices as they are; `merge_toward=8192` does the same to smaller ones.
     """
     rule = scale_by_kron(
         beta1,
         preconditioner_lr,
         preconditioner_update_probability,
         update_prob_flat_start,
-        options,
+        options=options,
         roles=roles,
         seed=seed,
     )
@@ -327,7 +328,6 @@ def kron(
         weight_decay,
         0.0 if options.normalize_grads else max_grad_norm,
         roles=roles,
-        decayed=decayed,
         **common,
     )
 

@@ -1,15 +1,16 @@
-"""Shampoo as its distributed form computes it (Gupta et al. 2018; Shi et al. 2023, arXiv
-2309.06497)."""
+"""Shampoo as its distributed form computes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish
 from optim.entry import BELOW_ONE, Entry, Number, Precision
 from optim.linalg import eigenbasis, lapack
 from optim.roles import Role, Roles
@@ -69,13 +70,14 @@ class ScaleByShampooState(NamedTuple):
     roots: Any  # their inverse roots
 
 
+@takes_options
 def scale_by_shampoo(
-    beta1=0.9,
-    beta2=1.0,
-    epsilon=1e-12,
-    exponent=0.25,
-    grafting_beta2=0.999,
-    grafting_epsilon=1e-10,
+    beta1: ArrayLike = 0.9,
+    beta2: ArrayLike = 1.0,
+    epsilon: ArrayLike = 1e-12,
+    exponent: ArrayLike = 0.25,
+    grafting_beta2: ArrayLike = 0.999,
+    grafting_epsilon: ArrayLike = 1e-10,
     options: ShampooOptions = AUTHORS,
     *,
     roles: Roles = None,
@@ -240,7 +242,7 @@ def shampoo(
     *,
     roles: Roles = None,
     options: ShampooOptions = AUTHORS,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shampoo: the mean gradient between inverse roots of its outer products.
 
@@ -258,21 +260,24 @@ def shampoo(
       epsilon: least eigenvalue of a factor: below it all eigenvalues are raised.
       exponent: e of matrices.
       grafting_beta2, grafting_epsilon: of the method whose norm is taken.
-      weight_decay: decoupled.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
-      options: see `ShampooOptions`; its fields may also be given one by one (static).
-      **common: static options of `optim.assemble.finish`.
 
-    authors: facebookresearch/optimizers at f606606, distributed_shampoo with its default
-    RootInvShampooPreconditionerConfig: distributed_shampoo.py 1083-1240, 1384-1470, preconditioner/
-    shampoo_preconditioner_list.py 315-360, 1393-1540, 1673-1760 and matrix_functions.py 150-240.
-    Deviations: beta3 is beta1; a side of length 1 is never a factor; a root that is not finite is
-    kept and counted, where theirs raises an error. study: with Adam's norm and AdamW's surroundings
-    in arXiv 2509.02046, which did not run it, every tenth step and in blocks of 256.
+    References:
+      Gupta et al, `Shampoo: Preconditioned Stochastic Tensor Optimization
+      <https://arxiv.org/abs/1802.09568>`_, 2018; Shi et al, `A Distributed Data-Parallel PyTorch
+      Implementation of the Distributed Shampoo Optimizer for Training Neural Networks At-Scale
+      <https://arxiv.org/abs/2309.06497>`_, 2023. Defaults: facebookresearch/optimizers at f606606,
+      distributed_shampoo with its default RootInvShampooPreconditionerConfig:
+      distributed_shampoo.py 1083-1240, 1384-1470, preconditioner/shampoo_preconditioner_list.py
+      315-360, 1393-1540, 1673-1760 and matrix_functions.py 150-240. Deviations: beta3 is beta1; a
+      side of length 1 is never a factor; a root that is not finite is kept and counted, where
+      theirs raises an error.
+
+      Preset "study": with Adam's norm and AdamW's surroundings in Wen et al, `Fantastic Pretraining
+      Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
+      run it, every tenth step and in blocks of 256.
     """
     numbers = (beta1, beta2, epsilon, exponent, grafting_beta2, grafting_epsilon)
-    rule = scale_by_shampoo(*numbers, options, roles=roles)
+    rule = scale_by_shampoo(*numbers, options=options, roles=roles)
     return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
 
 

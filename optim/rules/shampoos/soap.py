@@ -1,15 +1,17 @@
-"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv 2409.11321)."""
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optim.assemble import finish, of_kinds, takes_common
+from optim.alias import Common, takes_common, takes_options
+from optim.assemble import finish, of_kinds
 from optim.entry import Entry, Number, Precision
 from optim.linalg import eigenbasis
 from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
@@ -80,11 +82,12 @@ class ScaleBySoapState(NamedTuple):
     bases: Any  # their eigenvectors, in columns, largest eigenvalue first
 
 
+@takes_options
 def scale_by_soap(
-    beta1=0.95,
-    beta2=0.95,
-    shampoo_beta=None,
-    epsilon=1e-8,
+    beta1: ArrayLike = 0.95,
+    beta2: ArrayLike = 0.95,
+    shampoo_beta: ArrayLike | None = None,
+    epsilon: ArrayLike = 1e-8,
     options: SoapOptions = AUTHORS,
     *,
     roles: Roles = None,
@@ -277,7 +280,7 @@ def soap(
     options: SoapOptions = AUTHORS,
     decay_on: Literal["new", "old"] = "new",
     decayed: tuple[Kind, ...] = KINDS,
-    **common,
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW in the eigenbasis of Shampoo's preconditioner.
 
@@ -286,23 +289,22 @@ def soap(
     is 24 bytes for an entry of a square matrix and more for others.
 
     Args:
-      learning_rate: number, array or schedule.
       beta1, beta2, shampoo_beta, epsilon: see `scale_by_soap`.
-      weight_decay: decoupled.
-      max_grad_norm: global norm to clip to; 0 is off.
-      roles: see `optim.roles.find_roles` (static).
       decay_on: the parameters before ("old") or after ("new") the step decay; with "new" there is
         no decay in the first call either (static).
-      decayed: kinds of leaves that decay (static).
-      options: see `SoapOptions`; its fields may also be given one by one (static).
-      **common: static options of `optim.assemble.finish`.
 
-    authors: nikhilvyas/SOAP `soap.py`, a matrix a layer. study: levanter's, with every leaf's sides
-    below 10,000 rotated, gains too, in blocks of 256. Its merging of small dimensions toward 2048
-    only makes matrices of projections with a head axis, as roles do: at the study's four sizes
-    `merge_toward=2048` changes nothing, but below 256 or so it would flatten whole matrices.
+    References:
+      Vyas et al, `SOAP: Improving and Stabilizing Shampoo using Adam
+      <https://arxiv.org/abs/2409.11321>`_, 2024. Defaults: nikhilvyas/SOAP `soap.py`, a matrix a
+      layer.
+
+      Preset "study": levanter's, as Wen et al, `Fantastic Pretraining Optimizers and Where to Find
+      Them <https://arxiv.org/abs/2509.02046>`_, 2025, ran it, with every leaf's sides below 10,000
+      rotated, gains too, in blocks of 256. Its merging of small dimensions toward 2048 only makes
+      matrices of projections with a head axis, as roles do: at the study's four sizes
+      `merge_toward=2048` changes nothing, but below 256 or so it would flatten whole matrices.
     """
-    rule = scale_by_soap(beta1, beta2, shampoo_beta, epsilon, options, roles=roles)
+    rule = scale_by_soap(beta1, beta2, shampoo_beta, epsilon, options=options, roles=roles)
     if decay_on == "new":
         if common.get("weight_decay_kind", "decoupled") != "decoupled":
             raise ValueError(

@@ -37,10 +37,10 @@ UNCONSTRAINED_ONLY = (
 
 @functools.cache
 def battery(name):
-    known = optim.spec(name).traced
+    known = optim.spec(name, preset="study").traced
     hparams = {k: v for k, v in HPARAMS.items() if k in known}
     hparams |= OPTIONS.get(name, {})
-    make = lambda lr: optim.build(name, hparams | {"learning_rate": lr})  # noqa: E731
+    make = lambda lr: optim.build(name, hparams, preset="study", learning_rate=lr)  # noqa: E731
     return Battery(make, LEARNING_RATES.get(name, 0.03), ATOL.get(name, 1e-5))
 
 
