@@ -13,7 +13,7 @@ from optim.averaging import evaluation_params, schedule_free
 from optim.catalogue import OptimizerSpec, build, spec
 from optim.description import describe
 from optim.entry import OFF
-from optim.roles import Role
+from optim.roles import Role, declare
 from optim.rules.adam_mini import adam_mini, scale_by_adam_mini
 from optim.rules.adamc import adamc
 from optim.rules.adamh import adamh
@@ -51,6 +51,7 @@ __all__ = [
     "build",
     "catalogue",
     "cautious",
+    "declare",
     "describe",
     "dion",
     "evaluation_params",

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from optim.assemble import Dtype, Scaling, StateKind, WeightDecay, finish
 from optim.entry import Number, may_be_traced
-from optim.roles import Kind
+from optim.roles import Kind, in_parts
 
 
 class Common(TypedDict, total=False):
@@ -194,7 +194,9 @@ def _listing(function: Callable, common: Mapping[str, inspect.Parameter]) -> Cal
         if start:
             changed = {p.name: kwargs.pop(p.name) for p in fields if p.name in kwargs}
             kwargs["options"] = dataclasses.replace(kwargs.get("options", start), **changed)
-        return function(*args, **kwargs)
+        tx = function(*args, **kwargs)
+        roles = kwargs.get("roles") if common else None
+        return tx if roles is None else in_parts(tx, roles)
 
     whole.__signature__ = Signature([*listed, *common.values()])
     return whole

@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optim.roles import Role, default_role, find_roles, from_stack, stack_shape, to_stack
+import optim
+from optim.roles import (
+    Role,
+    coverage,
+    declare,
+    default_role,
+    find_roles,
+    from_stack,
+    stack_shape,
+    to_stack,
+)
 from optim.stacks.batching import map_grouped, map_matrices
 
 QUERY = Role("matrix", (0,), (1,), (2, 3), heads=2, part="query")
@@ -60,6 +70,120 @@ def test_ambiguous_roles_are_refused_by_name(path, shape):
 def test_wrong_roles_are_refused_by_name(role, complaint):
     with pytest.raises(ValueError, match=f"'a/w'.*{complaint}"):
         find_roles({"a": {"w": jnp.zeros((3, 4))}}, lambda path, leaf: role)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "words"),
+    [
+        ("decoder/logits_dense/kernel", (8, 99), r'matrix or not.*Role."head", inputs='),
+        ("normal_proj/kernel", (8, 8), r'matrix or not.*Role."matrix", inputs='),
+        ("patch_embed_proj/kernel", (8, 8), "may be a matrix or not"),
+    ],
+)
+def test_a_doubtful_leaf_shows_the_line_that_declares_it(path, shape, words):
+    tree = {path: jnp.zeros(shape)}
+    with pytest.raises(ValueError, match=f"'{path}'.*{words}") as error:
+        find_roles(tree)
+    declared = eval(str(error.value).partition("declare it: roles=")[2], {"optim": optim})
+    assert find_roles(tree, declared)[path].inputs == (0,)
+
+
+def test_layers_on_axis_one_are_refused_and_named():
+    shapes = {"query/kernel": (16, 3, 2, 8), "out/kernel": (2, 3, 8, 16), "norm/scale": (16, 3)}
+    tree = {f"decoder/layers/{name}": jnp.zeros(shape) for name, shape in shapes.items()}
+    with pytest.raises(ValueError, match='axis 0, so it is not the layer.*"maxtext"'):
+        find_roles(tree)
+    found = find_roles(tree, "maxtext")
+    stacks = {path: stack_shape(tree[path], role) for path, role in found.items()}
+    assert set(stacks.values()) == {(3, 16, 16), (3, 1, 16)}
+
+
+# Leaves of the trees that other libraries make, with their (stack, in, out).
+LIBRARIES = {
+    "maxtext": {
+        "token_embedder/embedding": ("embedding", (9, 4), (1, 9, 4)),
+        "decoder/logits_dense/kernel": ("head", (4, 9), (1, 4, 9)),
+        "decoder/layers/mlp/wi_0/kernel": ("matrix", (4, 3, 8), (3, 4, 8)),
+        "decoder/layers/MoeBlock_0/wi_0": ("matrix", (5, 3, 4, 8), (15, 4, 8)),
+        "decoder/layers/self_attention/query/kernel": ("matrix", (4, 3, 2, 6), (3, 4, 12)),
+        "decoder/layers/pre_self_attention_layer_norm/scale": ("gain", (4, 3), (3, 1, 4)),
+    },
+    "t5x": {
+        "encoder/layers_0/attention/out/kernel": ("matrix", (12, 4), (1, 12, 4)),
+        "decoder/relpos_bias/rel_embedding": ("embedding", (2, 32), (1, 32, 2)),
+    },
+    "nanodo": {
+        "pos_embed/embedding": ("embedding", (9, 4), (1, 9, 4)),
+        "blocks_0/CausalAttn_0/attn_out_proj/kernel": ("matrix", (2, 6, 4), (1, 12, 4)),
+        "blocks_0/Mlp_0/Dense_1/kernel": ("matrix", (8, 4), (1, 8, 4)),
+        "out_ln/scale": ("gain", (4,), (1, 1, 4)),
+    },
+    "hf_flax": {
+        "model/embed_tokens/embedding": ("embedding", (9, 4), (1, 9, 4)),
+        "model/layers/0/self_attn/q_proj/kernel": ("matrix", (4, 12), (1, 4, 12)),
+        "model/layers/0/input_layernorm/weight": ("gain", (4,), (1, 1, 4)),
+        "lm_head/kernel": ("head", (4, 9), (1, 4, 9)),
+    },
+    "hf_flax_gpt2": {
+        "transformer/h/0/mlp/c_fc/kernel": ("matrix", (16, 4), (1, 4, 16)),
+        "transformer/h/0/attn/c_attn/kernel": ("matrix", (12, 4), (1, 4, 12)),
+    },
+    "levanter": {
+        "embeddings/token_embeddings/weight/array": ("embedding", (9, 4), (1, 9, 4)),
+        "layers/stacked/self_attn/q_proj/weight/array": ("matrix", (3, 2, 2, 6, 4), (3, 4, 24)),
+        "layers/stacked/mlp/gate_proj/weight/array": ("matrix", (3, 8, 4), (3, 4, 8)),
+        "transformer/norm/weight/array": ("gain", (4,), (1, 1, 4)),
+        "lm_head/weight/array": ("head", (9, 4), (1, 4, 9)),
+    },
+    "equinox": {
+        "embedding/weight": ("embedding", (9, 4), (1, 9, 4)),
+        "layers/0/mlp/layers/1/weight": ("matrix", (4, 8), (1, 8, 4)),
+        "layers/0/norm/weight": ("gain", (4,), (1, 1, 4)),
+        "lm_head/weight": ("head", (9, 4), (1, 4, 9)),
+    },
+    "flax": {
+        "blocks/attention/out/kernel/value": ("matrix", (3, 2, 6, 4), (3, 12, 4)),
+        "Embed_0/embedding": ("embedding", (9, 4), (1, 9, 4)),
+        "LayerNorm_0/scale": ("gain", (4,), (1, 1, 4)),
+    },
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_trees_of_other_libraries(library):
+    rows = LIBRARIES[library]
+    tree = {path: jnp.zeros(shape) for path, (_, shape, _) in rows.items()}
+    found = find_roles(tree, library)
+    for path, (kind, _, stack) in rows.items():
+        assert (found[path].kind, stack_shape(tree[path], found[path])) == (kind, stack), path
+    if library != "flax":
+        with pytest.raises(ValueError, match=f"'w/unheard_of'.*not in the table '{library}'"):
+            find_roles({"w/unheard_of": jnp.zeros((2, 2))}, library)
+
+
+def test_a_fused_leaf_is_optimised_as_its_parts():
+    """Query, key and value side by side, keys and values narrower."""
+    role = Role("matrix", inputs=(0,), outputs=(1,), fused=(8, 4, 4))
+    whole = {"qkv": jax.random.normal(jax.random.key(0), (6, 16))}
+    apart = dict(zip("qkv", jnp.split(whole["qkv"], (8, 12), axis=1), strict=True))
+    a = optim.muon(0.1, roles=declare({"qkv": role}), ns_dtype=None)
+    b = optim.muon(0.1, ns_dtype=None)
+    state, other = a.init(whole), b.init(apart)
+    step, step_apart = jax.jit(a.update), jax.jit(b.update)
+    for _ in range(2):
+        update, state = step(whole, state, whole)
+        parts, other = step_apart(apart, other, apart)
+        joined = jnp.concatenate([parts[name] for name in "qkv"], axis=1)
+        np.testing.assert_allclose(update["qkv"], joined, atol=1e-6)
+    wrong = Role("matrix", inputs=(0,), outputs=(1,), fused=(8, 4))
+    with pytest.raises(ValueError, match=r"'qkv'.*fused=\(8, 4\) does not sum to its 16 outputs"):
+        find_roles(whole, {"qkv": wrong})
+
+
+def test_coverage_counts_what_was_found():
+    tree = {"up": jnp.ones((3, 4)), "norm": {"scale": jnp.ones(3)}}
+    told = "matrix 1 leaves 12 parameters up gain 1 leaves 3 parameters norm/scale"
+    assert coverage(tree).split() == told.split()
 
 
 def test_a_missing_role_is_refused_by_name():
