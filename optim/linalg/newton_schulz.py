@@ -118,7 +118,8 @@ def newton_schulz(
         step) leaves singular values anywhere in [0.7, 1.2], "polar_express" brings them to 1.
       form: "gram" iterates on X X^T where m < n and multiplies X at the end of each of
         `gram_parts`: the same map, and less work if n is much larger than m (static).
-      dtype: of the iteration, for example "bfloat16"; None is x's own (static).
+      dtype: of the matrices that are multiplied, for example "bfloat16"; coefficients and sums are
+        float32 at least; None is x's own (static).
       precision: matmul precision, for TPUs and GPUs where float32 products are not by default
         (static).
 
@@ -134,7 +135,8 @@ def newton_schulz(
     norm = TABLES[polynomial].cushion * frobenius(wide) if polynomial in TABLES else 1.0
     x = (wide / jnp.where(norm > 0, norm + epsilon, 1)).astype(x.dtype)
     iterate = _gram if form == "gram" and x.shape[-2] < x.shape[-1] else _standard
-    return iterate(x, coefficients(polynomial, steps), precision).astype(result_dtype)
+    arithmetic = Arithmetic(x.dtype, precision)
+    return iterate(x, coefficients(polynomial, steps), arithmetic).astype(result_dtype)
 
 
 def frobenius(x: jax.Array) -> jax.Array:
@@ -145,32 +147,47 @@ def frobenius(x: jax.Array) -> jax.Array:
     return unit * jnp.sqrt(jnp.sum(jnp.square(x / unit), axis=(-2, -1), keepdims=True))
 
 
-def _standard(x, steps: Steps, precision):
+class Arithmetic(NamedTuple):
+    """Products in one dtype and sums in float32 or wider: a bfloat16 coefficient would keep two
+    digits (3.4445 becomes 3.4375)."""
+
+    dtype: jnp.dtype
+    precision: str | None
+
+    def product(self, x, y):
+        """x @ y of arrays in the narrow dtype, in the wide one."""
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        return jnp.matmul(x, y, precision=self.precision, preferred_element_type=wide)
+
+    def narrow(self, x):
+        return x.astype(self.dtype)
+
+
+def _standard(x, steps: Steps, arithmetic: Arithmetic):
+    product, narrow = arithmetic.product, arithmetic.narrow
+    wide = jnp.promote_types(x.dtype, jnp.float32)
     for a, b, c in steps:
-        gram = jnp.matmul(x, x.mT, precision=precision)
-        x = a * x + jnp.matmul(
-            b * gram + c * jnp.matmul(gram, gram, precision=precision), x, precision=precision
-        )
+        gram = product(x, x.mT)
+        square = product(narrow(gram), narrow(gram))
+        x = narrow(a * x.astype(wide) + product(narrow(b * gram + c * square), x))
     return x
 
 
-def _gram(x, steps: Steps, precision):
+def _gram(x, steps: Steps, arithmetic: Arithmetic):
     """Gram Newton-Schulz (Dao-AILab/gram-newton-schulz f08f25e, gram_newton_schulz.py 116-146): Q
     gathers the polynomials of R = X X^T, and X <- Q X at each restart and at the end."""
-
-    def product(p, q):
-        return jnp.matmul(p, q, precision=precision)
-
-    eye = jnp.broadcast_to(jnp.eye(x.shape[-2], dtype=x.dtype), (*x.shape[:-1], x.shape[-2]))
+    product, narrow = arithmetic.product, arithmetic.narrow
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    eye = jnp.broadcast_to(jnp.eye(x.shape[-2], dtype=wide), (*x.shape[:-1], x.shape[-2]))
     for part in gram_parts(steps):
-        r, q = product(x, x.mT), eye
+        r, q = narrow(product(x, x.mT)), narrow(eye)
         for i, (a, b, c) in enumerate(part):
-            z = b * r + c * product(r, r)
-            q = a * q + (product(q, z) if i else z)
+            z = narrow(b * r.astype(wide) + c * product(r, r))
+            q = narrow(a * q.astype(wide) + (product(q, z) if i else z))
             if i + 1 < len(part):
-                rz = a * r + product(r, z)
-                r = a * rz + product(z, rz)
-        x = product(q, x)
+                rz = narrow(a * r.astype(wide) + product(r, z))
+                r = narrow(a * rz.astype(wide) + product(z, rz))
+        x = narrow(product(q, x))
     return x
 
 
