@@ -191,8 +191,8 @@ def _listing(function: Callable, common: Mapping[str, inspect.Parameter]) -> Cal
     @functools.wraps(function)
     def whole(*args, **kwargs):
         kwargs = given | plain(kwargs)
-        if start:
-            changed = {p.name: kwargs.pop(p.name) for p in fields if p.name in kwargs}
+        changed = {p.name: kwargs.pop(p.name) for p in fields if p.name in kwargs}
+        if changed:
             kwargs["options"] = dataclasses.replace(kwargs.get("options", start), **changed)
         tx = function(*args, **kwargs)
         roles = kwargs.get("roles") if common else None

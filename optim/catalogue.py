@@ -167,19 +167,21 @@ def check(name: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"optimizer {name}: warmup={warmup!r} is outside [0, steps={steps!r}]")
 
 
-def spec(name: str, *, preset: str = "authors", **values) -> OptimizerSpec:
+def spec(name: str, *, preset: str | None = None, **values) -> OptimizerSpec:
     """The specification of the optimizer `name`: a preset with some values changed.
 
     Args:
       name: one of `names()`, or an import path.
       preset: "authors" (the reference code of each optimizer, without a learning rate) or "study"
-        (arXiv 2509.02046 as it was run, from its starting point, a learning rate included).
+        (arXiv 2509.02046 as it was run, from its starting point, a learning rate included). None is
+        "authors"; for an optimizer from elsewhere "study", which its `search_space` may change.
       **values: numbers (scalar arrays, tracers and schedules too) and static options, flat.
 
     Raises:
       ValueError: in one line, with field, value and allowed range or nearest name. Only what is
         not known yet passes unchecked: arrays, tracers and schedules.
     """
+    preset = preset or ("study" if is_plugin(name) else "authors")
     if preset not in PRESETS:
         raise ValueError(f"optimizer {name}: preset={preset!r} is not one of {', '.join(PRESETS)}")
     given = get(name).defaults(preset) | values
@@ -191,7 +193,7 @@ def build(
     name: str,
     hparams: Mapping[str, Any] | None = None,
     *,
-    preset: str = "authors",
+    preset: str | None = None,
     roles: Roles = None,
     **values,
 ) -> optax.GradientTransformationExtraArgs:

@@ -21,7 +21,6 @@ Polynomial = Literal[
     "polar_express_gram",
 ]
 Form = Literal["standard", "gram"]
-NSDtype = Literal["bfloat16", "float16", "float32", None]
 Steps = Sequence[tuple[float, float, float]]
 
 

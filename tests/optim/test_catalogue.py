@@ -152,7 +152,7 @@ def test_inject_hyperparams_takes_the_alias():
 
 
 def test_describe_counts_what_is_there():
-    text = optim.describe("muon", PARAMS)
+    text = optim.describe("muon", PARAMS, preset="study")
     assert text.parameters == 16
     assert text.state_bytes["momentum"] == 4 * 16 and text.state_bytes["second_moment"] == 4 * 4
     assert text.roles["w"].kind == "matrix" and "(3 -> 4)" in str(text)

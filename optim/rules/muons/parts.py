@@ -21,7 +21,6 @@ from optim.assemble import finish, of_kinds
 from optim.entry import Precision
 from optim.linalg.newton_schulz import (
     Form,
-    NSDtype,
     Polynomial,
     newton_schulz,
     newton_schulz_flops,
@@ -72,7 +71,7 @@ class NewtonSchulz:
     ns_steps: int = 5
     ns_polynomial: Polynomial = "quintic"
     ns_form: Form = "standard"
-    ns_dtype: NSDtype = "bfloat16"
+    ns_dtype: Literal["bfloat16", "float32", None] = "bfloat16"
     ns_precision: Precision = None
 
 

@@ -41,7 +41,7 @@ PARAMS, GRADS = random_tree(0), random_tree(1)
 
 
 def stepper(name, **options):
-    tx = optim.build(name, {"learning_rate": 0.1}, **options)
+    tx = optim.build(name, preset="study", learning_rate=0.1, **options)
 
     def step(params, state, grads):
         updates, state = tx.update(grads, state, params, value=0.0, grad_fn=jnp.cos)
@@ -196,7 +196,7 @@ def test_state_lies_with_its_parameter():
     assert mini[1].nu["w"].spec == P(None, "model")
     adafactor = optim.state_shardings(optax.adafactor(0.1, min_dim_size_to_factor=8), params)
     assert adafactor[0].v_col["w"].spec == P(("data", "model"))  # 32 columns over eight devices
-    soap = optim.state_shardings(optim.build("soap", {"learning_rate": 0.1}, block_size=4), params)
+    soap = optim.state_shardings(optim.soap(0.1, block_size=4, decay_on="old"), params)
     assert soap[1].factors["w"][0]["inputs"].spec == P(("data", "model"), None, None)
     assert soap[1].count.spec == P()
 

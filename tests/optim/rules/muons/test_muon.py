@@ -136,7 +136,7 @@ def test_scanned_equals_unrolled(name):
         }
         for i in range(2)
     }
-    tx = optim.build(name, {"learning_rate": 0.1, "weight_decay": 0.1})
+    tx = optim.build(name, preset="study", learning_rate=0.1, weight_decay=0.1)
 
     def run(params):
         state = tx.init(params)
@@ -159,7 +159,7 @@ def test_fallback_learning_rates():
     params = {"embed": {"embedding": jnp.ones((6, 4))}, "w": jnp.ones((4, 4)), "scale": jnp.ones(4)}
     hparams = {"learning_rate": 0.1, "weight_decay": 0.0, "max_grad_norm": 0.0}
     for name, ratio in (("muon", "muon_to_adam_lr"), ("scion", "scion_to_signum_lr")):
-        tx = optim.build(name, hparams | {ratio: 0.3})
+        tx = optim.build(name, hparams | {ratio: 0.3}, preset="study")
         updates, _ = tx.update(params, tx.init(params), params)
         np.testing.assert_allclose(updates["embed"]["embedding"], -0.03, rtol=1e-5)
         np.testing.assert_allclose(updates["scale"], -0.03, rtol=1e-5)
