@@ -115,6 +115,7 @@ def adamuon(
 ENTRY = Entry(
     adamuon,
     flops=matrix_flops,
+    version=2,  # bfloat16 keeps its coefficients
     bounds={"muon_beta2": (0.0, BELOW_ONE)},
     study=dict(
         learning_rate=8e-3,

@@ -102,6 +102,7 @@ ENTRY = Entry(
     muon,
     schedule="wsd",
     flops=matrix_flops,
+    version=2,  # bfloat16 keeps its coefficients
     study=dict(
         learning_rate=16e-3,
         momentum=0.98,

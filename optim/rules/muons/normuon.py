@@ -109,6 +109,7 @@ ENTRY = Entry(
     normuon,
     schedule="wsd",
     flops=matrix_flops,
+    version=2,  # bfloat16 keeps its coefficients
     bounds={"muon_beta2": (0.0, BELOW_ONE)},
     study=dict(
         learning_rate=16e-3,

@@ -147,6 +147,7 @@ ENTRY = Entry(
     scion,
     schedule="wsd",
     flops=matrix_flops,
+    version=2,  # bfloat16 keeps its coefficients
     study=dict(
         learning_rate=16e-3,
         momentum=0.98,
