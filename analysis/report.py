@@ -116,7 +116,10 @@ def write(found: View, out: Path, against: View | None = None) -> None:
     """Write the page, the tables and the picture of the answer of one study into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.html").write_text(html(found, against), encoding="utf-8")
-    (out / "answer.svg").write_text(figures.forest(found).svg(), encoding="utf-8")
+    show = sections.Figures()
+    show(figures.forest, found)
+    for drawn in show.drawn.values():  # none where nobody can be compared
+        (out / "answer.svg").write_text(drawn.svg(), encoding="utf-8")
     numbers(found).to_csv(out / "numbers.csv", index=False, lineterminator="\n")
     table(found).to_csv(out / "table.csv", index=False, lineterminator="\n")
 

@@ -7,6 +7,7 @@ from analysis.pages.view import View
 from analysis.runs.names import CELL, RACE, label, ordered
 
 ROW = 23  # pixels
+LAW = "the law beyond"  # in the note of a speed-up that the baseline's data do not reach
 
 
 def forest(f: View, race=None) -> Figure:
@@ -21,44 +22,30 @@ def forest(f: View, race=None) -> Figure:
     race = f.races[0] if race is None else race
     names, (size, ratio) = list(race["optimizer"]), race.iloc[0][RACE]
     tied = set(race["optimizer"][race["behind_low"] <= 0]) if len(race) > 1 else set()
-    numbers = {
-        "gap": [f.number("gap", "fair_losses", "nats_together", n, size, ratio) for n in names],
-        "speedup": [f.number("speedup", "robust_joint", "ratio_together", n, size, ratio)
-                    for n in names],
-    }  # fmt: skip
-    if not any(numbers["gap"]):
-        numbers["gap"] = [f.number("gap", "fair_losses", "nats", n, size, ratio) for n in names]
-    if not any(numbers["speedup"]):
-        formula = ("speedup", "robust_cell", "ratio")
-        numbers["speedup"] = [f.number(*formula, n, size, ratio) for n in names]
-    axes = {
-        "gap": (0.0, f"loss below {f.base_label} (nats per token)"),
-        "speedup": (1.0, f"tokens {f.base_label} needs for the same loss, multiples"),
-    }
-    panels = []
-    for kind, (null, words) in axes.items():
-        found = dict(zip(names, numbers[kind], strict=True))
-        if any(found.values()):
-            panels.append(_rows(f, found, tied, null, words))
-    if not panels:
-        raise ValueError(f"no finished {f.baseline} run at {size}, {ratio:g}×")
-    columns = [
-        *CELL,
-        "fair_loss",
-        "gap",
-        "gap_low",
-        "gap_high",
-        "speedup",
-        "low",
-        "high",
-        "verdict",
+    below, needs = f"loss below {f.base_label} (nats per token)", f"tokens {f.base_label} needs for"
+    gap, speedup = ("gap", "fair_losses"), ("speedup", "robust_joint", "ratio_together")
+    axes = [  # what no difference is, words, and tables of which the first that is there is drawn
+        (0.0, below, [(*gap, "nats_together"), (*gap, "nats")]),
+        (1.0, f"{needs} the same loss, multiples", [speedup, ("speedup", "robust_cell", "ratio")]),
+        (0.0, "loss above the best other's (nats)", [("race", "fair_losses", "behind_best")]),
     ]
+    panels, beyond = [], False
+    for null, words, tables in axes[: None if f.baseline not in names else 2]:
+        for table in tables:
+            found = {name: f.number(*table, name, size, ratio) for name in names}
+            if any(found.values()):
+                panels.append(_rows(f, found, tied, null, words))
+                beyond |= any(n and LAW in n.source for n in found.values())
+                break
+    if not panels:
+        raise ValueError(f"{size}, {ratio:g}×: nobody to compare with")
+    columns = [*CELL, "fair_loss", "gap", "gap_low", "gap_high", "speedup", "low", "high"]
     caption = f"{size}, {ratio:g}×, best first. Bars: 95 %, all rivals together."
     if len(tied) > 1:
         caption += " Shaded: cannot be told from the best."
-    if any(x and "beyond" in x.source for x in numbers["speedup"]):
+    if beyond:
         caption += f" Hollow: by the law, beyond {f.base_label}'s largest budget."
-    return Figure("forest", caption, race[columns], panels)
+    return Figure("forest", caption, race[[*columns, "verdict"]], panels)
 
 
 def _rows(f, found, tied, null, words) -> Panel:
@@ -84,7 +71,7 @@ def _rows(f, found, tied, null, words) -> Panel:
                 panel.marker(name, null, row, f"{label(name)}: the baseline")
             elif number is not None:
                 panel.whisker(row, number.low, number.high, across=True)
-                hollow = "beyond" in number.source
+                hollow = LAW in number.source
                 panel.marker(name, number.value, row, number.tip, hollow=hollow)
     return panel
 
