@@ -44,6 +44,7 @@ class Speed(NamedTuple):
 
     rate: float
     compiling: float = COMPILING
+    known: str = "assumed"
 
     def hours(self, needed: cost.Cost, workers: int) -> float:
         return (needed.flops / self.rate + needed.programs * self.compiling) / workers / 3600
@@ -198,7 +199,8 @@ class Race:
         new = {trial: run for trial, run in self.finished().items() if trial not in before}
         if trained := sum(run.seconds for run in new.values()):
             programs = cost.of(self.held(), new).programs
-            self.speed = Speed(cost.rate(cost.HERE, new.values()), (wall - trained) / programs)
+            rate = cost.rate(cost.HERE, new.values())
+            self.speed = Speed(rate, (wall - trained) / programs, "measured")
 
     def measure(self) -> None:
         """Races the smallest budget with one seed, a part of every design, for its speed.
@@ -270,7 +272,8 @@ class Race:
         print(
             f"  {seeds} seeds, {left.trials:,} trials to train, {left.programs} programs: about "
             f"{_duration(hours)} of {_duration(time_left)} left, by "
-            f"{self.speed.rate:.2g} FLOP/s and {self.speed.compiling:.0f} s a program"
+            f"{self.speed.rate:.2g} FLOP/s and {self.speed.compiling:.0f} s a program, "
+            f"{self.speed.known}"
         )
         return ratios, seeds
 
