@@ -116,7 +116,7 @@ def page(rows: list[dict]) -> str:
         total = mine[0]["hbm_bytes"] / 2**30
         out += [
             "",
-            f"## {topology} ({mine[0]['chips']} chips of {total:.1f} GiB)",
+            f"## {topology} (chips: {mine[0]['chips']}, {total:.1f} GiB each)",
             "",
             "| run | mesh | memory GiB | state MiB | copies | update GFLOP | share | times "
             "| network MB | step ms | MFU ≤ | estimate ms | MFU | compiled in s | version |",
