@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 
 # One program for all: what the first job compiles the others find in the cache.
 COMMAND = [
-    *("--config=configs/run.py:nano-xs,1x,adamw", "--config.train.steps=80"),
+    *("--config=configs/run.py:nano-xs,1x,adamw", "--config.train.steps=48"),
+    "--config.optimizer.warmup=8",
     *("--config.checkpoint.every_steps=16", "--config.log.every_steps=8"),
     "--config.program.steps_per_call=1",
 ]
@@ -38,9 +39,10 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Job:
-    """The same command in two processes that find each other by the environment."""
+    """The same command in two processes of a core each, that find each other by the environment."""
 
     def __init__(self, folder, log, *extra, program=("-m", "lm.train"), **elsewhere):
+        cores = sorted(os.sched_getaffinity(0))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -57,13 +59,15 @@ class Job:
                     "PYTHONUNBUFFERED": "1",
                 }
             )
-            command = [sys.executable, *program, *COMMAND, f"--workdir={folder}", *extra]
+            core = str(cores[rank % len(cores)])
+            command = ["taskset", "-c", core, sys.executable, *program, *COMMAND]
+            command += [f"--workdir={folder}", *extra]
             with open(path, "w") as out:
                 self.processes.append(
                     subprocess.Popen(command, stdout=out, stderr=out, env=environment)
                 )
 
-    def wait(self, timeout=300):
+    def wait(self, timeout=900):
         return [process.wait(timeout) for process in self.processes]
 
     def said(self, rank):
@@ -153,7 +157,7 @@ def test_who_waits_for_a_host_that_hangs_says_so_and_ends(start, tmp_path):
     job = start(tmp_path / "runs", tmp_path / "log", LONG, patience)
     job.until_it_trains()
     job.processes[1].send_signal(signal.SIGSTOP)
-    assert job.processes[0].wait(300) == LOST
+    assert job.processes[0].wait(900) == LOST
     assert job.said(0).splitlines()[-1].startswith("error: no progress for ")
 
 
