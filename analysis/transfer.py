@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.fits.transfer import TUNED, transfer
-from analysis.pages import style
+from analysis.fits.transfer import CONSTANT, TUNED, transfer
+from analysis.pages.looks import HUES
+from analysis.pages.svg import Figure, Panel, Scale
 from analysis.runs import reader
 from analysis.runs.names import label, ordered
 
@@ -52,8 +53,8 @@ def main(argv=None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "transfer.csv", index=False, float_format="%.6g")
     sizes = {name: given["hidden"] for name, given in study.settings["sizes"].items()}
-    for quantity in ("regret", "lead"):
-        style.save(draw(table, quantity, sizes), out / quantity)
+    for quantity in {"regret", "lead"} & set(table.quantity):
+        draw(table, quantity, sizes).save(out / quantity)
     print(terminal(table))
     print(f"\nwritten: {out}/")
     return 0
@@ -78,26 +79,32 @@ def _end(value: float) -> str:
     return f"{value:+.4f}" if np.isfinite(value) else "open"
 
 
-@style.styled
-def draw(table: pd.DataFrame, quantity: str, widths: dict[str, int]):
-    """A quantity against width: a panel an optimizer, a line a rule."""
+def draw(table: pd.DataFrame, quantity: str, widths: dict[str, int]) -> Figure:
+    """A quantity against width: a panel an optimizer, a hue a rule.
+
+    Raises:
+      ValueError: the table has no such rows.
+    """
     rows = table[table.quantity == quantity].drop(columns="note")
-    names = ordered(rows.optimizer)
-    fig = style.figure(rows, height=2.6)
-    panels = np.atleast_1d(fig.subplots(1, max(len(names), 1), sharey=True))
-    for panel, name in zip(panels, names, strict=False):
-        for rule, line in rows[rows.optimizer == name].groupby("rule", sort=False):
-            line = line.assign(width=line.model_size.map(widths)).sort_values("width")
-            low, high = line.estimate - line.low, line.high - line.estimate
-            how = {"marker": "o", "markersize": 3, "capsize": 2, "label": rule}
-            how |= {"color": "black"} if rule == TUNED else {}
-            panel.errorbar(line.width, line.estimate, [low, high], **how)
-        panel.axhline(0, linewidth=0.5, color="#888888")
-        panel.set_title(label(name), fontsize=8)
-        panel.set_xlabel("width")
-        panel.legend(fontsize=6)
-    panels[0].set_ylabel(TITLES[quantity], fontsize=7)
-    return fig
+    rows = rows.assign(width=rows.model_size.map(widths)).sort_values(["rule", "width"])
+    x = Scale(rows.width, log=True, ticks={w: f"{w}" for w in sorted(set(rows.width))}, pad=0.2)
+    y = Scale([0.0, *rows.estimate, *rows.low, *rows.high])
+    panels, rules = [], sorted(set(rows.rule), key=[TUNED, CONSTANT, *rows.rule].index)
+    for name in ordered(rows.optimizer):
+        panel = Panel(label(name), x, y, x_title="width", y_title="nats", right=64)
+        panel.horizontal(0.0)
+        for hue, rule in zip(HUES, rules, strict=False):
+            line = rows[(rows.optimizer == name) & (rows.rule == rule) & rows.estimate.notna()]
+            if line.empty:
+                continue
+            with panel.coloured(hue):
+                panel.line(line.width, line.estimate)
+                for row in line.itertuples():
+                    panel.whisker(row.width, row.low, row.high)
+                    panel.dot(row.width, row.estimate, f"{rule}: {row.estimate:.4f}")
+                panel.text(panel.px(row.width) + 6, panel.py(row.estimate) + 4, rule, "soft")
+        panels.append(panel)
+    return Figure(quantity, f"{TITLES[quantity]}; bars at 95 %.", rows, panels)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from lm.model import llama, loss, parametrization
 FLAT = math.log(1.1) / math.log(8)  # largest slope of what is flat
 HEAD_DIM, LENGTH, BATCH = 8, 64, 8
 FIXED = {"width": 32, "depth": 2}  # of what does not grow
+HUES = ("#1c1c1c", "#0b62c4", "#c44a04", "#0b7d58", "#93398a", "#1f7d96", "#8f6a08")
 COLUMNS = ("axis", "layer", "size", "seed", "rms", "change")
 
 
@@ -91,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        draw(rows, found, name, arguments.out / f"{name}.png")
+        (arguments.out / f"{name}.svg").write_text(picture(rows, found, name))
     return 0
 
 
@@ -239,27 +241,45 @@ def table(found: Sequence[Mapping]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[Mapping], found: Sequence[Mapping], title: str, path: Path) -> None:
-    """Sizes and changes against width or depth, a line a layer."""
-    from matplotlib.figure import Figure
+def picture(rows: Sequence[Mapping], found: Sequence[Mapping], title: str) -> str:
+    """An SVG: sizes and changes against width or depth, a line a layer, both axes logarithmic."""
+    parts, sizes = [], sorted({row["size"] for row in rows})
+    for panel, name in enumerate(("rms", "change")):
+        means = {
+            (line["layer"], size): np.mean(
+                [
+                    math.log10(r[name])
+                    for r in rows
+                    if (r["layer"], r["size"]) == (line["layer"], size)
+                ]
+            )
+            for line in found
+            for size in sizes
+        }
+        low, high = math.floor(min(means.values())), math.ceil(max(means.values()))
+        x = [50 + 470 * panel + 260 * i / (len(sizes) - 1) for i in range(len(sizes))]
 
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for panel, name in zip(panels, ("rms", "change"), strict=True):
-        for line in found:
-            mine = [row for row in rows if row["layer"] == line["layer"]]
-            sizes = sorted({row["size"] for row in mine})
-            means = [
-                np.exp(np.mean([np.log(row[name]) for row in mine if row["size"] == size]))
-                for size in sizes
-            ]
-            panel.plot(sizes, means, marker=".", label=f"{line['layer']} {line[name]:+.2f}")
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        panel.set_xlabel(rows[0]["axis"])
-        panel.set_title(f"{title}: {'size' if name == 'rms' else 'change'}", fontsize=9)
-        panel.legend(fontsize=6, title="slope", title_fontsize=6)
-    figure.savefig(path, dpi=80)
+        def y(value, low=low, high=high):
+            return 250 - 220 * (value - low) / max(high - low, 1)
+
+        words = f"{title}: {'size' if name == 'rms' else 'change'}"
+        parts.append(f'<text x="{x[0]}" y="16">{words}</text>')
+        for at, size in zip(x, sizes, strict=True):
+            parts.append(f'<text x="{at:.0f}" y="268" text-anchor="middle">{size}</text>')
+        for power in range(low, high + 1):
+            at = f'y1="{y(power):.0f}" y2="{y(power):.0f}"'
+            parts.append(f'<line x1="{x[0]}" x2="{x[-1]}" {at} stroke="#ddd"/>')
+            label = f'x="{x[0] - 6}" y="{y(power) + 4:.0f}" text-anchor="end"'
+            parts.append(f"<text {label}>1e{power}</text>")
+        for row, (line, hue) in enumerate(zip(found, itertools.cycle(HUES), strict=False)):
+            heights = [y(means[line["layer"], size]) for size in sizes]
+            points = " ".join(f"{a:.0f},{b:.1f}" for a, b in zip(x, heights, strict=True))
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{hue}"/>')
+            place = f'x="{x[-1] + 8:.0f}" y="{36 + 16 * row}" fill="{hue}"'
+            parts.append(f"<text {place}>{line['layer']} {line[name]:+.2f}</text>")
+    head = '<svg xmlns="http://www.w3.org/2000/svg" width="930" height="276" font-size="11"'
+    ground = '<rect width="930" height="276" fill="white"/>'
+    return f'{head} font-family="sans-serif">{ground}{"".join(parts)}</svg>\n'
 
 
 if __name__ == "__main__":

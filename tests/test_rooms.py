@@ -70,7 +70,7 @@ OUTSIDE = {  # packages that only these rooms may import
     "optax": {"lm", "optim", "benchmarks"},
     "ml_collections": {"lm", "sweeps", "configs", "benchmarks"},
     "pandas": {"analysis", "benchmarks"},
-    "matplotlib": {"analysis", "benchmarks", "lm"},  # lm.coordinates draws
+    "matplotlib": {"analysis", "benchmarks"},
 }
 NEVER = {"tensorflow", "clu", "chex", "jaxopt", "jmp", "grain"}
 

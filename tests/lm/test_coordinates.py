@@ -55,4 +55,4 @@ def test_a_check_from_end_to_end(tmp_path, capsys):
     assert "stream" in capsys.readouterr().out
     lines = (tmp_path / "adamw-completep-depth.csv").read_text().splitlines()
     assert lines[0] == "axis,layer,size,seed,rms,change" and len(lines) == 1 + 3 * 5
-    assert (tmp_path / "adamw-completep-depth.png").stat().st_size > 1000
+    assert (tmp_path / "adamw-completep-depth.svg").read_text().count("<polyline") == 2 * 5

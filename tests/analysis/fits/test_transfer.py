@@ -82,6 +82,8 @@ def test_regret_in_tokens_and_leads_of_each_kind():
     assert leads == pytest.approx(expected, abs=0.01)
     assert rows["lead", "muon", "tuned", "small"] == pytest.approx(0.10, abs=0.01)
     assert "p of learning rate x decay" in command.terminal(table)
+    picture = command.draw(table, "regret", WIDTHS).svg()
+    assert picture.count("<svg") == 3 and ">mup</text>" in picture
 
 
 def test_a_rule_whose_runs_diverged_has_no_number():
