@@ -142,7 +142,9 @@ def _record(lead: str, numbers, out: Path) -> None:
     found = numbers()
     title, sentence = lead.split(": ", 1)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(record.record(title, sentence, found), encoding="utf-8")
+    (out / "index.html").write_text(
+        record.record(title, sentence[:1].upper() + sentence[1:], found), encoding="utf-8"
+    )
     found.to_csv(out / "numbers.csv", index=False, lineterminator="\n")
 
 

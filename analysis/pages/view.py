@@ -53,7 +53,7 @@ def digits(value: float, low=np.nan, high=np.nan) -> str:
         return "open"
     half = (high - low) / 2
     if not (np.isfinite(half) and half > 0):
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+        return f"{value:.4f}" if 0.1 <= abs(value) < 10 else f"{value:.4g}"
     power = math.floor(math.log10(half))
     places = -power + (half / 10.0**power < 3)
     return f"{value:.{places}f}" if places >= 0 else f"{round(value, places):.0f}"
