@@ -48,7 +48,8 @@ def main(argv=None) -> int:
     parser = _parser()
     given = parser.parse_args(argv)
     known = given.sources == ["published"] or given.sources[0] in RECORDS
-    if (known or len(given.sources) > 1) and not given.out:
+    elsewhere = len(given.sources) > 1 or "://" in given.sources[0]
+    if (known or elsewhere) and not given.out:
         parser.error(f"{' '.join(given.sources)}: say where to write, with --out=DIR")
     if given.gallery and len(given.sources) > 1:
         parser.error("--gallery takes one folder of studies")

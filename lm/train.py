@@ -23,6 +23,7 @@ from lm.data.corpus import Corpus
 from lm.data.corpus import load as load_corpus
 from lm.run import dry_run
 from lm.run.loop import Loop
+from lm.run.records import Right
 from lm.run.stopping import LOST, Lost, Stopped, Termination
 
 
@@ -32,6 +33,7 @@ def train_pack(
     *,
     log: Callable[[str], None] = print,
     termination: Termination | None = None,
+    right: Right | None = None,
 ) -> list[dict]:
     """Trains the runs as one packed program; each leaves its files in its folder as soon as it is
     over.
@@ -41,6 +43,7 @@ def train_pack(
       folders: one folder per run.
       log: called with a progress line every few seconds.
       termination: asked after every call whether to save and stop.
+      right: to the runs, where others may train them too; else whoever calls has it.
     Returns:
       the results, in the order of the configs.
     Raises:
@@ -54,7 +57,7 @@ def train_pack(
     first = configs[0]
     corpus = open_corpus(first, log)
     with blamed(first["optimizer"]):
-        return Loop(Packed(configs), folders, corpus, log, termination).run()
+        return Loop(Packed(configs), folders, corpus, log, termination, right).run()
 
 
 def train_one(
@@ -64,6 +67,7 @@ def train_one(
     corpus: Corpus | None = None,
     log: Callable[[str], None] = print,
     termination: Termination | None = None,
+    right: Right | None = None,
 ) -> dict:
     """Trains one run, sharded over all devices of the job, from its newest checkpoint if any.
 
@@ -78,7 +82,7 @@ def train_one(
 
     corpus = corpus or open_corpus(config, log)
     with blamed(config["optimizer"]):
-        return Loop(Solo([config]), [folder], corpus, log, termination).run()[0]
+        return Loop(Solo([config]), [folder], corpus, log, termination, right).run()[0]
 
 
 @contextlib.contextmanager

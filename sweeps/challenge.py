@@ -27,8 +27,9 @@ from typing import NamedTuple
 
 from lm import command, storage
 from lm.config import ConfigError
-from sweeps.dispatch import ledger
+from lm.storage import open_store
 from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.ledger import Ledger
 from sweeps.plan import config, cost
 from sweeps.plan.forecast import forecast
 from sweeps.plan.study import Study
@@ -226,7 +227,9 @@ class Race:
         return Study(self.raced())
 
     def finished(self) -> dict:
-        return ledger.load(self.workdir, self.held()).outcomes if self.raced() else {}
+        if not self.raced():
+            return {}
+        return Ledger(open_store(str(self.workdir)), self.held()).open().outcomes
 
     def hours(self, study: Study) -> tuple[cost.Cost, float]:
         """What is left to be trained of a design, and how long that takes."""

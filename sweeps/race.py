@@ -13,7 +13,6 @@ folder goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm.config import what
-from lm.storage import write_json
-from sweeps.dispatch import ledger
-from sweeps.dispatch.accidents import ATTEMPTS, Accidents, Refused, begun, write_off
+from lm.storage import open_store
+from sweeps.dispatch.accidents import ATTEMPTS, Accidents, Refused
 from sweeps.dispatch.executor import Report
+from sweeps.dispatch.ledger import STATUSES, Ledger, certify, uncertify
 from sweeps.plan import config as study_config
 from sweeps.plan.phases import Plan, plan
 from sweeps.plan.study import Study
@@ -56,15 +55,15 @@ class Race:
             config = config.to_dict()
         full = study_config.complete({**config, "told": True})
         full["data"]["fingerprint"] = full["data"]["fingerprint"] or "told"
-        self.study, self.workdir = Study(full), Path(workdir)
+        self.study, self.store = Study(full), open_store(str(workdir))
         self.study.check()
-        before = self.workdir / "study.json"
-        if before.exists() and (change := study_config.other(json.loads(before.read_text()), full)):
+        before = self.store.read_json("study.json")
+        if before and (change := study_config.other(before, full)):
             raise Refused(f"{workdir} holds a different study: {change}; choose another workdir")
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        write_json(before, full)
-        self.outcomes = ledger.load(self.workdir, self.study).outcomes
-        self.accidents = Accidents(self.workdir, self.study.hash)
+        self.store.write_json("study.json", full)
+        self.ledger = Ledger(self.store, self.study).open()
+        self.accidents = Accidents(self.store, self.study)
+        self.accidents.look()
         self.asked: dict[str, Trial] = {}  # and not yet told
         self._plan: Plan | None = None
 
@@ -76,8 +75,8 @@ class Race:
         Raises:
           Refused: the first trials all failed.
         """
-        state = self._advance()
-        waiting = set(self.asked.values()) | set(self.accidents.failed(state.pending))
+        state, failed = self._advance()
+        waiting = set(self.asked.values()) | set(failed)
         open_ = [trial for trial in state.pending if trial not in waiting]
         trials = sorted(open_, key=self.accidents.alone)[: max(0, n)]
         self.asked |= {self.study.hash(trial): trial for trial in trials}
@@ -106,8 +105,8 @@ class Race:
         """
         if hash not in self.asked:
             raise ValueError(f"{hash} is no trial that was asked for and not yet told of")
-        if status not in (*ledger.STATUSES, *ATTEMPTS):
-            known = ", ".join([*ledger.STATUSES, *ATTEMPTS])
+        if status not in (*STATUSES, *ATTEMPTS):
+            known = ", ".join([*STATUSES, *ATTEMPTS])
             raise ValueError(f"status={status!r} is not one of {known}")
         finite = isinstance(loss, (int, float)) and math.isfinite(loss)
         if finite != (status == "finished"):
@@ -117,8 +116,8 @@ class Race:
             self.accidents.lost([trial], Report(status, reason or "no reason was given"))
             return
         study, run = self.study, what(self.study.run(trial))
-        self.outcomes[trial] = ledger.record(
-            ledger.folder(self.workdir, hash),
+        self.ledger.record(
+            trial,
             run,
             status,
             loss=loss,
@@ -132,13 +131,13 @@ class Race:
 
     def certificates(self) -> dict[str, dict]:
         """The certificates by cell: of what is over, and of what failed trials hold up."""
-        state = self._advance()
-        failed = self.accidents.failed(state.pending)
+        state, failed = self._advance()
         left = {trial.cell for trial in state.pending if trial not in failed}
         failed = {trial: why for trial, why in failed.items() if trial.cell not in left}
-        ledger.certify(self.study, state, self.workdir, {}, failed)
-        paths = sorted((self.workdir / "certificates").iterdir())
-        return {path.stem: json.loads(path.read_text()) for path in paths}
+        uncertify(self.study, state, self.store)
+        certify(self.study, state, self.store, {}, failed)
+        names = self.store.list("certificates")
+        return {n.removesuffix(".json"): self.store.read_json(f"certificates/{n}") for n in names}
 
     def report(self, out: str | Path | None = None) -> Path:
         """Writes the report (`python -m analysis.report`); returns its page.
@@ -147,20 +146,18 @@ class Race:
           RuntimeError: there is nothing to report yet; one line.
         """
         self.certificates()
-        out = Path(out or self.workdir / "report")
-        words = [sys.executable, "-m", "analysis.report", str(self.workdir), f"--out={out}"]
+        out = Path(out or Path(self.store.address) / "report")
+        words = [sys.executable, "-m", "analysis.report", self.store.address, f"--out={out}"]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])
         return out / "index.html"
 
-    def _advance(self) -> Plan:
-        """The plan as of what has been told."""
-        while self._plan is None:
-            self._plan = plan(self.study, self.outcomes)
-            if not begun(self.outcomes):
-                self.accidents.check_start(self._plan.pending)
-            elif found := write_off(self.study, self._plan.pending, self.accidents):
-                self.outcomes |= found
-                self._plan = None
-        return self._plan
+    def _advance(self) -> tuple[Plan, dict[Trial, str]]:
+        """The plan as of what has been told, and what of it is not tried again."""
+        while True:
+            self._plan = self._plan or plan(self.study, self.ledger.outcomes)
+            failed = self.accidents.failed(self._plan.pending, self.ledger.outcomes)
+            if not self.accidents.write_off(self.ledger, failed):
+                return self._plan, failed
+            self._plan = None

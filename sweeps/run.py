@@ -12,7 +12,6 @@ Kill it at any time and start it again: finished trials are kept, the rest is pl
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +19,12 @@ from pathlib import Path
 
 from lm import command, storage
 from lm.config import FIELDS, ConfigError
-from sweeps.dispatch import ledger, resources
-from sweeps.dispatch.accidents import Accidents, Refused
-from sweeps.dispatch.driver import Driver, lock
-from sweeps.dispatch.executor import Executor
-from sweeps.dispatch.local import TRAINER, Inline, Workers
+from lm.storage import Store, in_bucket, open_store
+from sweeps import work
+from sweeps.dispatch import driver
+from sweeps.dispatch.accidents import Accidents, Refused, forgive
+from sweeps.dispatch.ledger import Ledger, uncertify
+from sweeps.dispatch.local import TRAINER, keep_sources, sources
 from sweeps.plan import config, cost
 from sweeps.plan.certificates import effort
 from sweeps.plan.phases import Plan, plan
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add_study(out)
     add = out.add_argument
     add("--dry_run", action="store_true", help="print the plan and its cost, train nothing")
-    add("--workers", type=_count, default=0, help="worker processes; 0: this process (default)")
+    add("--workers", type=work.count, default=0, help="worker processes; 0: this process (default)")
     add("--executor", choices=("local", "ray"), default="local", help="see docs/launch.md")
     add("--address", default="auto", help="of the Ray cluster; default: this machine's")
     add("--resources", default="CPU=1", help="of a pack on Ray: GPU=1, slice=v5e-4x4")
@@ -54,7 +54,7 @@ def add_study(out: argparse.ArgumentParser) -> None:
     """The flags that say which study, where, and how it goes on."""
     add = out.add_argument
     add("--config", required=True, help="FILE.py:NAME; --config.a.b=VALUE sets any of its fields")
-    add("--workdir", required=True, type=storage.folder, help="holds the study and its results")
+    add("--workdir", required=True, type=storage.place, help="a folder or s3://, gs://, az://")
     add("--optimizers", type=_names, default=(), help="race these: adamw,muon,my_opt:my_sgd")
     add("--extend", action="store_true", help="let a changed study go on in its workdir")
     add("--retry_failed", action="store_true", help="try trials again that failed for good")
@@ -64,12 +64,6 @@ def add_study(out: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text} is not a number of processes")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,19 +80,45 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
     if arguments.workers and arguments.executor == "ray":
         raise Refused("--workers is for one machine; on Ray --resources says what a pack gets")
     study, changes = resolve(arguments, overrides, log)
-    workdir = arguments.workdir
+    store = open_store(str(arguments.workdir))
     if arguments.dry_run:
         for line in config.own_grids(study.config):
             log(line)
-        dry_run(study, ledger.load(workdir, study).outcomes, arguments.device, changes, log)
+        outcomes = Ledger(store, study).open().outcomes
+        dry_run(study, outcomes, arguments.device, changes, log)
         return 0
-    with lock(workdir):
-        outcomes = begin(study, workdir, arguments, log)
-        executor = make_executor(arguments, workdir, log)
-        limit = arguments.timeout or float("inf")
-        state, failed = Driver(study, workdir, executor, outcomes, log=log, timeout=limit).run()
-    report(study, state, outcomes, failed, log)
+    begin(study, store, arguments, log)
+    state, failed, ledger = drive(study, store, arguments, log)
+    report(study, state, ledger.outcomes, failed, log)
     return 0
+
+
+def drive(study: Study, store: Store, arguments: argparse.Namespace, log: Callable) -> tuple:
+    """Lets workers train the study and shows what they do, as `Worker.run` does."""
+    own = argparse.Namespace(**vars(arguments), slots=arguments.workers, sharded=False)
+    if arguments.executor == "ray":
+        return _on_ray(study, store, own, log)
+    if arguments.workers:
+        return driver.follow(store, study, driver.Process(store, work.flags(own)), log)
+    try:
+        return work.work(store, study, own, log)
+    except (work.Stopping, work.Avoided):
+        raise KeyboardInterrupt from None
+
+
+def _on_ray(study: Study, store: Store, arguments: argparse.Namespace, log: Callable) -> tuple:
+    try:
+        from sweeps.dispatch.cluster import Cluster
+    except ModuleNotFoundError as error:
+        reason = f"--executor=ray needs the extra `cluster`: pip install ray ({error})"
+        raise Refused(reason) from None
+    address = store.address if in_bucket(store.address) else str(Path(store.address).resolve())
+    words = [f"--workdir={address}", *work.flags(arguments)]
+    cluster = Cluster(arguments.address, arguments.resources, words, driver.machine_logs(store))
+    try:
+        return driver.follow(store, study, driver.OnCluster(cluster), log)
+    finally:
+        cluster.close()
 
 
 def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable) -> tuple:
@@ -108,16 +128,15 @@ def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callab
       ConfigError, CorpusError, Refused: one line; also when the workdir holds another study.
     """
     cost.rate(arguments.device)  # refuses an unknown device
-    sys.path.append(str(arguments.workdir / "optimizers"))  # of whoever began it; ours come first
+    store = open_store(str(arguments.workdir))
+    sys.path.append(str(sources(store)))  # of whoever began it; ours come first
     named = config.load(arguments.config, overrides, arguments.optimizers)
     named["data"] = resolve_data(named, log)
     workdir = arguments.workdir
     study = Study(named)
     study.check()
-    before = workdir / "study.json"
     changes = []
-    if before.exists():
-        old = json.loads(before.read_text())
+    if old := store.read_json("study.json"):
         if reason := config.incompatible(old, named):
             raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
         changes = config.changes(old, named)
@@ -148,57 +167,39 @@ def resolve_data(named: dict, log: Callable) -> dict:
     return {**named["data"], "fingerprint": prepared.fingerprint}
 
 
-def begin(
-    study: Study, workdir: Path, arguments: argparse.Namespace, log: Callable
-) -> dict[Trial, Outcome]:
-    """Writes study.json and the sources of own optimizers, under the workdir's lock.
+def begin(study: Study, store: Store, arguments: argparse.Namespace, log: Callable) -> None:
+    """Puts study.json and the sources of own optimizers.
 
-    Returns what has finished already.
-
-    Unusable results are reported and set aside.
+    Unusable results are reported and set aside; attempts at trials of an optimizer of which nothing
+    has finished are forgotten, for they may be those of a broken set-up.
 
     Raises:
       Refused: the study is expected to cost more than its budget.
     """
-    found = ledger.load(workdir, study)
-    for path, reason in found.corrupt.items():
-        log(f"{path}/result.json is unusable and its trial runs again: {reason}")
-        ledger.discard(path)
-    budget, rate = study.config["budget"], cost.rate(arguments.device, found.outcomes.values())
-    total = cost.expected(study, found.outcomes) if any(budget.values()) else cost.Cost()
+    ledger, accidents = Ledger(store, study).open(), Accidents(store, study)
+    for name, reason in ledger.corrupt.items():
+        ledger.discard(name, reason, log)
+    outcomes = ledger.outcomes
+    budget, rate = study.config["budget"], cost.rate(arguments.device, outcomes.values())
+    total = cost.expected(study, outcomes) if any(budget.values()) else cost.Cost()
     if reason := cost.over_budget(total, budget, rate):
         raise Refused(
             f"{reason}, which this study is expected to need; raise the budget, or lower "
             f"rule.max_moves, the grids, the sizes or the ratios"
         )
+    accidents.look()
+    state = plan(study, outcomes)
+    begun = {trial.cell.optimizer for trial, run in outcomes.items() if run.status != "infeasible"}
+    broken = [trial for trial in state.pending if trial.cell.optimizer not in begun]
+    accidents.forget(state.pending if arguments.retry_failed else broken)
     if arguments.retry_failed:
-        Accidents(workdir, study.hash).forget(plan(study, found.outcomes).pending)
-    storage.write_json(workdir / "study.json", study.config)
+        forgive(store)
+    store.write_json("study.json", study.config)
+    uncertify(study, state, store)
     if own := [name for name, entry in study.config["optimizers"].items() if "source" in entry]:
-        from optim import plugins
-
-        plugins.keep(own, workdir / "optimizers")  # for workers, and whoever goes on with it
-    if found.outcomes:
-        log(f"{len(found.outcomes)} trials are finished already")
-    return found.outcomes
-
-
-def make_executor(arguments: argparse.Namespace, workdir: Path, log: Callable) -> Executor:
-    if arguments.executor == "ray":
-        try:
-            from sweeps.dispatch.cluster import Ray
-        except ModuleNotFoundError as error:
-            reason = f"--executor=ray needs the extra `cluster`: pip install ray ({error})"
-            raise Refused(reason) from None
-        try:
-            need = resources.parse(arguments.resources)
-            names = {"workdir": workdir, "trainer": arguments.trainer}
-            return Ray(arguments.address, need, **names, log=log)
-        except (ConnectionError, ValueError) as error:
-            raise Refused(str(error)) from None
-    if arguments.workers:
-        return Workers(arguments.workers, trainer=arguments.trainer, log_folder=workdir / "logs")
-    return Inline(trainer=arguments.trainer, log=log)
+        keep_sources(store, own)  # for workers, and whoever goes on with it
+    if outcomes:
+        log(f"{len(outcomes)} trials are finished already")
 
 
 def dry_run(

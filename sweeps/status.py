@@ -3,12 +3,13 @@
     python -m sweeps.status runs/nano
     python -m sweeps.status runs/nano --watch
 
-Counts come from the trials' result files, the rest from the driver's last snapshot.
+Counts come from the trials' results, the rest from the plan and from what workers say.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -16,14 +17,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from lm.storage import folder
-from sweeps.dispatch import ledger
-from sweeps.plan.study import Study
+from lm.command import guarded
+from lm.storage import open_store, place
+from sweeps.dispatch.accidents import Accidents, Refused
+from sweeps.dispatch.ledger import Ledger
+from sweeps.plan.phases import plan
 from sweeps.plan.trial import Outcome
+from sweeps.work import begun
 
-STALE = 60.0  # seconds after which a silent driver counts as gone
 COUNTS = ("finished", "running", "queued", "diverged", "infeasible")
 
 
@@ -51,47 +53,50 @@ class Row:
 
 
 class Status:
-    """Reads a workdir; a second look reads only what is new."""
+    """Looks at a store; a second look reads only what is new."""
 
-    def __init__(self, workdir: Path):
-        self.workdir, self.seen = Path(workdir), {}
+    def __init__(self, address: str):
+        """Raises Refused where there is no study."""
+        self.store = open_store(address)
+        self.study = begun(self.store)
+        self.ledger = Ledger(self.store, self.study).open()
+        self.accidents = Accidents(self.store, self.study)
 
     def rows(self) -> dict[str, Row]:
-        """The table, by cell.
-
-        Raises:
-          FileNotFoundError: the workdir holds no study.
-        """
-        study = Study(json.loads((self.workdir / "study.json").read_text()))
-        rows = {str(cell): Row(phase) for cell, phase in study.cells.items()}
-        for path in ledger.folders(self.workdir):
-            if path.name not in self.seen and (found := self._trial(study, path)):
-                self.seen[path.name] = found
-        for cell, outcome in self.seen.values():
-            if cell in rows:
-                rows[cell].add(outcome)
-        driver = self.driver() or {}
-        if driver and not driver["over"] and driver["age"] < STALE:
-            for name in ("running", "queued"):
-                for cell, count in driver[name].items():
-                    rows[cell].counts[name] = count
-        for cell, row in rows.items():
-            row.state = driver.get("waiting", {}).get(cell, row.state)
-            path = self.workdir / "certificates" / f"{cell}.json"
-            if cell in driver.get("failed", {}):
-                row.state = f"held up: {driver['failed'][cell]}"
-            elif path.exists():
-                complete = json.loads(path.read_text())["complete"]
-                row.state = "certified" if complete else "certified, not complete"
+        """The table, by cell."""
+        self.ledger.look()
+        self.accidents.look()
+        rows = {str(cell): Row(phase) for cell, phase in self.study.cells.items()}
+        for trial, outcome in self.ledger.outcomes.items():
+            rows[str(trial.cell)].add(outcome)
+        state = plan(self.study, self.ledger.outcomes)
+        for trial in state.pending:
+            rows[str(trial.cell)].counts["queued"] += 1
+        for cell, why in state.waiting.items():
+            rows[str(cell)].state = why
+        for life in self.workers():
+            for cell, count in life.get("running", {}).items():
+                if cell in rows:
+                    rows[cell].counts["running"] += count
+                    rows[cell].counts["queued"] -= count
+        for name in self.store.list("certificates"):
+            found, cell = self.store.read_json(f"certificates/{name}"), name.removesuffix(".json")
+            if found and cell in rows:
+                complete = found["complete"]
+                rows[cell].state = "certified" if complete else "certified, not complete"
+        for trial in state.pending:
+            if reason := self.accidents.spent(trial):
+                rows[str(trial.cell)].state = f"held up: {reason}"
         return rows
 
-    def driver(self) -> dict | None:
-        """The driver's last snapshot with its age in seconds, None if there is none."""
-        try:
-            path = self.workdir / "driver.json"
-            return {**json.loads(path.read_text()), "age": time.time() - path.stat().st_mtime}
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
+    def workers(self) -> list[dict]:
+        """What each worker says of itself; one that was lost says so until another finds out."""
+        lives = [self.store.get(f"workers/{name}") for name in self.store.list("workers")]
+        found = []
+        for life in lives:
+            with contextlib.suppress(ValueError):
+                found += [json.loads(life.content)] if life else []
+        return found
 
     def text(self) -> str:
         """The table as it is printed."""
@@ -107,36 +112,20 @@ class Status:
             ).rstrip()
             for line in body
         ]
-        done = sum(row.counts[name] for row in rows.values() for name in ledger.STATUSES)
+        done = len(self.ledger.outcomes)
         certified = sum(row.state.startswith("certified") for row in rows.values())
         lines.append(
             f"{done} trials over, {certified} of {len(rows)} cells certified, "
             f"{sum(row.seconds for row in rows.values()):.0f} device seconds, "
             f"{sum(row.flops for row in rows.values()):.3g} FLOPs"
         )
-        lines.append(_driver_line(self.driver()))
+        for life in self.workers():
+            count = len(life.get("trials", []))
+            lines.append(
+                f"worker {life.get('token', '?')[:8]} on {life.get('host', '?')}: {count} trials, "
+                f"{life.get('counter', '?')} signs of life"
+            )
         return "\n".join(lines)
-
-    def _trial(self, study: Study, path: Path) -> tuple[str, Outcome] | None:
-        """(cell, outcome) of a finished trial folder, None while it has none or cannot be read."""
-        try:
-            outcome = ledger.read(path)
-            trial = study.trial(json.loads((path / "config.json").read_text()))
-            return (str(trial.cell), outcome) if outcome and trial else None
-        except (OSError, *ledger.UNUSABLE):
-            return None
-
-
-def _driver_line(driver: dict | None) -> str:
-    if driver is None:
-        return "no driver has run here"
-    who = f"driver: process {driver['process']} on {driver['host']}"
-    if driver["over"]:
-        return f"{who}: {'stopped by failed trials' if driver['failed'] else 'the study is over'}"
-    if driver["age"] > STALE:
-        return f"{who}: silent for {driver['age']:.0f} s; start it again to go on"
-    eta = driver["eta_seconds"]
-    return f"{who}: this round ends in about {'?' if eta is None else f'{eta:.0f} s'}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,21 +135,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("workdir", type=folder)
+    parser.add_argument("workdir", type=place)
     parser.add_argument("--watch", action="store_true", help="refresh until interrupted")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between refreshes")
     arguments = parser.parse_args(argv)
-    status = Status(arguments.workdir)
-    try:
-        while arguments.watch:
-            print("\x1b[2J\x1b[H" + status.text(), flush=True)
-            time.sleep(arguments.every)
-        print(status.text())
-    except FileNotFoundError:
-        print(f"error: {arguments.workdir} holds no study (no study.json)", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        pass
+    return guarded(lambda: show(arguments), Refused, interrupted="it goes on without being watched")
+
+
+def show(arguments: argparse.Namespace) -> int:
+    status = Status(str(arguments.workdir))
+    while arguments.watch:
+        print("\x1b[2J\x1b[H" + status.text(), flush=True)
+        time.sleep(arguments.every)
+    print(status.text())
     return 0
 
 

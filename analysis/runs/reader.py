@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.runs import bucket
 from analysis.runs.names import BASELINE, CELL
 from analysis.runs.study import (
     NUMBERS,
@@ -51,7 +52,10 @@ def load(workdir, *, baseline=None) -> Study:
     Raises:
       NothingToReport: there is no such folder, it holds no trials, or none of them finished.
     """
-    workdir = Path(workdir)
+    try:
+        workdir = bucket.local(workdir)
+    except FileNotFoundError as error:
+        raise NothingToReport(str(error)) from None
     if not workdir.is_dir():
         raise NothingToReport(f"no such results folder: {workdir}")
     folders = sorted(path for path in (workdir / "trials").glob("*") if path.is_dir())

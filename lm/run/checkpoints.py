@@ -17,6 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from lm.config import ConfigError
+from lm.run.mirror import Mirror
 from lm.storage import in_bucket
 
 
@@ -25,10 +26,17 @@ class Checkpoints:
 
     def __init__(self, folders: Sequence[Path], settings: Mapping, log: Callable[[str], None]):
         """`settings` is the config's `checkpoint` section; nothing is created before a save."""
-        if other := [f for f in map(str, folders) if in_bucket(f) and not f.startswith("gs://")]:
-            raise ConfigError(f"{other[0]}: checkpoints are kept on a disk or in gs:// alone")
+        self.mirrors = [Mirror(f) for f in folders if in_bucket(f) and not str(f).startswith("gs:")]
+        if self.mirrors and jax.process_count() > 1:
+            raise ConfigError(
+                f"{folders[0]}: jobs of several hosts keep checkpoints in gs:// alone"
+            )
         roots = [str(f) if in_bucket(f) else f.absolute() for f in folders]
-        self.folders = [epath.Path(root) / "checkpoint" for root in roots]
+        self.folders = (
+            [epath.Path(root) / "checkpoint" for root in roots]
+            if not self.mirrors
+            else [epath.Path(mirror.local) for mirror in self.mirrors]
+        )
         self.settings, self.log = settings, log
         self.managers: list[ocp.CheckpointManager] = []
         self.saved_at, self.saved_step = time.monotonic(), 0
@@ -56,6 +64,10 @@ class Checkpoints:
         for manager, member, keep in zip(self._open(), members, alive, strict=True):
             if keep and step not in manager.all_steps():  # a final one may be there already
                 manager.save(step, args=ocp.args.StandardSave(member))
+        if self.mirrors:
+            self.wait()
+        for mirror in self.mirrors:
+            mirror.push()
         self.saved_at, self.saved_step = time.monotonic(), step
 
     def restore(
@@ -72,6 +84,8 @@ class Checkpoints:
         A checkpoint that cannot be read is reported and the one before it taken; `discard` removes
         it, so that the run can save that step anew.
         """
+        for mirror in self.mirrors:
+            mirror.fetch()
         if not all(folder.exists() for folder in self.folders):
             return None
         managers = self._open()
@@ -104,7 +118,9 @@ class Checkpoints:
         for manager in self.managers:
             manager.close()
         self.managers = []
-        if delete and jax.process_index() == 0:
+        for mirror in self.mirrors:
+            mirror.close(delete=delete)
+        if delete and not self.mirrors and jax.process_index() == 0:
             for folder in self.folders:
                 try:
                     folder.rmtree(missing_ok=True)

@@ -34,6 +34,7 @@ class Loop:
         corpus: Corpus,
         log: Callable[[str], None],
         termination: Termination | None = None,
+        right: records.Right | None = None,
     ):
         """Begins the runs' folders, or goes on from the newest checkpoint that all of them have.
 
@@ -41,10 +42,12 @@ class Loop:
           folders: one folder per member of the program.
           log: called with one line at a time.
           termination: asked after every call whether to save and stop.
+          right: hears of every look at the numbers, and puts the results.
         """
         self.clock = time.perf_counter()
         self.compile_seconds: float | None = None
         self.program, self.log, self.termination = program, log, termination
+        self.right = right
         self.configs = configs = program.configs
         first, train = configs[0], configs[0]["train"]
         self.steps = train["steps"]
@@ -68,7 +71,9 @@ class Loop:
         self.checkpoints = Checkpoints(folders, first["checkpoint"], log)
         self.step, self.state = self.start()
         self.recorders = [
-            records.Recorder(folder, config, resume_at=self.step, silent=program.host[0] > 0)
+            records.Recorder(
+                folder, config, resume_at=self.step, silent=program.host[0] > 0, right=right
+            )
             for folder, config in zip(folders, configs, strict=True)
         ]
         self.seconds = np.array([recorder.seconds for recorder in self.recorders])
@@ -258,6 +263,8 @@ class Loop:
         """Shares the time since the last look among the active; the first look was compilation."""
         if self.watchdog is not None:
             self.watchdog.hear()
+        if self.right is not None:
+            self.right.hear()
         now = time.perf_counter()
         if self.compile_seconds is None:
             self.compile_seconds = now - self.clock

@@ -10,6 +10,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from lm.config import canonical, config_hash, what
 from lm.storage import Lines, exists, in_bucket, read, write, write_json
@@ -28,15 +29,33 @@ def begin(folder: Path, config: Mapping) -> None:
         write(folder / "checkout.diff", diff)
 
 
+class Right(Protocol):
+    """The right to train runs that others may train too (`sweeps.dispatch.right`)."""
+
+    def hear(self) -> None:
+        """The training loop goes on."""
+
+    def finish(self, name: str, result: Mapping) -> object:
+        """Puts a run's result.json, if the right to it is still held; raises an error if not."""
+
+
 class Recorder:
     """One run's curve and result, in a folder that has begun. A disk has each line at once."""
 
-    def __init__(self, folder: Path, config: Mapping, *, resume_at: int = 0, silent: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping,
+        *,
+        resume_at: int = 0,
+        silent: bool = False,
+        right: Right | None = None,
+    ):
         """Starts the curve anew, or after step `resume_at` of an interrupted one.
 
-        `silent` writes nothing: all hosts but the first.
+        `silent` writes nothing: all hosts but the first. A result is put under `right`, if given.
         """
-        self.folder, self.config, self._curve = folder, config, None
+        self.folder, self.config, self.right, self._curve = folder, config, right, None
         self.seconds = 0.0  # trained so far, over all starts
         if silent:
             return
@@ -75,7 +94,10 @@ class Recorder:
             **provenance(),
         }
         full["finished_at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(self.folder / "result.json", full)
+        if self.right is None:
+            write_json(self.folder / "result.json", full)
+        else:
+            self.right.finish(self.folder.name, full)
         return full
 
 

@@ -15,9 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-
-from jax.experimental import multihost_utils
+from collections.abc import Callable, Sequence
 
 UNSAVED = 143  # exit code of a process that SIGTERM ended and that saved nothing
 LOST = 75  # exit code of a process whose job lost another: the same command may go on
@@ -32,32 +30,56 @@ class Lost(Exception):
 
 
 class Termination:
-    """Watches for SIGTERM from its creation on; create it before anything slow."""
+    """Watches for signals from its creation on; create it before anything slow."""
 
-    def __init__(self, log: Callable[[str], None] = print):
+    def __init__(
+        self,
+        log: Callable[[str], None] = print,
+        *,
+        signals: Sequence[int] = (signal.SIGTERM,),
+        leave: Callable[[], object] = lambda: None,
+    ):
+        """`signals` stop a run; a second one ends the process at once. `leave` is called before
+        the process is ended from here.
+        """
         self.requested = threading.Event()
-        self.log, self.busy, self.grace = log, False, 25.0
+        self.log, self.busy, self.grace, self.leave = log, False, 25.0, leave
+        self.signals, self._number = signals, signal.SIGTERM
         self._pipe, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGTERM, lambda *_: None)  # not the default, which is to die
+        ignore = lambda *_: None  # noqa: E731  # not the default, which is to die
+        self._before = {number: signal.signal(number, ignore) for number in signals}
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        while os.read(self._pipe, 1)[0] != signal.SIGTERM:
-            pass
-        self.requested.set()
-        if not self.busy:
-            self.log("SIGTERM: nothing to save yet; run the same command to start again")
-            os._exit(UNSAVED)
-        self.log(f"SIGTERM: saving, at most {self.grace:g} s")
-        timer = threading.Timer(self.grace, self._give_up)
-        timer.daemon = True
-        timer.start()
+        while True:
+            while (number := os.read(self._pipe, 1)[0]) not in self.signals:
+                pass
+            name, self._number = signal.Signals(number).name, number
+            if self.requested.is_set():
+                self._end(f"{name} again: stopped at once")
+            self.requested.set()
+            if not self.busy:
+                self._end(f"{name}: nothing to save yet; run the same command to start again")
+            self.log(f"{name}: saving, at most {self.grace:g} s; a second signal ends it at once")
+            timer = threading.Timer(self.grace, self._give_up)
+            timer.daemon = True
+            timer.start()
+
+    def close(self) -> None:
+        """Signals do again what they did before."""
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _end(self, words: str) -> None:
+        self.log(words)
+        self.leave()
+        os._exit(128 + self._number)
 
     def _give_up(self) -> None:
-        self.log("SIGTERM: the grace period is over; the next start takes the last checkpoint")
-        os._exit(UNSAVED)
+        self._end("the grace period is over; the next start takes the last checkpoint")
 
 
 def stop_agreed(first: int, last: int) -> bool:
@@ -65,6 +87,8 @@ def stop_agreed(first: int, last: int) -> bool:
 
     A signal to one of them is answered a few steps and about a second later.
     """
+    from jax.experimental import multihost_utils
+
     # JAX chooses one step, the next that no process has asked about, so every one is asked about.
     return any([multihost_utils.reached_preemption_sync_point(s) for s in range(first, last + 1)])
 

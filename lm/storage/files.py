@@ -67,8 +67,7 @@ def folder(text: str) -> Path:
     """A command line's folder on a disk. Raises argparse.ArgumentTypeError for an address."""
     if in_bucket(text):
         raise argparse.ArgumentTypeError(
-            f"{text} is no folder of a file system that all machines see: a study's locks and "
-            f"leases need one (a single run, lm.train, may be kept in a bucket)"
+            f"{text} is no folder: this is kept on a disk (a study, sweeps.run, in a bucket too)"
         )
     return Path(text)
 

@@ -1,38 +1,34 @@
 """What becomes of trials whose pack ended without their results.
 
 A failed trial is no result, and the planner never hears of it. It stays pending; its attempts are
-noted in `trials/<hash>/attempts.json`, so that no restart gives it new lives, and when they are
-spent it waits for `--retry_failed`. A pack that died is halved until the bad trial is alone: only
-then is a trial charged, and from then on it runs alone. One that never fits in memory, where
-others do, is recorded as infeasible.
+noted in `attempts/<hash>.json`, so that no restart gives it new lives, and when they are spent it
+waits for `--retry_failed`. A pack that died is halved until the bad trial is alone: only then is a
+trial charged, and from then on it runs alone. One that never fits in memory, where others do, is
+recorded as infeasible. An optimizer of which nothing ever finished is set aside when so many of its
+trials have failed; the others go on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lm.config import what
-from lm.storage import write_json
-from sweeps.dispatch import ledger
+from lm.storage import Store
 from sweeps.dispatch.executor import Report
+from sweeps.dispatch.ledger import Ledger
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Outcome, Trial
 
 # How often a trial may end so before it is left alone.
 ATTEMPTS = {"failed": 2, "memory": 2, "timeout": 2, "killed": 4, "preempted": 20}
-GIVE_UP = 8  # so many trials failed and nothing finished: the set-up is broken, not they
+GIVE_UP = 8  # so many trials of an optimizer failed and none finished: it cannot be trained here
+STRIKES = 2  # so many packs in a row died on a node while other nodes worked: it is set aside
 
 
 class Refused(Exception):
     """The study cannot start or go on; one line says why."""
-
-
-def begun(outcomes: Mapping[Trial, Outcome]) -> bool:
-    """Whether training is known to work here: some trial has come to its own end."""
-    return any(run.status != "infeasible" for run in outcomes.values())
 
 
 class Attempt(NamedTuple):
@@ -44,23 +40,34 @@ class Attempt(NamedTuple):
 
 
 class Accidents:
-    """The failed attempts at trials of a workdir."""
+    """The failed attempts at a study's trials, of all workers."""
 
-    def __init__(self, workdir: Path, name: Callable[[Any], str]):
-        """`name` is a trial's hash; trials are whatever it takes."""
-        self.workdir, self.name = Path(workdir), name
-        self.known: dict[Any, list[Attempt]] = {}
+    def __init__(self, store: Store, study: Study):
+        self.store, self.study = store, study
+        self.known: dict[str, list[Attempt]] = {}
+        self._versions: dict[str, str] = {}
 
-    def of(self, trial: Any) -> list[Attempt]:
-        if trial not in self.known:
+    def look(self) -> bool:
+        """Takes in what has happened since; True if there was anything."""
+        found = self.store.list("attempts")
+        changed = [name for name, version in found.items() if self._versions.get(name) != version]
+        gone = set(self._versions) - set(found)
+        for name in gone:
+            self.known.pop(name.removesuffix(".json"), None)
+        contents = self.store.read_all([f"attempts/{name}" for name in changed])
+        for name, content in zip(changed, contents, strict=True):
             try:
-                found = json.loads(self._path(trial).read_text())
-                self.known[trial] = [Attempt(**attempt) for attempt in found]
-            except (OSError, ValueError, TypeError):
-                self.known[trial] = []
-        return self.known[trial]
+                attempts = [Attempt(**attempt) for attempt in json.loads(content or b"[]")]
+            except (ValueError, TypeError):
+                attempts = []
+            self.known[name.removesuffix(".json")] = attempts
+        self._versions = found
+        return bool(changed or gone)
 
-    def lost(self, trials: Sequence[Any], report: Report) -> list[list[Any]]:
+    def of(self, trial: Trial) -> list[Attempt]:
+        return self.known.get(self.study.hash(trial), [])
+
+    def lost(self, trials: Sequence[Trial], report: Report) -> list[list[Trial]]:
         """Takes in the end of a pack that left these trials without results.
 
         Returns:
@@ -72,18 +79,18 @@ class Accidents:
         reason = report.reason or "training wrote no result"
         for trial in trials:
             attempts = [*self.of(trial), Attempt(report.cause or "failed", reason, report.where)]
-            self._path(trial).parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path(trial), [attempt._asdict() for attempt in attempts])
-            self.known[trial] = attempts
+            name = self.study.hash(trial)
+            self.store.write_json(f"attempts/{name}.json", [a._asdict() for a in attempts])
+            self.known[name] = attempts
         left = [trial for trial in trials if not self.spent(trial)]
         # Together, for they go on from checkpoints of the same step.
         return [left] if left and report.cause == "preempted" else []
 
-    def alone(self, trial: Any) -> bool:
+    def alone(self, trial: Trial) -> bool:
         """Whether a trial has brought a pack down, and must not share one again."""
         return any(attempt.cause != "preempted" for attempt in self.of(trial))
 
-    def spent(self, trial: Any) -> str | None:
+    def spent(self, trial: Trial) -> str | None:
         """Why a trial is not tried again, or None."""
         for cause, most in ATTEMPTS.items():
             ends = [attempt for attempt in self.of(trial) if attempt.cause == cause]
@@ -91,43 +98,90 @@ class Accidents:
                 return f"{cause}: {ends[-1].reason}"
         return None
 
-    def failed(self, trials: Iterable[Any]) -> dict[Any, str]:
-        """Those of the trials that are not tried again, and why."""
-        causes = {trial: self.spent(trial) for trial in trials}
-        return {trial: cause for trial, cause in causes.items() if cause}
-
-    def check_start(self, trials: Sequence[Any]) -> None:
-        """For a study of which nothing has finished: is it the set-up that fails?
+    def failed(self, trials: Sequence[Trial], outcomes: Mapping[Trial, Outcome]) -> dict:
+        """Those of the trials that are not tried again, and why.
 
         Args:
           trials: what the plan asks for.
+          outcomes: what has finished.
         Raises:
-          Refused: the first trials all failed. The attempts are forgotten.
+          Refused: nothing of the study has finished, and its first trials all failed.
         """
-        failed = [
-            t for t in trials if self.spent(t) or any(a.cause == "failed" for a in self.of(t))
-        ]
-        if failed and (len(failed) >= GIVE_UP or len(self.failed(trials)) == len(trials)):
-            cause, reason, _ = self.of(failed[-1])[-1]
-            self.forget(trials)
-            raise Refused(f"the first {len(failed)} trials all failed; the last: {cause}: {reason}")
-
-    def forget(self, trials: Iterable[Any]) -> None:
-        """Gives trials all their attempts back."""
+        begun = {t.cell.optimizer for t, run in outcomes.items() if run.status != "infeasible"}
+        causes = {trial: cause for trial in trials if (cause := self.spent(trial))}
+        aside: dict[str, tuple[int, str]] = {}
+        for optimizer in {trial.cell.optimizer for trial in trials} - begun:
+            own = [trial for trial in trials if trial.cell.optimizer == optimizer]
+            bad = [t for t in own if t in causes or any(a.cause == "failed" for a in self.of(t))]
+            if bad and (len(bad) >= GIVE_UP or all(trial in causes for trial in own)):
+                cause, reason, _ = self.of(bad[-1])[-1]
+                aside[optimizer] = len(bad), f"{cause}: {reason}"
+        if aside and not begun and set(aside) == {trial.cell.optimizer for trial in trials}:
+            count, last = sum(n for n, _ in aside.values()), list(aside.values())[-1][1]
+            raise Refused(f"the first {count} trials all failed; the last: {last}")
         for trial in trials:
-            self._path(trial).unlink(missing_ok=True)
-            self.known[trial] = []
+            if trial.cell.optimizer in aside and trial not in causes:
+                count, last = aside[trial.cell.optimizer]
+                name = trial.cell.optimizer
+                causes[trial] = f"{name} is set aside: its first {count} trials all failed: {last}"
+        return causes
 
-    def _path(self, trial: Any) -> Path:
-        return ledger.folder(self.workdir, self.name(trial)) / "attempts.json"
+    def forget(self, trials: Iterable[Trial]) -> None:
+        """Gives trials all their attempts back."""
+        for name in map(self.study.hash, trials):
+            if self.known.pop(name, None) is not None:
+                self.store.delete(f"attempts/{name}.json")
+
+    def write_off(self, ledger: Ledger, failed: Mapping[Trial, str]) -> list[Trial]:
+        """Records as infeasible what, alone, never fitted in memory where others did."""
+        begun = any(run.status != "infeasible" for run in ledger.outcomes.values())
+        found = [t for t, cause in failed.items() if begun and cause.startswith("memory")]
+        for trial in found:
+            run = what(self.study.run(trial))
+            ledger.record(trial, run, "infeasible", reason=failed[trial])
+        return found
 
 
-def write_off(study: Study, trials: Iterable[Trial], accidents: Accidents) -> dict[Trial, Outcome]:
-    """Records as infeasible those that, alone, never fitted in memory; gives their outcomes."""
-    found = {}
-    for trial, cause in accidents.failed(trials).items():
-        if cause.startswith("memory"):
-            path = ledger.folder(accidents.workdir, study.hash(trial))
-            config = what(study.run(trial))
-            found[trial] = ledger.record(path, config, "infeasible", reason=cause)
-    return found
+class Node:
+    """One machine's record in `nodes/<name>.json`: packs in a row that died there."""
+
+    def __init__(self, store: Store, name: str):
+        self.store, self.name = store, f"nodes/{name}.json"
+        record: Any = None
+        try:
+            record = store.read_json(self.name)
+        except ValueError:
+            record = None
+        record = record or {}
+        self.strikes, self.worked = record.get("strikes", 0), record.get("worked", False)
+
+    def ended(self, *, well: bool, fault: bool) -> None:
+        """A pack has ended here: well, or perhaps by the node's fault."""
+        before = (self.strikes, self.worked)
+        self.strikes = 0 if well else self.strikes + fault
+        self.worked |= well
+        if before != (self.strikes, self.worked):
+            value = {"strikes": self.strikes, "worked": self.worked}
+            self.store.write_json(self.name, value)
+
+    def bad(self) -> bool:
+        """Whether this node is to be left: all that its last packs did was to die, and others
+        work.
+        """
+        return self.strikes >= STRIKES and any(
+            (self.store.read_json(f"nodes/{name}") or {}).get("worked")
+            for name in self.store.list("nodes")
+            if f"nodes/{name}" != self.name
+        )
+
+
+def forgive(store: Store) -> None:
+    """Gives all nodes another chance."""
+    for node in store.list("nodes"):
+        store.delete(f"nodes/{node}")
+
+
+def set_aside(store: Store) -> list[str]:
+    """The nodes that workers have left, for schedulers."""
+    names = [name.removesuffix(".json") for name in store.list("nodes")]
+    return [name for name in names if Node(store, name).bad()]

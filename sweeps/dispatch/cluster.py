@@ -1,242 +1,215 @@
-"""Packs on a Ray cluster (the extra `cluster`): one GPU, one host, several hosts or one TPU slice
-each.
+"""Workers on a Ray cluster (the extra `cluster`): one for each place that `--resources` describes.
 
-Ray places seats (`sweeps.dispatch.seat`) and tells when they die; that is all it is used for.
-Results, leases and logs are files of the workdir, which all nodes must share.
+Ray places actors and starts them again where a node is lost; each actor owns one process of
+`python -m sweeps.work`, or, where a place is several hosts, one of the processes of one worker. The
+actors are detached: they outlive whoever started them and leave when nothing is left to train.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from sweeps.dispatch import gang as gangs
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from lm.storage import open_store
 from sweeps.dispatch import resources
-from sweeps.dispatch.executor import Executor, Report
-from sweeps.dispatch.gang import Gang, ray
-from sweeps.dispatch.local import TRAINER
-from sweeps.dispatch.quarantine import Quarantine
-from sweeps.dispatch.resources import SLICE, Need
-from sweeps.dispatch.seat import SHARDED
+from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.resources import RANK, SLICE, Need
 
-SPARE = 30.0  # seconds after which an idle gang gives its resources back
-RETURN = 900.0  # seconds to wait for nodes when all that could run a pack are gone
-ELSEWHERE = (
-    "failed",
-    "killed",
-    "memory",
-)  # causes for which a single trial is tried on another node
+LEFT = (0, 2, 4, 130, 143)  # exit codes after which a worker is not started again
 
 
-@dataclass(eq=False)
-class Job:
-    """A pack under way: the handle."""
-
-    pack: dict
-    gang: Gang | None = None  # None while it waits for a place
-    avoid: set[str] = field(default_factory=set)
-    first: Report | None = None  # what it ended with on the nodes to avoid
-
-    def trials(self) -> list[str]:
-        return [Path(folder).name for folder in self.pack["folders"]]
-
-
-class Ray(Executor):
-    """The executor. The seats of a driver before this one are taken over by `adopt`."""
+class Seat:
+    """The actor: one process of a worker, started again until it leaves for good."""
 
     def __init__(
-        self,
-        address: str,
-        need: Need,
-        *,
-        workdir: Path,
-        trainer: str = TRAINER,
-        log: Callable[[str], Any] = print,
-        patience: float = RETURN,
+        self, name: str, rank: int, count: int, words: Sequence[str], environment: Mapping[str, str]
     ):
+        """Args:
+        name: of the worker's place; its processes are `rank` of `count`.
+        words: flags of `sweeps.work`; the first is --workdir=...
+        """
+        os.environ.update(environment)
+        self.name, self.rank, self.count, self.words = name, rank, count, list(words)
+        self.store = open_store(self.words[0].partition("=")[2])
+        self.process: subprocess.Popen | None = None
+        self.stopped = False
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def stop(self) -> None:
+        """Lets the worker save and leave."""
+        self.stopped = True
+        if self.process is not None:
+            self.process.terminate()
+
+    def _serve(self) -> None:
+        node, tries = ray.get_runtime_context().get_node_id()[:12], 0
+        path = Path(os.environ.get("BESTIARY_LOGS", "."))
+        while True:
+            environment = {**os.environ, "BESTIARY_NODE": node, "BESTIARY_TIED": "1"}
+            environment |= self._meet(tries) if self.count > 1 else {}
+            with contextlib.suppress(OSError):
+                path.mkdir(parents=True, exist_ok=True)
+            with open(path / f"{self.name}.{self.rank}.log", "ab") as log:
+                command = [sys.executable, "-m", "sweeps.work", *self.words]
+                self.process = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=subprocess.STDOUT
+                )
+            code = self.process.wait()
+            if self.stopped or code in LEFT:
+                ray.kill(ray.get_actor(f"{self.name}.{self.rank}"), no_restart=True)
+                return
+            tries += 1
+            time.sleep(min(60.0, 2.0**tries))
+
+    def _meet(self, tries: int) -> dict[str, str]:
+        """What joins the processes of a worker; the first says anew where, each time it starts."""
+        name = f"orders/{self.name}-address.json"
+        if self.rank == 0:
+            with socket.socket() as probe:
+                probe.bind(("", 0))
+                port = probe.getsockname()[1]
+            address = f"{ray.util.get_node_ip_address()}:{port}"
+            self.store.write_json(name, address)
+            self.address = address
+        else:
+            before = getattr(self, "address", None)
+            while (address := self.store.read_json(name)) in (None, before):
+                time.sleep(1.0)
+            self.address = address
+        numbers = {"JAX_PROCESS_ID": str(self.rank), "JAX_NUM_PROCESSES": str(self.count)}
+        return {"JAX_COORDINATOR_ADDRESS": address, **numbers}
+
+
+class Cluster:
+    """The workers of one workdir."""
+
+    def __init__(self, address: str, text: str, words: Sequence[str], logs: str):
         """Connects.
 
         Args:
           address: of a running cluster; "auto" finds the one this machine belongs to.
-          need: what each pack gets.
-          workdir: names the study in the cluster; the same path on every node.
-          patience: seconds to wait for nodes to return when none is left.
+          text: `--resources`, what each worker gets.
+          words: flags of `sweeps.work`; the first is --workdir=...
+          logs: the folder for what workers print, on each node.
         Raises:
-          ConnectionError: no cluster answers.
+          Refused: no cluster answers, or no node ever has what is asked for.
         """
-        self.need, self.workdir, self.log = need, Path(workdir).resolve(), log
-        self.trainer = SHARDED if need.sharded and trainer == TRAINER else trainer
-        self.widest = 1 if need.sharded else Executor.widest
-        self.patience, self.quarantine = patience, Quarantine()
-        self.kind = _digest(f"{need!r} {self.trainer}")
-        self.jobs: list[Job] = []
-        self.idle: list[Gang] = []
-        self.known, self.looked, self.ran = [], 0.0, False
-        gangs.connect(address, f"bestiary-{_digest(str(self.workdir))}")
+        try:
+            self.need = resources.parse(text)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        self.words = [*words, "--sharded" if self.need.sharded else "--slots=1"]
+        self.name = "bestiary-" + hashlib.sha256(f"{self.words} {text}".encode()).hexdigest()[:12]
+        self.logs, self.groups = logs, []
+        _connect(address)
+        nodes = ray.nodes()
+        if not resources.places(nodes, self.need):
+            reason = resources.explain(nodes, self.need)
+            raise Refused(f"nothing here can work on this study: {reason}")
 
-    def capacity(self) -> int:
-        self._release()
-        for job in self.jobs:
-            self._place(job)
-        free = resources.places(self.nodes(), self.need) - len(self.jobs)
-        return max(free, 0 if self.jobs else 1)  # with nothing under way, `start` says why not
+    def grow(self) -> int:
+        """Starts workers on places that have none; returns how many are new."""
+        nodes, new = ray.nodes(), 0
+        slices = list(resources.slices(nodes, self.need)) if self.need.topology else []
+        for i in range(resources.places(nodes, self.need)):
+            try:
+                ray.get_actor(f"{self.name}-{i}.0")
+            except ValueError:
+                self._start(f"{self.name}-{i}", {SLICE: slices[i]} if slices else {})
+                new += 1
+        return new
 
-    def start(self, configs: Sequence[dict], folders: Sequence[Path], *, timeout: float) -> Job:
-        self._await_nodes()
-        absolute = [str(Path(folder).resolve()) for folder in folders]
-        pack = {"configs": list(configs), "folders": absolute, "timeout": timeout}
-        job = Job({"name": uuid.uuid4().hex, **pack})
-        self.jobs.append(job)
-        self._place(job)
-        return job
+    def _start(self, name: str, labels: Mapping[str, str]) -> None:
+        need, group = self.need, None
+        labels = {**need.labels, **labels}
+        if need.hosts > 1:
+            rank = lambda i: {RANK: str(i)} if need.topology else {}  # noqa: E731
+            group = placement_group(
+                [dict(need.each)] * need.hosts,
+                strategy="STRICT_SPREAD",
+                lifetime="detached",
+                bundle_label_selector=[{**labels, **rank(i)} for i in range(need.hosts)],
+            )
+            self.groups.append(group)
+        for rank in range(need.hosts):
+            options = _options(need, labels, group, rank)
+            options |= {"name": f"{name}.{rank}", "lifetime": "detached", "max_restarts": -1}
+            environment = {k: v for k, v in os.environ.items() if k.startswith("BESTIARY_")}
+            environment["BESTIARY_LOGS"] = self.logs
+            actor = ray.remote(Seat).options(**options)
+            actor.remote(name, rank, need.hosts, self.words, environment)
 
-    def poll(self, handle: Job) -> Report | None:
-        job = handle
-        self._release()
-        self._place(job)
-        if job.gang is None:
-            report = job.first if job.first and not self._elsewhere(job.avoid) else None
-        else:
-            report = self._ended(job)
-        if report is not None:
-            self.jobs.remove(job)
-        return report
+    def alive(self) -> bool:
+        """Whether any worker is still there, or waits for its place."""
+        return bool(self._there())
 
-    def cancel(self, handle: Job) -> None:
-        if handle.gang is not None:
-            handle.gang.kill()
-        self.jobs.remove(handle)
+    def _there(self) -> list[str]:
+        """Names of the actors that are placed; where none is, of those that wait."""
+        placed = [n for n in ray.util.list_named_actors() if n.startswith(self.name)]
+        if placed:
+            return placed
+        waiting = []
+        for i in range(max(1, resources.places(ray.nodes(), self.need))):
+            with contextlib.suppress(ValueError):
+                ray.get_actor(f"{self.name}-{i}.0")
+                waiting.append(f"{self.name}-{i}.0")
+        return waiting
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Lets all workers save and leave, or ends them."""
+        for name in self._there():
+            with contextlib.suppress(ValueError, ray.exceptions.RayError):
+                actor = ray.get_actor(name)
+                ray.kill(actor) if at_once else actor.stop.remote()
 
     def close(self) -> None:
-        for gang in [*self.idle, *(job.gang for job in self.jobs if job.gang)]:
-            gang.kill()
-        self.idle, self.jobs = [], []
+        """Leaves; the workers go on."""
+        if not self.alive():
+            for group in self.groups:
+                with contextlib.suppress(ValueError):
+                    remove_placement_group(group)
         ray.shutdown()
 
-    def adopt(self) -> Iterator[tuple[list[dict], Job]]:
-        """(configs, handle) of the packs that a driver before this one left running."""
-        for gang in gangs.left_behind():
-            pack, mine = gang.under_way(), gang.name.startswith(self.kind)
-            if pack is not None:
-                gang.follow(pack["name"])
-                gang.whole &= mine
-                self.jobs.append(Job(pack, gang))
-                yield pack["configs"], self.jobs[-1]
-            elif mine:
-                self.idle.append(gang)
-            else:
-                gang.kill()
 
-    def nodes(self) -> list[dict]:
-        """Ray's nodes without those in quarantine, at most a second old."""
-        if time.monotonic() - self.looked > 1.0:
-            self.known, self.looked = ray.nodes(), time.monotonic()
-        good = [n for n in self.known if n["NodeID"] not in self.quarantine.bad]
-        return good if resources.places(good, self.need) else self.known  # the last ones may stay
-
-    def _alive(self) -> set[str]:
-        return {node["NodeID"] for node in self.nodes() if node["Alive"]}
-
-    def _elsewhere(self, nodes: set[str]) -> bool:
-        others = [node for node in self.nodes() if node["NodeID"] not in nodes]
-        return resources.places(others, self.need) > 0
-
-    def _await_nodes(self) -> None:
-        """Returns when some node can run a pack.
-
-        Raises:
-          ValueError: none ever could, or none has come back.
-        """
-        end, told = time.monotonic() + self.patience, False
-        while not resources.places(self.nodes(), self.need):
-            if not self.ran or time.monotonic() > end:
-                raise ValueError(resources.explain(self.nodes(), self.need))
-            if not told:
-                self.log(f"no node is left for this; waiting for one, at most {self.patience:g} s")
-            told = True
-            time.sleep(1.0)
-        self.ran = True
-
-    def _release(self) -> None:
-        """Ends gangs that have been idle for long or have lost a node."""
-        for gang in list(self.idle):
-            if time.monotonic() - gang.idle_since > SPARE or not gang.nodes() <= self._alive():
-                self.idle.remove(gang)
-                gang.kill()
-
-    def _place(self, job: Job) -> None:
-        """Gives the job an idle gang or a new one; without a place for it, it goes on waiting.
-
-        A gang that Ray has not placed may wait for ever where a node was lost, for there are more
-        gangs than places then: its job takes an idle one instead.
-        """
-        if job.gang and job.gang.nodes():
-            return
-        held = [other.gang for other in self.jobs if other.gang] + self.idle
-        if job.gang and len(held) <= resources.places(self.nodes(), self.need):
-            return
-        avoid, alive = job.avoid | self.quarantine.bad, self._alive()
-        for gang in self.idle:
-            if gang.nodes() <= alive - avoid:
-                self.idle.remove(gang)
-                if job.gang:
-                    job.gang.kill()
-                job.gang = gang
-                break
-        else:
-            if job.gang:
-                return
-            usable = [node for node in self.nodes() if node["NodeID"] not in avoid]
-            if resources.places(usable, self.need) <= sum(not g.nodes() & avoid for g in held):
-                return
-            name, folder = f"{self.kind}-{uuid.uuid4().hex[:12]}", self.workdir / "logs"
-            labels = self._labels(usable, avoid)
-            job.gang = Gang.gather(name, self.need, labels, self.trainer, folder)
-        job.gang.send(job.pack)
-
-    def _labels(self, nodes: Sequence[dict], avoid: set[str]) -> dict[str, str]:
-        """What Ray must look for in the hosts of a new gang."""
-        labels = dict(self.need.labels)
-        if avoid:
-            labels["ray.io/node-id"] = f"!in({','.join(sorted(avoid))})"
-        if self.need.topology and self.need.hosts > 1:
-            taken = {node for job in self.jobs if job.gang for node in job.gang.nodes()}
-            whole = resources.slices(nodes, self.need)
-            free = [k for k, hosts in whole.items() if not taken & {n["NodeID"] for n in hosts}]
-            labels[SLICE] = (free or list(whole))[0]
-        return labels
-
-    def _ended(self, job: Job) -> Report | None:
-        """The report of a placed job that is over, unless another node is to try it."""
-        report = job.gang.poll(self._alive())
-        lost = not resources.places(self.nodes(), self.need) and not job.gang.placed()
-        if report is None and lost:
-            report = Report("preempted", "the nodes it was to run on are gone")
-            job.gang.whole = False
-        if report is None:
-            return None
-        gang, nodes = job.gang, job.gang.nodes()
-        job.gang, report = None, report._replace(where=" ".join(sorted(nodes)))
-        if gang.whole:
-            self.idle.append(gang)
-        else:
-            gang.kill()
-        if report.cause is None:
-            for node in self.quarantine.finished(nodes, job.trials()):
-                self.log(f"node {node[:12]} gets no more packs: what died there ran elsewhere")
-        elif report.cause in ELSEWHERE:
-            self.quarantine.failed(nodes, job.trials())
-            if job.first is None and len(job.trials()) == 1 and self._elsewhere(nodes):
-                job.first, job.avoid = report, nodes
-                self._place(job)
-                return None
-        return report
+def _options(need: Need, labels: Mapping[str, str], group, rank: int) -> dict:
+    each = dict(need.each)
+    options = {"num_cpus": each.pop("CPU", 0), "num_gpus": each.pop("GPU", 0)}
+    if "memory" in each:
+        options["memory"] = each.pop("memory")
+    if group is not None:
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+            placement_group=group, placement_group_bundle_index=rank
+        )
+    elif labels:
+        options["label_selector"] = dict(labels)
+    return {**options, "resources": each, "max_concurrency": 4}
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _connect(address: str) -> None:
+    """Joins a cluster, quietly: what Ray still prints is what its daemons say about lost nodes."""
+    if ray.is_initialized():
+        ray.shutdown()
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "namespace": "bestiary"}
+    if address == "local":
+        quiet["include_dashboard"] = False
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Refused(f"no Ray cluster answers at {address}: {reason}") from None

@@ -1,18 +1,19 @@
-"""Where packs run: a few calls, whatever is behind them.
+"""Where a worker's packs run: a few calls, whatever is behind them.
 
-An executor holds no truth. A pack is over when its trials have result files; if the driver dies,
-the next one reads those files and plans again.
+An executor holds no truth. A pack is over when its trials have results in the store.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# Why a pack ended without all its results. Divergence is not among them: it is a result.
-CAUSES = ("failed", "memory", "killed", "timeout", "preempted", "disk")
+from sweeps.dispatch.right import Right
+
+# Why a pack ended without all its results. Divergence is not among them: it is a result. A pack
+# that was "stopped" has saved and counts as not finished, not as a failed attempt.
+CAUSES = ("failed", "memory", "killed", "timeout", "preempted", "disk", "stopped")
 
 
 class Report(NamedTuple):
@@ -25,31 +26,24 @@ class Report(NamedTuple):
 
 class Executor(ABC):
     widest = 1_000_000  # most members of a pack
+    right: Right  # of the worker whose packs these are; set before the first start
 
     @abstractmethod
     def capacity(self) -> int:
         """How many more packs can start now."""
 
     @abstractmethod
-    def start(self, configs: Sequence[dict], folders: Sequence[Path], *, timeout: float) -> Any:
-        """Starts one pack; returns its handle.
-
-        Raises:
-          ValueError: if no resource here can ever run it.
-        """
+    def start(self, configs: Sequence[dict], folders: Sequence[str], *, timeout: float) -> Any:
+        """Starts one pack; returns its handle."""
 
     @abstractmethod
     def poll(self, handle: Any) -> Report | None:
         """None while the pack runs, else how it ended. Never blocks for long."""
 
     @abstractmethod
-    def cancel(self, handle: Any) -> None:
-        """Stops a pack; its trials without results are as if they had never started."""
+    def stop(self) -> None:
+        """Asks all packs to save and end; `poll` says when they have."""
 
     @abstractmethod
     def close(self) -> None:
-        """Ends everything this executor started."""
-
-    def adopt(self) -> Iterable[tuple[Sequence[dict], Any]]:
-        """(configs, handle) of packs that a driver before this one left running."""
-        return ()
+        """Ends everything this executor started, at once."""

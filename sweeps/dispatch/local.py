@@ -1,8 +1,8 @@
-"""Packs on this machine: in this process, or in warm worker processes that may crash without harm.
+"""Packs on this machine: in this process, or in warm child processes that may crash without harm.
 
-A worker imports JAX once and takes packs one after the other over its standard input. A crash, an
-out-of-memory kill or a hang takes down one worker with one pack; the worker is replaced when the
-next pack needs it.
+A child imports JAX once and takes packs one after the other over its standard input. A crash, an
+out-of-memory kill or a hang takes down one child with one pack; it is replaced when the next pack
+needs it. A trainer is `f(configs, folders, *, log, right, termination)`.
 """
 
 from __future__ import annotations
@@ -15,32 +15,39 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lm.run.records import Right
+from lm.run.stopping import Stopped, Termination
+from lm.storage import Store, in_bucket
 from sweeps.dispatch.executor import Executor, Report
-from sweeps.dispatch.lease import LOST
+from sweeps.dispatch.right import LOST, Lost, Pulse
 
 TRAINER = "lm.train:train_pack"
-STARTED = b"started"  # what a worker says when it begins with a pack, its imports behind it
+SAVED = 60.0  # seconds a stopped child may take to save
 
 
-def trainer(name: str) -> Callable:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def run_pack(name: str, configs: Sequence[dict], folders: Sequence[Path], log=print) -> Report:
-    """Trains one pack here and says how it ended; the study's own copies of optimizers by import
-    path are the ones it trains with.
-    """
+def run_pack(
+    trainer: str,
+    configs: Sequence[dict],
+    folders: Sequence[str],
+    *,
+    right: Right,
+    termination: Termination,
+    log: Callable = print,
+) -> Report:
+    """Trains one pack here and says how it ended."""
+    module, _, function = trainer.partition(":")
+    if configs:
+        termination.grace = configs[0].get("checkpoint", {}).get("grace_seconds", 25.0)
     try:
-        if any("source" in config["optimizer"] for config in configs):
-            from optim import plugins
-
-            plugins.look_in(Path(folders[0]).parents[1] / "optimizers")
-        trainer(name)(configs, folders, log=log)
+        train = getattr(importlib.import_module(module), function)
+        train(configs, folders, log=log, right=right, termination=termination)
+    except (Stopped, Lost) as ended:
+        return Report("stopped", str(ended))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" for {error.filename}" if error.filename else ""
@@ -50,122 +57,184 @@ def run_pack(name: str, configs: Sequence[dict], folders: Sequence[Path], log=pr
         full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return Report("memory" if full else "failed", reason)
+    finally:
+        termination.busy = False
     return Report()
+
+
+def keep_sources(store: Store, names: Sequence[str]) -> None:
+    """Puts the modules of optimizers by import path into the store, for other machines."""
+    from optim import plugins
+
+    with tempfile.TemporaryDirectory() as folder:
+        plugins.keep(names, folder)
+        for path in sorted(Path(folder).iterdir()):
+            store.write(f"optimizers/{path.name}", path.read_bytes())
+
+
+def sources(store: Store) -> Path:
+    """The folder with the study's own copies of optimizers by import path, copied from a bucket."""
+    if not in_bucket(store.address):
+        return Path(store.address) / "optimizers"
+    folder = Path(tempfile.mkdtemp(prefix="bestiary-"))
+    for name in store.list("optimizers"):
+        (folder / name).write_bytes(store.read(f"optimizers/{name}") or b"")
+    return folder
 
 
 class Inline(Executor):
     """One pack at a time in this process: it runs inside `poll`, which returns when it is over."""
 
-    def __init__(self, *, trainer: str = TRAINER, log: Callable = print):
+    def __init__(self, *, trainer: str = TRAINER, log: Callable = print, widest: int = 0):
         self.trainer, self.log, self.busy = trainer, log, False
+        self.widest = widest or Executor.widest
+        self.termination = Termination(
+            log,
+            signals=(signal.SIGTERM, signal.SIGINT),
+            leave=lambda: self.right.__exit__(None),
+        )
 
     def capacity(self) -> int:
         return 0 if self.busy else 1
 
-    def start(self, configs: Sequence[dict], folders: Sequence[Path], *, timeout: float) -> tuple:
+    def start(self, configs: Sequence[dict], folders: Sequence[str], *, timeout: float) -> tuple:
         self.busy = True
         return configs, folders
 
     def poll(self, handle: tuple) -> Report:
-        self.busy = False
-        return run_pack(self.trainer, *handle, log=self.log)
+        self.right.pulse = Pulse()
+        try:
+            words = {"right": self.right, "termination": self.termination, "log": self.log}
+            return run_pack(self.trainer, *handle, **words)
+        finally:
+            self.right.pulse, self.busy = None, False
 
-    def cancel(self, handle: tuple) -> None:
-        self.busy = False
+    def stop(self) -> None:
+        self.termination.requested.set()
 
     def close(self) -> None:
-        pass
+        self.termination.close()
 
 
-class Workers(Executor):
-    """Warm worker processes, each running one pack at a time."""
+class Children(Executor):
+    """Warm child processes, each training one pack at a time."""
 
-    def __init__(self, count: int, *, trainer: str = TRAINER, log_folder: Path, threads: int = 0):
+    def __init__(self, count: int, *, trainer: str = TRAINER, sources: Path, threads: int = 0):
         """Args:
-        count: worker processes.
-        log_folder: what the workers print goes to files here.
-        threads: CPU threads of each worker, 0 to share out the machine's.
+        count: child processes.
+        sources: a folder with modules of optimizers by import path.
+        threads: CPU threads of each, 0 to share out the machine's.
         """
-        self.count, self.trainer = count, trainer
-        self.log_folder = Path(log_folder)
+        self.count, self.trainer, self.sources = count, trainer, sources
         self.threads = threads or max(1, (os.cpu_count() or 1) // count)
-        self.slots = list(range(count))  # each worker's own cores
-        self.idle: list[_Worker] = []
-        self.busy: set[_Worker] = set()
+        self.slots = list(range(count))  # each child's own cores
+        self.idle: list[_Child] = []
+        self.busy: set[_Child] = set()
 
     def capacity(self) -> int:
         return self.count - len(self.busy)
 
-    def start(self, configs: Sequence[dict], folders: Sequence[Path], *, timeout: float) -> _Worker:
-        worker = self.idle.pop() if self.idle else _Worker(self)
-        self.busy.add(worker)
-        worker.send(configs, folders, timeout)
-        return worker
+    def start(self, configs: Sequence[dict], folders: Sequence[str], *, timeout: float) -> _Child:
+        child = self.idle.pop() if self.idle else _Child(self)
+        self.busy.add(child)
+        child.send(configs, folders, timeout)
+        return child
 
-    def poll(self, handle: _Worker) -> Report | None:
+    def poll(self, handle: _Child) -> Report | None:
         report = handle.poll()
         if report is not None:
             self.busy.discard(handle)
-            if handle.alive():
+            if handle.alive() and not handle.stopped:
                 self.idle.append(handle)
             else:
+                handle.kill()
                 self.slots.append(handle.slot)
         return report
 
-    def cancel(self, handle: _Worker) -> None:
-        handle.kill()
-        self.busy.discard(handle)
-        self.slots.append(handle.slot)
+    def stop(self) -> None:
+        for child in self.busy:
+            child.stop()
 
     def close(self) -> None:
-        for worker in [*self.idle, *self.busy]:
-            worker.kill()
+        for child in [*self.idle, *self.busy]:
+            child.kill()
         self.idle, self.busy, self.slots = [], set(), list(range(self.count))
 
 
-class _Worker:
-    """One child process; it dies with its driver because its standard input closes."""
+class _Child:
+    """One child process; it dies with its worker because its standard input closes."""
 
-    def __init__(self, owner: Workers):
-        owner.log_folder.mkdir(parents=True, exist_ok=True)
-        self.output, self.slot = b"", owner.slots.pop(0)
-        with open(owner.log_folder / f"worker-{self.slot}.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "sweeps.dispatch.worker"),
-                    *(owner.trainer, str(owner.threads), str(self.slot)),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # a signal to the driver's group is the driver's to handle
-            )
+    def __init__(self, owner: Children):
+        self.owner, self.output, self.slot = owner, b"", owner.slots.pop(0)
+        self.stopped = 0.0
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "sweeps.dispatch.child", owner.trainer),
+                *(str(owner.threads), str(self.slot), str(owner.sources)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # a signal to the worker's group is the worker's to handle
+        )
         os.set_blocking(self.process.stdout.fileno(), False)
 
-    def send(self, configs: Sequence[dict], folders: Sequence[Path], timeout: float) -> None:
-        self.timeout, self.deadline = timeout, float("inf")
-        order = {"configs": list(configs), "folders": [str(folder) for folder in folders]}
-        try:
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+    def send(self, configs: Sequence[dict], folders: Sequence[str], timeout: float) -> None:
+        self.pulse, self.timeout, self.deadline = Pulse(), timeout, float("inf")
+        self._tell({"configs": list(configs), "folders": list(folders)})
+
+    def _tell(self, words: dict) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died while idle; poll says so
+            self.process.stdin.write(json.dumps(words).encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died while idle; poll says so
 
     def poll(self) -> Report | None:
-        chunk = self.process.stdout.read()
-        self.output += chunk or b""
+        self.output += self.process.stdout.read() or b""
         while b"\n" in self.output:
             line, self.output = self.output.split(b"\n", 1)
-            if line != STARTED:
-                return Report(**json.loads(line))
-            self.deadline = time.monotonic() + self.timeout
+            said = json.loads(line)
+            self.pulse.hear()
+            if "report" in said:
+                return Report(*said["report"])
+            if "started" in said:  # its imports lie behind it
+                self.deadline = time.monotonic() + self.timeout
+            if "result" in said:
+                self._tell({"put": self._put(said["name"], said["result"])})
         if (code := self.process.poll()) is not None:
-            self.kill()
-            return Report(_exit_cause(code), _exit_reason(code))
-        if time.monotonic() > self.deadline:
-            self.kill()
-            return Report("timeout", "no result within its time limit")
+            return self._ended(code)
+        for late, reason in (
+            (time.monotonic() > self.deadline, "no result within its time limit"),
+            (self.pulse.silent(), "training shows no sign of life"),
+        ):
+            if late:
+                self.kill()
+                return Report("timeout", reason)
+        if self.stopped and time.monotonic() - self.stopped > SAVED:
+            self.process.kill()
         return None
+
+    def _put(self, name: str, result: dict) -> list:
+        """What to tell the child: nothing when the result is put, else the error's number."""
+        try:
+            self.owner.right.finish(name, result)
+        except Lost:
+            return [LOST, "the right was taken"]
+        except OSError as error:
+            return [error.errno, error.strerror, str(error.filename)]
+        return []
+
+    def _ended(self, code: int) -> Report:
+        if self.stopped:
+            return Report("stopped", "it was asked to")
+        if code >= 0:
+            return Report("failed", f"its process exited with code {code}")
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return Report("killed", f"its process was killed by {name}{hint}")
+
+    def stop(self) -> None:
+        if not self.stopped:
+            self.stopped = time.monotonic()
+            self.process.send_signal(signal.SIGTERM)
 
     def alive(self) -> bool:
         return self.process.poll() is None
@@ -173,21 +242,8 @@ class _Worker:
     def kill(self) -> None:
         """Ends the process, if it has not ended by itself, and lets go of its pipes."""
         self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that the system does not let die
+            self.process.wait(10)
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.stdout.close()
-
-
-def _exit_cause(code: int) -> str:
-    return "killed" if code < 0 else "preempted" if code == LOST else "failed"
-
-
-def _exit_reason(code: int) -> str:
-    if code == LOST:
-        return "another process has taken its trials over"
-    if code >= 0:
-        return f"its process exited with code {code}"
-    name = signal.Signals(-code).name
-    hint = " (out of memory?)" if name == "SIGKILL" else ""
-    return f"its process was killed by {name}{hint}"

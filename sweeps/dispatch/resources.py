@@ -1,4 +1,4 @@
-"""What a pack needs of a cluster, and the arithmetic of how often the cluster has it.
+"""What a worker needs of a cluster, and the arithmetic of how often the cluster has it.
 
     CPU=4    GPU=1    GPU=8,hosts=4    GPU=8,sharded    slice=v5e-4x4    GPU=1,label.zone=a
 
@@ -18,7 +18,7 @@ GENERATIONS = {"v5e": "v5litepod", "tpu7x": "v7x"}  # where Ray's name differs
 
 
 class Need(NamedTuple):
-    """One place for one pack: `hosts` nodes with these resources and labels each."""
+    """One place for one worker: `hosts` nodes with these resources and labels each."""
 
     each: Mapping[str, float]
     hosts: int = 1
@@ -114,7 +114,7 @@ def slices(nodes: Sequence[Mapping], need: Need) -> dict[str, list[Mapping]]:
 
 
 def places(nodes: Sequence[Mapping], need: Need) -> int:
-    """How many packs fit on the nodes at once; the hosts of one place are different nodes."""
+    """How many workers fit on the nodes at once; the hosts of one place are different nodes."""
     counts = [holds(node, need) for node in nodes]
     if need.hosts == 1:
         return sum(counts)
@@ -138,6 +138,6 @@ def explain(nodes: Sequence[Mapping], need: Need) -> str:
     there = ", ".join(f"{count} x ({what})" for what, count in sorted(kinds.items()))
     enough = sum(holds(node, need) > 0 for node in nodes)
     return (
-        f"a pack needs {need}; {enough} of {sum(kinds.values())} nodes "
+        f"a worker needs {need}; {enough} of {sum(kinds.values())} nodes "
         f"{'has' if enough == 1 else 'have'} that; the nodes: {there or 'none'}"
     )

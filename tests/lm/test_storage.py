@@ -10,10 +10,12 @@ import sys
 import time
 
 import fake_bucket
+import jax.numpy as jnp
 import pytest
 import tiny
 
 from lm import storage, train
+from lm.run.checkpoints import Checkpoints
 from lm.storage import files
 from sweeps import run as sweeps_run
 
@@ -89,17 +91,31 @@ def test_a_bucket_out_of_reach_is_one_line(bucket):
     assert "cannot be read: Generic GCS error: Error performing GET" in said.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    "command, place, words",
-    [
-        (train.main, "ftp://race/runs", "ftp://race/runs is neither a folder nor an address of s3"),
-        (sweeps_run.main, "gs://race/runs", "no folder of a file system that all machines see"),
-    ],
-)
-def test_other_addresses_are_refused(command, place, words, capsys):
+def test_checkpoints_in_s3_are_copied_whole_and_restored_elsewhere(bucket, monkeypatch):
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    storage.files.open_store.cache_clear()
+    folders = [storage.at(f"s3://race/trials/{name}") for name in "ab"]
+    settings = {"every_steps": 2, "every_minutes": 0, "keep": 2}
+    first = Checkpoints(folders, settings, print)
+    for step in (2, 4, 6):
+        states = [{"x": jnp.full(3, step + i)} for i in range(2)]
+        first.save(step, states, [True, True])
+    kept = [name for name in bucket.objects if "/checkpoint/" in name]
+    assert sorted(kept) == [f"trials/{n}/checkpoint/{s}.tar" for n in "ab" for s in (4, 6)]
+    first.close(delete=False)
+    second = Checkpoints(folders, settings, print)
+    step, members = second.restore(lambda: [{"x": jnp.zeros(3, int)}] * 2)
+    assert step == 6 and [member["x"].tolist() for member in members] == [[6] * 3, [7] * 3]
+    second.close(delete=True)
+    assert not [name for name in bucket.objects if "/checkpoint/" in name]
+
+
+@pytest.mark.parametrize("command", [train.main, sweeps_run.main])
+def test_other_addresses_are_refused(command, capsys):
     with pytest.raises(SystemExit, match="2"):
-        command([CONFIG, f"--workdir={place}"])
-    assert words in capsys.readouterr().err
+        command([CONFIG, "--workdir=ftp://race/runs"])
+    assert "ftp://race/runs is neither a folder nor an address of s3" in capsys.readouterr().err
 
 
 def test_lines_of_a_bucket_are_uploaded_now_and_then(monkeypatch):

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -72,26 +71,6 @@ class Rig:
         )
 
 
-def trained(workdir):
-    path = workdir / "trained"
-    return path.read_text().split() if path.exists() else []
-
-
-def table(workdir):
-    """Everything a study leaves that may be compared byte for byte."""
-    files = sorted((workdir / "certificates").iterdir())
-    results = sorted((workdir / "trials").glob("*/result.json"))
-    return {p.name: p.read_bytes() for p in files}, {p.parent.name: p.read_bytes() for p in results}
-
-
-def until(condition, seconds=120):
-    """Waits for a condition; fails when it does not come true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
-
-
 def workers(workdir):
     """Process ids of the worker processes that train for a workdir."""
     found = []
@@ -101,6 +80,6 @@ def workers(workdir):
             log = os.readlink(entry / "fd/2")
         except (OSError, ValueError):
             continue
-        if b"sweeps.dispatch.worker" in words and log.startswith(str(workdir)):
+        if b"sweeps.dispatch.child" in words and log.startswith(str(workdir)):
             found.append(int(entry.name))
     return found

@@ -1,6 +1,5 @@
 """Trainers that look at where they run, or die there."""
 
-import json
 import os
 import signal
 import threading
@@ -9,36 +8,18 @@ from pathlib import Path
 
 import fake_trainer
 
-NAMES = ("PROCESS_ID", "NUM_PROCESSES", "COORDINATOR_ADDRESS")
 
-
-def picky(configs, folders, *, log=print):
+def picky(configs, folders, **words):
     """Fails on nodes whose environment says so, and tells of every attempt."""
     bad = os.environ.get("TEST_BAD_NODE")
-    with open(Path(folders[0]).parents[1] / "attempts", "a") as journal:
+    with open(Path(folders[0]).parents[1] / "attempts-made", "a") as journal:
         journal.write("bad\n" if bad else "good\n")
     if bad:
         raise RuntimeError("the device is gone")
-    fake_trainer.train_pack(configs, folders, log=log)
+    fake_trainer.train_pack(configs, folders, **words)
 
 
-def gang(configs, folders, *, log=print):
-    """Notes what a gang's processes were told. The first needs the others' part, then writes."""
-    rank, count, address = (os.environ[f"JAX_{name}"] for name in NAMES)
-    root = Path(folders[0]).parents[1]
-    with open(root / "gang", "a") as journal:
-        journal.write(f"{Path(folders[0]).name} {rank} {count} {address}\n")
-    part = root / f"part-{Path(folders[0]).name}-{address}"
-    if rank == "0":
-        while not part.exists():  # for ever, as a collective without its peer
-            time.sleep(0.02)
-        fake_trainer.train_pack(configs, folders, log=log)
-    else:
-        time.sleep(json.loads(os.environ["BESTIARY_FAKE"]).get("sleep", 0))
-        part.touch()
-
-
-def mortal(configs, folders, *, log=print):
+def mortal(configs, folders, *, log=print, **words):
     """The real trainer, killed once: as soon as all its runs have a checkpoint."""
     from lm.train import train_pack
 
@@ -63,4 +44,4 @@ def mortal(configs, folders, *, log=print):
         log(line)
 
     threading.Thread(target=watch, daemon=True).start()
-    return train_pack(configs, folders, log=tell)
+    return train_pack(configs, folders, log=tell, **words)

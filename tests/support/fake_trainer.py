@@ -1,8 +1,8 @@
 """A trainer that takes no time: losses from a formula, result files like the real ones.
 
 BESTIARY_FAKE holds JSON: {"sleep": seconds per trial, "crash" | "hang" | "raise" | "disk": a
-learning rate at which that happens instead ("raise" may be "any"), "kill_worker" | "kill_driver":
-so many results after which this process, or the driver, is killed}. Every result is also noted in
+learning rate at which that happens instead ("raise" may be "any"), "kill_trainer" | "kill_parent":
+so many results after which this process, or its parent, is killed}. Every result is also noted in
 the workdir's `trained` file, so that tests can count trainings.
 """
 
@@ -13,6 +13,7 @@ import signal
 import time
 from pathlib import Path
 
+from lm import storage
 from lm.config import canonical, config_hash, what
 
 
@@ -42,7 +43,7 @@ def result_of(config):
     }
 
 
-def train_pack(configs, folders, *, log=print):
+def train_pack(configs, folders, *, log=print, right=None, termination=None):
     behaviour = json.loads(os.environ.get("BESTIARY_FAKE", "{}"))
     rates = [config["optimizer"]["learning_rate"] for config in configs]
     if behaviour.get("crash") in rates:
@@ -52,38 +53,42 @@ def train_pack(configs, folders, *, log=print):
     if behaviour.get("raise") in ("any", *rates):
         raise ValueError("the program cannot be built")
     results = []
-    for config, folder in zip(configs, map(Path, folders), strict=True):
+    for config, folder in zip(configs, map(storage.at, folders), strict=True):
         if behaviour.get("disk") == config["optimizer"]["learning_rate"]:
             raise OSError(28, "No space left on device", str(folder))
         time.sleep(behaviour.get("sleep", 0))
-        write(folder, config)
+        write(folder, config, right)
         results.append(result_of(config))
-        accident(folder.parents[1], behaviour)
+        accident(journal_of(folder), behaviour)
     return results
 
 
 def accident(root, behaviour):
-    """Kills this worker or the driver, each once for every so many results."""
+    """Kills this process or its parent, each once for every so many results."""
     count = len((root / "trained").read_text().split())
-    for victim in ("kill_worker", "kill_driver"):
+    for victim, process in (("kill_trainer", os.getpid()), ("kill_parent", os.getppid())):
         turn = count // behaviour.get(victim, 10**9)
         try:
             if turn:
                 os.close(os.open(root / f"{victim}-{turn}", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             continue
-        if turn and victim == "kill_worker":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif turn:
-            os.kill(int((root / "lock").read_text().split()[1]), signal.SIGKILL)
+        if turn:
+            os.kill(process, signal.SIGKILL)
 
 
-def write(folder, config):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(canonical(what(config)))
-    (folder / "curve.jsonl").write_text("")
-    scratch = folder / ".result"
-    scratch.write_text(json.dumps(result_of(config)))
-    with open(folder.parent.parent / "trained", "a") as journal:
+def journal_of(folder):
+    """The folder of `trained`: the workdir, or BESTIARY_JOURNAL where that is a bucket."""
+    return Path(os.environ.get("BESTIARY_JOURNAL") or folder.parent.parent)
+
+
+def write(folder, config, right=None):
+    if not storage.in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    storage.write(folder / "config.json", canonical(what(config)))
+    if right is None:
+        storage.write_json(folder / "result.json", result_of(config))
+    else:
+        right.finish(folder.name, result_of(config))
+    with open(journal_of(folder) / "trained", "a") as journal:
         journal.write(folder.name + "\n")
-    os.replace(scratch, folder / "result.json")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from sweeps import run as run_lib
@@ -28,6 +29,7 @@ def run(workdir, *extra, study=STUDY):
 def process(workdir, *extra, study=STUDY, **fake):
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
     environment = {**os.environ, "PYTHONPATH": paths, "BESTIARY_FAKE": json.dumps(fake)}
+    environment["BESTIARY_HEARTBEAT"] = "1"
     words = [sys.executable, "-m", "sweeps.run", *command(workdir, *extra, study=study)]
     return subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -37,6 +39,14 @@ def process(workdir, *extra, study=STUDY, **fake):
 def trained(workdir):
     path = workdir / "trained"
     return path.read_text().split() if path.exists() else []
+
+
+def until(condition, seconds=120):
+    """Waits for a condition; fails when it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
 
 
 def table(workdir):

@@ -41,6 +41,10 @@ def get_config(argument=""):
     elif argument == "wide":
         study["optimizers"] = {name: entry() for name in WIDE}
         study["seeds"] = [0, 1, 2, 3]
+    elif argument == "storm":  # two thousand trials
+        study["optimizers"] = {name: entry() for name in WIDE}
+        study["ratios"] = list(range(1, 10))
+        study["phases"] = {"I": [["nano-xs", ratio] for ratio in study["ratios"]]}
     elif argument == "real":  # few real trials, with checkpoints
         grid = {"learning_rate": [0.008, 0.016]}
         study |= {

@@ -1,15 +1,17 @@
-"""Array jobs: rounds of scripts, run here by bash, end in the table of `sweeps.run`."""
+"""Array jobs of workers: their scripts, run here by bash, end in the table of `sweeps.run`."""
 
 import json
 import os
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from study_rig import table, trained, until
 
 from sweeps import run as run_lib
-from sweeps import slurm
+from sweeps import slurm, work
 
 ROOT = Path(__file__).parents[2]
 STUDY = str(ROOT / "tests/support/tiny_race.py")
@@ -17,169 +19,112 @@ TRAINER = "--trainer=fake_trainer:train_pack"
 
 
 def submit(workdir, capsys, *extra):
-    """(exit code, script, what it said) of planning the next round."""
+    """(exit code, script, what it said) of making the job."""
     code = slurm.main([f"--config={STUDY}", f"--workdir={workdir}", TRAINER, *extra])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
 
-def tasks(script):
-    (line,) = [line for line in script.splitlines() if "--array" in line]
-    return int(line.split("=0-")[1].split("%")[0]) + 1
-
-
-def run(script, task, **variables):
-    """Runs a task as SLURM does: the script by bash, the task's number in the environment."""
+def start(script, task, **variables):
+    """Starts a task as SLURM does: the script by bash, the task's number in the environment."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
     environment = {**os.environ, "PYTHONPATH": paths, "SLURM_ARRAY_TASK_ID": str(task), **variables}
-    return subprocess.run(
-        ["bash"], input=script, env=environment, text=True, capture_output=True, timeout=300
-    )
+    environment["BESTIARY_HEARTBEAT"] = "1"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(["bash", "-c", script], env=environment, **pipes)
 
 
-def run_here(monkeypatch, script, task, **variables):
-    """The exit code of a task whose command runs in this process, which takes less time."""
-    with monkeypatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        patch.setenv("PYTHONPATH", str(ROOT / "tests/support"))
-        words = shlex.split(script.splitlines()[-1])
-        assert words[0] == "exec" and words[2:4] == ["-m", "sweeps.slurm"]
-        return slurm.main([*words[4:], f"--task={task}"])
-
-
-def trained(workdir):
-    return (workdir / "trained").read_text().split()
-
-
-def table(workdir):
-    return {p.name: p.read_bytes() for p in (workdir / "certificates").iterdir()}
-
-
-def test_the_script_says_what_slurm_must_know(tmp_path, capsys):
-    options = ["--sbatch=--gpus=1 --time=04:00:00", "--at_once=2", "--setup=module load cuda"]
-    code, script, said = submit(tmp_path, capsys, *options)
-    assert code == 0 and "trials in" in said
-    lines = script.splitlines()
-    assert lines[0] == "#!/bin/bash"
-    assert f"#SBATCH --array=0-{tasks(script) - 1}%2" in lines
-    assert "#SBATCH --gpus=1 --time=04:00:00" in lines and "module load cuda" in lines
-    assert max(i for i, line in enumerate(lines) if line.startswith("#SBATCH")) < lines.index(
-        "set -e"
-    )
-    assert submit(tmp_path, capsys, *options)[1] == script  # the same round, the same script
-
-
-@pytest.mark.slow
-def test_rounds_of_array_jobs_end_in_the_same_certificates(tmp_path, capsys):
-    rounds, workdir = 0, tmp_path / "slurm"
-    while True:
-        code, script, said = submit(workdir, capsys)
-        if code:
-            break
-        rounds += 1
-        for task in range(tasks(script)):
-            done = run(script, task)
-            assert done.returncode == 0, done.stderr
-        before = trained(workdir)
-        assert run(script, 0).returncode == 0 and trained(workdir) == before  # nothing twice
-    assert code == 1 and "4 of 4 cells are certified" in said and rounds > 1
-    assert len(trained(workdir)) == len(set(trained(workdir)))
-    here = tmp_path / "here"
-    assert run_lib.main([f"--config={STUDY}", f"--workdir={here}", TRAINER]) == 0
-    assert table(workdir) == table(here)
-
-
-@pytest.mark.slow
-def test_a_trial_that_crashes_is_tried_again_next_round_and_holds_its_cell_up(
-    tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("BESTIARY_FAKE", '{"crash": 0.032}')
-    tried = []
-    while (last := submit(tmp_path, capsys))[0] == 0:
-        for task in range(tasks(last[1])):
-            assert run_here(monkeypatch, last[1], task) == 0
-        attempts = [json.loads(p.read_text()) for p in tmp_path.glob("trials/*/attempts.json")]
-        tried.append({len(found) for found in attempts})
-    assert tried[0] == {1} and tried[-1] == {2}  # one a round, on whatever node
-    code, _, said = last
-    assert code == 2 and "failed: its process exited with code 3; mend the cause" in said
-    bad = [
-        json.loads((p.parent / "config.json").read_text()) for p in tmp_path.glob("trials/*/re*")
+def test_the_script_says_what_slurm_must_know(tmp_path, capsys, monkeypatch):
+    options = ["--sbatch=--gpus=1 --time=04:00:00", "--at_once=20", "--setup=module load cuda"]
+    code, script, said = submit(tmp_path, capsys, *options, "--workers=2500")
+    assert code == 0 and "trials to go" in said
+    arrays = [line.strip() for line in said.splitlines() if "sbatch" in line]
+    assert [line.split()[1] for line in arrays] == [
+        "--array=0-1000%20",
+        "--array=0-1000%20",
+        "--array=0-497%20",
     ]
-    assert 0.032 not in [config["optimizer"]["learning_rate"] for config in bad]
-    monkeypatch.delenv("BESTIARY_FAKE")
-    _, script, _ = submit(tmp_path, capsys, "--retry_failed")
-    assert tasks(script) >= 1
-
-
-def test_a_study_whose_first_trials_all_fail_stops_and_records_nothing(
-    tmp_path, capsys, monkeypatch
-):
-    _, script, _ = submit(tmp_path, capsys)
-    monkeypatch.setenv("BESTIARY_FAKE", '{"raise": "any"}')
-    for task in range(tasks(script)):
-        assert run_here(monkeypatch, script, task) == 0
-    monkeypatch.delenv("BESTIARY_FAKE")
-    code, _, said = submit(tmp_path, capsys)
-    assert (
-        code == 2 and said.count("\n") == 1 and "trials all failed; the last: failed: Value" in said
-    )
-    assert not list(tmp_path.glob("trials/*/*.json"))
-    assert submit(tmp_path, capsys)[1] == script
-
-
-def test_a_node_where_packs_only_die_is_set_aside(tmp_path, capsys, monkeypatch):
-    """Two tasks die on the node `bad`; the others leave it at once, the next round avoids it."""
-    _, script, _ = submit(tmp_path, capsys, "--config.pack.width=2")
-    assert run_here(monkeypatch, script, 0, SLURMD_NODENAME="good") == 0
-    broken = {"SLURMD_NODENAME": "bad", "BESTIARY_FAKE": '{"raise": "any"}'}
-    codes = [run_here(monkeypatch, script, n, **broken) for n in range(1, tasks(script))]
-    assert codes[:3] == [0, 0, slurm.AVOIDED] and set(codes[2:]) == {slurm.AVOIDED}
-    attempts = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/attempts.json")]
-    assert [[a["where"] for a in found] for found in attempts] == [["bad"]] * 4
-    _, script, said = submit(tmp_path, capsys, "--config.pack.width=2")
-    assert "#SBATCH --exclude=bad" in script.splitlines() and "set aside: bad" in said
-    for task in range(tasks(script)):
-        assert run_here(monkeypatch, script, task, SLURMD_NODENAME="good") == 0
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/result.json")]
-    assert {result["status"] for result in results} == {"finished"}
+    lines = script.splitlines()
+    assert lines[0] == "#!/bin/bash" and "#SBATCH --signal=B:TERM@90" in lines
+    assert "#SBATCH --gpus=1 --time=04:00:00" in lines and "module load cuda" in lines
+    last = max(i for i, line in enumerate(lines) if line.startswith("#SBATCH"))
+    assert last < lines.index("set -e")
+    assert shlex.split(lines[-1])[2:4] == ["-m", "sweeps.work"]
+    assert submit(tmp_path, capsys, *options)[1] == script  # the same study, the same script
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho MaxArraySize            = 4\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert list(slurm.arrays(6, slurm.max_array_size())) == ["0-3", "0-1"]
 
 
 @pytest.mark.slow
-def test_a_task_on_a_full_disk_says_so(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("BESTIARY_FAKE", '{"disk": 0.032}')
-    _, script, _ = submit(tmp_path, capsys)
-    done = [run(script, task) for task in range(tasks(script))]
-    assert {task.returncode for task in done} == {0, 2}
-    for task in done:
-        if task.returncode:
-            assert task.stderr.startswith("error: no space left on the device for ")
-            assert task.stderr.count("\n") == 1
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/result.json")]
-    assert {result["status"] for result in results} == {"finished"}  # the rest runs again
+def test_tasks_end_in_the_same_certificates_though_one_is_preempted(tmp_path, capsys):
+    workdir, here = tmp_path / "slurm", tmp_path / "here"
+    assert run_lib.main([f"--config={STUDY}", f"--workdir={here}", TRAINER]) == 0
+    capsys.readouterr()
+    _, script, _ = submit(workdir, capsys)
+    slow = {"BESTIARY_FAKE": json.dumps({"sleep": 0.2})}
+    tasks = [start(script, number, **slow) for number in range(2)]
+    until(lambda: len(trained(workdir)) >= 2)
+    tasks[0].send_signal(signal.SIGTERM)
+    said = [task.communicate(timeout=200)[0] for task in tasks]
+    assert tasks[0].returncode == 143 and "running packs save and stop" in said[0], said[0]
+    assert tasks[1].returncode == 0, said[1]
+    assert table(workdir) == table(here)
+    code, _, said = submit(workdir, capsys)
+    assert code == slurm.OVER and "4 of 4 cells are certified" in said
+
+
+def test_nodes_that_workers_have_left_are_excluded(tmp_path, capsys):
+    (tmp_path / "nodes").mkdir()
+    for name, strikes, worked in (("bad", 2, False), ("good", 0, True)):
+        record = {"strikes": strikes, "worked": worked}
+        (tmp_path / "nodes" / f"{name}.json").write_text(json.dumps(record))
+    run = lambda: submit(tmp_path, capsys)  # noqa: E731
+    _, script, said = run()
+    assert "#SBATCH --exclude=bad" in script.splitlines() and "set aside: bad" in said
 
 
 @pytest.mark.parametrize(
-    "words, expected",
+    "command, words, expected",
     [
-        (["--round=nowhere.json", "--task=0"], "nowhere.json cannot be read"),
-        (["--round=nowhere.json", "--tusk=0"], "unknown flag --tusk=0"),
-        ([f"--config={STUDY}", "--device=abacus"], "abacus"),
-        ([f"--config={STUDY}", "--config.data.fingerprint=", "--config.data.corpus=no"], "'no'"),
-        ([f"--config={STUDY}", "--workdir={}/file"], "file: File exists"),
-        ([f"--config={STUDY}", "--workdir={}/file/below"], "file/below: Not a directory"),
+        (work, [], "holds no study; python -m sweeps.run begins one"),
+        (slurm, [f"--config={STUDY}", "--device=abacus"], "abacus"),
+        (
+            slurm,
+            [f"--config={STUDY}", "--config.data.fingerprint=", "--config.data.corpus=no"],
+            "'no'",
+        ),
+        (slurm, [f"--config={STUDY}", "--workdir={}/file"], "file"),
+        (slurm, [f"--config={STUDY}", "--workdir={}/file/below"], "file/below"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, words, expected):
+def test_mistakes_are_one_line(tmp_path, capsys, command, words, expected):
     (tmp_path / "file").touch()
     words = [word.format(tmp_path) for word in words]
-    assert slurm.main([f"--workdir={tmp_path}", *words]) == 2
+    assert command.main([f"--workdir={tmp_path}", *words]) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
 
 
-def test_options_that_the_shell_could_not_read_are_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("{", "cannot be read"),
+        ('{"told": true}', "is told its results"),
+        ('{"name": "of the future"}', "is of another version"),
+    ],
+)
+def test_a_workdir_that_nobody_can_work_on_is_one_line(tmp_path, capsys, text, expected):
+    (tmp_path / "study.json").write_text(text)
+    assert work.main([f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ['--sbatch=--comment="open', "--workers=0", "--workers=-1"])
+def test_flags_that_cannot_be_are_refused(tmp_path, capsys, word):
     with pytest.raises(SystemExit) as end:
-        submit(tmp_path, capsys, '--sbatch=--comment="open')
-    assert end.value.code == 2 and "argument --sbatch" in capsys.readouterr().err
+        submit(tmp_path, capsys, word)
+    assert end.value.code == 2 and f"argument {word.partition('=')[0]}" in capsys.readouterr().err

@@ -10,9 +10,11 @@ import pytest
 import tiny_race
 
 from lm import config as run_config
-from lm.storage import write_json
+from lm.storage import open_store, write_json
 from sweeps.dispatch import ledger, packs
+from sweeps.dispatch.ledger import Ledger
 from sweeps.plan import config as study_config
+from sweeps.plan.phases import plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 from sweeps.status import Status
@@ -28,8 +30,12 @@ def some_trial(race, **changes):
     return Trial(cell, freeze({**race.start(cell), **changes}), 0)
 
 
+def load(workdir, race):
+    return Ledger(open_store(str(workdir)), race).open()
+
+
 def train(race, workdir, trial):
-    path = ledger.folder(workdir, race.hash(trial))
+    path = workdir / "trials" / race.hash(trial)
     path.mkdir(parents=True)
     fake_trainer.write(path, race.run(trial))
     return path
@@ -39,7 +45,7 @@ def test_a_trial_survives_the_disk(race, tmp_path):
     trials = [some_trial(race, learning_rate=rate) for rate in (0.004, 0.008, 0.5)]
     for trial in trials:
         train(race, tmp_path, trial)
-    found = ledger.load(tmp_path, race)
+    found = load(tmp_path, race)
     assert set(found.outcomes) == set(trials) and not found.corrupt and not found.strays
     assert [found.outcomes[t].status for t in trials] == ["finished", "finished", "diverged"]
     assert found.outcomes[trials[0]].loss == fake_trainer.loss_of(race.run(trials[0]))
@@ -48,11 +54,11 @@ def test_a_trial_survives_the_disk(race, tmp_path):
 def test_other_plans_trials_are_strays_not_results(race, tmp_path):
     config = race.run(some_trial(race))
     config["eval"]["points"] = 3
-    path = ledger.folder(tmp_path, run_config.config_hash(config))
+    path = tmp_path / "trials" / run_config.config_hash(config)
     path.mkdir(parents=True)
     fake_trainer.write(path, config)
-    found = ledger.load(tmp_path, race)
-    assert found.strays == [path] and not found.outcomes and not found.corrupt
+    found = load(tmp_path, race)
+    assert found.strays == [path.name] and not found.outcomes and not found.corrupt
 
 
 @pytest.mark.parametrize(
@@ -72,26 +78,54 @@ def test_other_plans_trials_are_strays_not_results(race, tmp_path):
 def test_unusable_results_are_corrupt(race, tmp_path, text):
     path = train(race, tmp_path, some_trial(race))
     (path / "result.json").write_text(text.replace("H", path.name))
-    found = ledger.load(tmp_path, race)
-    assert list(found.corrupt) == [path] and not found.outcomes
-    ledger.discard(path)
-    assert ledger.load(tmp_path, race).corrupt == {}
+    found = load(tmp_path, race)
+    assert list(found.corrupt) == [path.name] and not found.outcomes
+    found.discard(path.name, "for a test", log=lambda line: None)
+    assert (path / "result.json.corrupt").read_text() == text.replace("H", path.name)
+    assert load(tmp_path, race).corrupt == {}
 
 
 def test_binary_garbage_is_corrupt(race, tmp_path):
     path = train(race, tmp_path, some_trial(race))
     (path / "result.json").write_bytes(os.urandom(200))
-    assert list(ledger.load(tmp_path, race).corrupt) == [path]
+    assert list(load(tmp_path, race).corrupt) == [path.name]
 
 
 def test_recorded_results_read_back(race, tmp_path):
     trial = some_trial(race)
-    path = ledger.folder(tmp_path, race.hash(trial))
-    config = run_config.what(race.run(trial))
-    written = ledger.record(path, config, "infeasible", reason="memory: it does not fit")
-    assert ledger.load(tmp_path, race).outcomes == {trial: written}
-    assert (written.status, written.hash) == ("infeasible", path.name)
+    config, found = run_config.what(race.run(trial)), load(tmp_path, race)
+    found.record(trial, config, "infeasible", reason="memory: it does not fit")
+    written = found.outcomes[trial]
+    assert load(tmp_path, race).outcomes == {trial: written}
+    assert (written.status, written.hash) == ("infeasible", race.hash(trial))
     assert written.reason == "memory: it does not fit" and written.loss == float("inf")
+
+
+def test_the_index_spares_reading_and_is_rebuilt_from_the_results(race, tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "SEGMENT", 4)
+    trials = [some_trial(race, learning_rate=0.001 * (i + 1)) for i in range(10)]
+    for trial in trials[:6]:
+        train(race, tmp_path, trial)
+    first = load(tmp_path, race)
+    whole = first.outcomes.copy()
+    for trial in trials[6:]:
+        train(race, tmp_path, trial)
+    assert not first.look()  # nobody has said so yet
+    other = load(tmp_path, race)
+    assert len(other.outcomes) == 10 and first.look() and first.outcomes == other.outcomes
+    read, store = [], open_store(str(tmp_path))
+    monkeypatch.setattr(store, "read_all", lambda names: read.extend(names) or [], raising=False)
+    assert Ledger(store, race).open().outcomes == other.outcomes and not read
+    monkeypatch.undo()
+    # A result that was changed or removed by hand is not what the index says.
+    (tmp_path / "trials" / race.hash(trials[0]) / "result.json").unlink()
+    (tmp_path / "trials" / race.hash(trials[1]) / "result.json").write_text("{")
+    found = load(tmp_path, race)
+    assert trials[0] not in found.outcomes and list(found.corrupt) == [race.hash(trials[1])]
+    for path in tmp_path.glob("index/*/*/*"):
+        path.write_text('["cut sho')
+    assert set(load(tmp_path, race).outcomes) == set(trials[2:])
+    assert set(whole) == set(trials[:6])
 
 
 def test_a_full_device_says_so_and_leaves_the_old_file(tmp_path, monkeypatch):
@@ -108,44 +142,26 @@ def test_a_full_device_says_so_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["study.json"]
 
 
-def test_status_counts_what_is_on_disk(race, tmp_path):
+def test_status_tells_what_is_done_running_and_held_up(race, tmp_path):
     write_json(tmp_path / "study.json", race.config)
     for rate in (0.004, 0.008, 0.5):
         train(race, tmp_path, some_trial(race, learning_rate=rate))
-    status = Status(tmp_path)
-    row = status.rows()["adamw-nano-xs-1x"]
+    status, cell = Status(str(tmp_path)), "adamw-nano-xs-1x"
+    row = status.rows()[cell]
     assert (row.counts["finished"], row.counts["diverged"]) == (2, 1)
-    assert f"{row.best:.4f}" in status.text() and "no driver has run here" in status.text()
-    train(race, tmp_path, some_trial(race, learning_rate=0.016))
-    assert status.rows()["adamw-nano-xs-1x"].counts["finished"] == 3
-
-
-def test_status_tells_a_live_driver_from_a_silent_and_a_finished_one(race, tmp_path):
-    write_json(tmp_path / "study.json", race.config)
-    cell = "adamw-nano-xs-1x"
-    live = {
-        **{"process": 7, "host": "here", "over": False, "eta_seconds": 30.0, "failed": {}},
-        **{"running": {cell: 3}, "queued": {cell: 2}, "waiting": {"adamw-nano-xs-2x": "waits"}},
-    }
-    write_json(tmp_path / "driver.json", live)
-    status = Status(tmp_path)
-    rows = status.rows()
-    assert (rows[cell].counts["running"], rows[cell].counts["queued"]) == (3, 2)
-    assert rows["adamw-nano-xs-2x"].state == "waits"
-    assert "process 7 on here: this round ends in about 30 s" in status.text()
-    os.utime(tmp_path / "driver.json", (0, 0))
-    assert status.rows()[cell].counts["running"] == 0
-    assert "start it again to go on" in status.text()
-    write_json(tmp_path / "driver.json", {**live, "over": True})
-    assert "the study is over" in status.text()
-    write_json(tmp_path / "driver.json", {**live, "over": True, "failed": {cell: "killed: twice"}})
-    assert "stopped by failed trials" in status.text()
-    assert status.rows()[cell].state == "held up: killed: twice"
-    write_json(tmp_path / "driver.json", {**live, "over": True})
-    (tmp_path / "certificates").mkdir()
+    assert f"{row.best:.4f}" in status.text()
+    life = {"running": {cell: 3}, "token": "abc", "host": "here", "trials": ["x"] * 3}
+    status.store.swap("workers/abc", json.dumps(life).encode(), None)
+    assert status.rows()[cell].counts["running"] == 3
+    assert "worker abc on here: 3 trials" in status.text()
+    assert "waits" in status.rows()["adamw-nano-xs-2x"].state
     for complete, state in ((False, "certified, not complete"), (True, "certified")):
-        write_json(tmp_path / "certificates" / f"{cell}.json", {"complete": complete})
+        status.store.write_json(f"certificates/{cell}.json", {"complete": complete})
         assert status.rows()[cell].state == state
+    trial = next(t for t in plan(race, status.ledger.outcomes).pending if str(t.cell) == cell)
+    attempts = [{"cause": "killed", "reason": "twice", "where": "here"}] * 4
+    status.store.write_json(f"attempts/{race.hash(trial)}.json", attempts)
+    assert status.rows()[cell].state == "held up: killed: twice"
 
 
 def test_packs_hold_one_program_each_and_every_trial_once():

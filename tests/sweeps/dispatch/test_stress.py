@@ -1,31 +1,12 @@
-"""Over 200 short trials on 8 workers, while workers and drivers are killed; real trials resumed."""
+"""Real trials whose processes are killed or asked to stop go on from their checkpoints."""
 
 import json
+import signal
 
 import pytest
-from study_rig import STUDY, process, run, table, trained
+from study_rig import STUDY, process, until
 
 pytestmark = pytest.mark.slow
-
-
-def test_no_trial_is_lost_or_trained_twice(tmp_path):
-    undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
-    wide = f"{STUDY}:wide"
-    assert run(undisturbed, study=wide) == 0
-    total, codes = len(trained(undisturbed)), []
-    assert total >= 200
-    while not codes or codes[-1]:
-        accidents = {"kill_worker": 15, "kill_driver": 60}
-        driver = process(disturbed, "--workers=8", study=wide, **accidents)
-        output, _ = driver.communicate(timeout=300)
-        codes.append(driver.returncode)
-        assert codes[-1] in (0, -9), output
-    assert codes.count(-9) == total // 60
-    assert len(list(disturbed.glob("kill_worker-*"))) == total // 15
-    results = trained(disturbed)
-    assert len(results) == len(set(results)) == total
-    assert table(disturbed) == table(undisturbed)
-    assert not list(disturbed.rglob(".*"))  # nothing that a killed writer left
 
 
 def losses(workdir):
@@ -33,11 +14,26 @@ def losses(workdir):
     return {path.parent.name: json.loads(path.read_text())["loss"] for path in paths}
 
 
-def test_a_killed_worker_goes_on_from_its_checkpoints(tmp_path):
-    for name, trainer in (("whole", "lm.train:train_pack"), ("cut", "cluster_trainers:mortal")):
+def saved(workdir):
+    return any(path.name.isdigit() for path in workdir.glob("trials/*/checkpoint/*"))
+
+
+def test_packs_go_on_from_their_checkpoints(tmp_path):
+    """A trainer is killed once, and a worker is stopped once while its pack trains."""
+    for name in ("whole", "killed", "stopped"):
+        trainer = "cluster_trainers:mortal" if name == "killed" else "lm.train:train_pack"
         words = ("--workers=1", f"--trainer={trainer}")
         child = process(tmp_path / name, *words, study=f"{STUDY}:real")
+        if name == "stopped":
+            until(lambda: saved(tmp_path / "stopped"))
+            child.send_signal(signal.SIGINT)
+            output, _ = child.communicate()
+            assert child.returncode == 130 and "go on from what was saved" in output, output
+            assert not list(tmp_path.glob("stopped/attempts/*"))  # no failed attempt
+            child = process(tmp_path / name, *words, study=f"{STUDY}:real")
         output, _ = child.communicate()
         assert child.returncode == 0, output
-    assert "going on from the checkpoint at step" in (tmp_path / "cut/resumed").read_text()
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole") != {}
+        if name != "whole":
+            logs = "".join(path.read_text() for path in (tmp_path / name).glob("logs/*"))
+            assert "going on from the checkpoint at step" in logs + output
+        assert losses(tmp_path / name) == losses(tmp_path / "whole") != {}

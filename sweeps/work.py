@@ -1,0 +1,174 @@
+"""A worker of a study: plans, claims, trains, writes, until nothing is left. Start any number.
+
+    python -m sweeps.work --workdir=gs://bucket/race               # a pack at a time
+    python -m sweeps.work --workdir=gs://bucket/race --slots=8     # eight, as processes
+    python -m sweeps.work --workdir=gs://bucket/race --sharded     # a run over all hosts
+
+`python -m sweeps.run` begins the study, here or anywhere. Workers need no driver and do not know of
+each other but through the workdir; one that is stopped saves what it can and gives its trials back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lm import command, storage
+from lm.storage import Store, open_store
+from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.local import TRAINER, Children, Inline, sources
+from sweeps.dispatch.right import LOST
+from sweeps.dispatch.worker import Avoided, Stopping, Worker
+from sweeps.plan.study import Study
+
+AVOIDED = 4  # exit code on a node that is set aside
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        prog="python -m sweeps.work",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = out.add_argument
+    add("--workdir", required=True, type=storage.place, help="a folder, or s3://, gs://, az://")
+    add_worker(out)
+    return out
+
+
+def add_worker(out: argparse.ArgumentParser) -> None:
+    """The flags that say how a worker trains."""
+    add = out.add_argument
+    add("--slots", type=count, default=0, help="child processes; 0: this process (default)")
+    add("--sharded", action="store_true", help="each run over all devices of all hosts of the job")
+    add("--timeout", type=float, default=0.0, help="seconds a pack may take; 0: no limit (default)")
+    add("--trainer", default=TRAINER, help=argparse.SUPPRESS)
+
+
+def count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes")
+    return int(text)
+
+
+def flags(arguments: argparse.Namespace) -> list[str]:
+    """The same flags again, for a worker that is started elsewhere."""
+    out = [f"--slots={arguments.slots}"] if arguments.slots else []
+    out += ["--sharded"] if arguments.sharded else []
+    out += [f"--timeout={arguments.timeout:g}"] if arguments.timeout else []
+    return out + ([f"--trainer={arguments.trainer}"] if arguments.trainer != TRAINER else [])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    if "BESTIARY_TIED" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # when whoever started it is gone
+    return command.guarded(
+        lambda: run(arguments), Refused, interrupted="the same command goes on with what is left"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command with its arguments parsed; returns the exit code."""
+    log: Callable = lambda line: print(line, flush=True)  # noqa: E731
+    store = open_store(str(arguments.workdir))
+    study = begun(store)
+    try:
+        _, failed, ledger = work(store, study, arguments, log)
+    except Avoided as avoided:
+        log(str(avoided))
+        return AVOIDED
+    except Stopping:
+        log("stopped; its unfinished trials are given back")
+        return 128 + signal.SIGTERM
+    log(f"nothing is left to train: {len(ledger.outcomes)} trials are over")
+    if failed:
+        raise Refused(f"{len(failed)} trials failed for good; see python -m sweeps.status")
+    return 0
+
+
+def begun(store: Store) -> Study:
+    """The study that a workdir holds.
+
+    Raises:
+      Refused: there is none, or it is told its results.
+    """
+    try:
+        config = store.read_json("study.json")
+    except ValueError as error:
+        raise Refused(f"{store.path('study.json')} cannot be read: {error}") from None
+    if config is None:
+        raise Refused(f"{store.address} holds no study; python -m sweeps.run begins one")
+    if config.get("told"):
+        raise Refused(f"{store.address} is told its results (sweeps.Race): nothing trains it here")
+    try:
+        return Study(config)
+    except (KeyError, TypeError) as error:
+        raise Refused(f"{store.path('study.json')} is of another version: {error!r}") from None
+
+
+def work(store: Store, study: Study, arguments: argparse.Namespace, log: Callable) -> Any:
+    """Works on a study in this process, as `Worker.run` does."""
+    own = sources(store)
+    if own.is_dir():
+        from optim import plugins
+
+        plugins.look_in(own)
+    job = None
+    if arguments.sharded:
+        from sweeps.dispatch import hosts
+
+        job = hosts.join(store, log)
+        if not job.first:
+            job.follow()
+            raise Stopping
+        executor = Inline(trainer=hosts.TRAINER, log=log, widest=1)
+    elif arguments.slots:
+        executor = Children(arguments.slots, trainer=arguments.trainer, sources=own)
+    else:
+        executor = Inline(trainer=arguments.trainer, log=log)
+
+    def die(reason: str) -> None:
+        print(f"error: this worker ends: {reason}", file=sys.stderr, flush=True)
+        os._exit(LOST)
+
+    limit = arguments.timeout or float("inf")
+    worker = Worker(store, study, executor, log=log, timeout=limit, die=die)
+    before = _stop_by_signal(worker, log) if arguments.slots else {}
+    try:
+        return worker.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if job is not None:
+            job.leave()
+
+
+def _stop_by_signal(worker: Worker, log: Callable) -> dict:
+    """The first signal lets running packs save; the second ends everything at once."""
+
+    def stop(number: int, _: object) -> None:
+        name = signal.Signals(number).name
+        if worker.asked_to_stop.is_set():
+            log(f"{name} again: stopped at once")
+            worker.executor.close()
+            worker.right.__exit__(None)
+            os._exit(128 + number)
+        log(f"{name}: running packs save and stop, finished trials stand; again: at once")
+        worker.stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see docs/design.md on LAPACK under XLA
+    sys.exit(main())
