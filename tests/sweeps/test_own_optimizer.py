@@ -42,8 +42,8 @@ def test_it_races_is_kept_and_a_changed_source_is_refused(module, tmp_path, caps
     assert f"{name}: learning_rate from 0.01, grid 0.0001, 0.001" in capsys.readouterr().out
     monkeypatch.chdir(module.parent)
     killed = study_rig.process(workdir, *words, study=SMOKE, kill_trainer=5)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL and len(trained(workdir)) == 5
+    said, _ = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL and len(trained(workdir)) == 5, said
     assert run(workdir, *words, study=SMOKE) == 0
     assert "4 of 4 cells are certified" in capsys.readouterr().out
     assert (workdir / f"optimizers/{module.name}").read_text() == OWN
