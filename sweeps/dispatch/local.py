@@ -76,8 +76,11 @@ def sources(store: Store) -> Path:
     """The folder with the study's own copies of optimizers by import path, copied from a bucket."""
     if not in_bucket(store.address):
         return Path(store.address) / "optimizers"
+    names = store.list("optimizers")
+    if not names:
+        return Path(os.devnull)  # no folder
     folder = Path(tempfile.mkdtemp(prefix="bestiary-"))
-    for name in store.list("optimizers"):
+    for name in names:
         (folder / name).write_bytes(store.read(f"optimizers/{name}") or b"")
     return folder
 
