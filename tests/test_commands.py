@@ -12,7 +12,8 @@ COMMANDS = {  # its module, the function it works in, words that lead there
     "sweeps.run": ("sweeps.run", "run", ["--config=c", "--workdir=w"]),
     "challenge": ("sweeps.challenge", "run", ["muon"]),
     "slurm": ("sweeps.slurm", "submit", ["--config=c", "--workdir=w"]),
-    "slurm task": ("sweeps.slurm", "train", ["--round=r.json", "--workdir=w"]),
+    "work": ("sweeps.work", "run", ["--workdir=w"]),
+    "status": ("sweeps.status", "show", ["w"]),
 }
 ENDS = [
     (KeyboardInterrupt(), 130, "interrupted; "),

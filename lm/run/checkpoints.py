@@ -136,7 +136,7 @@ class Checkpoints:
 
 def _reading(target):
     """How Orbax is to read a checkpoint into `target`; what is `...` there stays unread."""
-    if ... not in jax.tree.leaves(target):
+    if not any(leaf is ... for leaf in jax.tree.leaves(target)):  # `in` would compare arrays
         return ocp.args.StandardRestore(target)
     arguments = ocp.checkpoint_utils.construct_restore_args(target)
     return ocp.args.PyTreeRestore(item=target, restore_args=arguments)
