@@ -31,7 +31,7 @@ from sweeps.plan.trial import Trial, finite
 
 LOOK = (1.0, 5.0)  # seconds between looks at a disk and at a bucket
 RARELY = (5.0, 60.0)  # where nothing has come for long
-TRIED = (32, 4)  # claims of others looked at in one go, on a disk and in a bucket
+TRIED = (32, 1)  # claims of others looked at in one go, on a disk and in a bucket
 LOSSES = ("failed", "killed", "memory", "timeout")  # that may be the node's fault
 
 
