@@ -17,8 +17,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from lm.config import ConfigError
-from lm.run.mirror import Mirror
 from lm.storage import in_bucket
+from lm.storage.mirror import Mirror
 
 
 class Checkpoints:
