@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from orbax.checkpoint.multihost import sync_global_processes
 
 import optim
 from lm.run import mesh as mesh_lib
@@ -53,6 +54,7 @@ class Solo(Program):
                 self._call, donate_argnums=0, out_shardings=(self.shardings, whole)
             )
             self._evaluate = jax.jit(self._sums, out_shardings=whole)
+        self._step = None  # `_advance` as it is called, from the first call on
 
     def _start(self, seed, hparams):
         return self.run.init(self.run.params(seed), hparams, seed)
@@ -121,8 +123,23 @@ class Solo(Program):
         local = np.pad(local, [(0, self.steps_per_call - count), (0, 0), (0, 0)])
         shape = (self.steps_per_call, self.config["train"]["batch_size"], T)
         block = jax.make_array_from_process_local_data(self.batch_sharding, local, shape)
+        arguments = state, self.hparams, block, np.int32(count), np.bool(fresh)
         with jax.set_mesh(self.mesh):
-            return self._advance(state, self.hparams, block, np.int32(count), np.bool(fresh))
+            if self._step is None:
+                self._step = self._compiled(*arguments)
+            return self._step(*arguments)
+
+    def _compiled(self, *arguments):
+        """The step; in a job of several processes all have compiled it when this returns, since a
+        collective of CPUs waits half a minute and not for somebody's compiler.
+        """
+        if self.host[1] == 1:
+            return self._advance
+        step = self._advance.lower(*arguments).compile()
+        sync_global_processes(
+            "the step is compiled", timeout=3600, processes={*range(self.host[1])}
+        )
+        return step
 
     def evaluate(self, state, tokens_EBT, weight_EB, active) -> Array:
         """Sums over the batches, (2,): nats and predicted tokens; each device gets its rows."""
