@@ -30,6 +30,7 @@ from sweeps.plan.certificates import effort
 from sweeps.plan.phases import Plan, plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Outcome, Trial
+from sweeps.watch import page
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,7 +89,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
         dry_run(study, outcomes, arguments.device, changes, log)
         return 0
     begin(study, store, arguments, log)
-    state, failed, ledger = drive(study, store, arguments, log)
+    with page.shown(store.address, log) as say:
+        state, failed, ledger = drive(study, store, arguments, say)
     report(study, state, ledger.outcomes, failed, log)
     return 0
 

@@ -42,6 +42,7 @@ INNER = {  # inner room -> what it may import of its own room, beside itself
     "lm.pods": {"lm.run", "lm.model", "lm.config"},
     "sweeps.plan": set(),
     "sweeps.dispatch": {"sweeps.plan"},
+    "sweeps.watch": {"sweeps.plan", "sweeps.dispatch"},
     "analysis.stats": set(),
     "analysis.published": set(),
     "analysis.runs": {"analysis.stats", "analysis.published"},
@@ -71,6 +72,7 @@ OUTSIDE = {  # packages that only these rooms may import
     "ml_collections": {"lm", "sweeps", "configs", "benchmarks"},
     "pandas": {"analysis", "benchmarks"},
     "matplotlib": {"analysis", "benchmarks"},
+    "rich": {"sweeps"},
 }
 NEVER = {"tensorflow", "clu", "chex", "jaxopt", "jmp", "grain"}
 

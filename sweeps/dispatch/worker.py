@@ -305,25 +305,10 @@ class Worker:
         return None
 
     def _say(self, pack: Pack, seconds: float) -> None:
-        """How a pack ended, and how long the round may still take."""
+        """How a pack ended; `sweeps.watch` says how the study goes."""
         outcomes = self.ledger.outcomes
         cells = Counter(str(trial.cell) for trial in pack.trials)
         best = min((outcomes[t].loss for t in pack.trials if t in outcomes), default=math.inf)
-        left = [trial for trial in self.state.pending if trial not in outcomes]
         names = ", ".join(f"{name} x{n}" for name, n in cells.items())
         shown = f"best {best:.4f}" if finite(best) else "no finite loss"
-        flops = sum(map(self.study.flops, left))
-        elapsed = time.monotonic() - self.began
-        eta = elapsed * flops / self.done_flops if self.done_flops else None
-        self.log(
-            f"[{len(outcomes)} done, {len(left)} to go in this round, about {_clock(eta)}] "
-            f"{names}: {seconds:.1f} s, {shown}"
-        )
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+        self.log(f"{names}: {seconds:.1f} s, {shown}")

@@ -14,10 +14,8 @@ from lm.storage import open_store, write_json
 from sweeps.dispatch import ledger, packs
 from sweeps.dispatch.ledger import Ledger
 from sweeps.plan import config as study_config
-from sweeps.plan.phases import plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Outcome, Trial, freeze
-from sweeps.status import Status
 
 
 @pytest.fixture(scope="module")
@@ -140,28 +138,6 @@ def test_a_full_device_says_so_and_leaves_the_old_file(tmp_path, monkeypatch):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["study.json"]
-
-
-def test_status_tells_what_is_done_running_and_held_up(race, tmp_path):
-    write_json(tmp_path / "study.json", race.config)
-    for rate in (0.004, 0.008, 0.5):
-        train(race, tmp_path, some_trial(race, learning_rate=rate))
-    status, cell = Status(str(tmp_path)), "adamw-nano-xs-1x"
-    row = status.rows()[cell]
-    assert (row.counts["finished"], row.counts["diverged"]) == (2, 1)
-    assert f"{row.best:.4f}" in status.text()
-    life = {"running": {cell: 3}, "token": "abc", "host": "here", "trials": ["x"] * 3}
-    status.store.swap("workers/abc", json.dumps(life).encode(), None)
-    assert status.rows()[cell].counts["running"] == 3
-    assert "worker abc on here: 3 trials" in status.text()
-    assert "waits" in status.rows()["adamw-nano-xs-2x"].state
-    for complete, state in ((False, "certified, not complete"), (True, "certified")):
-        status.store.write_json(f"certificates/{cell}.json", {"complete": complete})
-        assert status.rows()[cell].state == state
-    trial = next(t for t in plan(race, status.ledger.outcomes).pending if str(t.cell) == cell)
-    attempts = [{"cause": "killed", "reason": "twice", "where": "here"}] * 4
-    status.store.write_json(f"attempts/{race.hash(trial)}.json", attempts)
-    assert status.rows()[cell].state == "held up: killed: twice"
 
 
 def test_packs_hold_one_program_each_and_every_trial_once():

@@ -1,0 +1,1 @@
+"""A study as it stands, read from its files: what is done, what runs, what is still to come."""
