@@ -92,7 +92,7 @@ def working(look: Look, most: int = 1000) -> list[str]:
             parts.append(f"last sign of life {duration(worker.silent)} ago")
         lines.append(", ".join(parts))
     if look.idle:
-        lines.append(f"{look.idle} workers wait")
+        lines.append(f"{look.idle} workers wait" if look.idle > 1 else "a worker waits")
     return lines + _rest(look.working, most, "working")
 
 
