@@ -63,8 +63,12 @@ class Ledger:
         self._number, self._version, self._lines = 0, None, []  # the last segment
         self._later: list[list] = []  # lines that could not be put yet
 
-    def open(self) -> Ledger:
-        """Finds every result by listing once; reads those that the index does not know."""
+    def open(self, *, put: bool = True) -> Ledger:
+        """Finds every result by listing once; reads those that the index does not know.
+
+        Args:
+          put: them into the index; who only looks has perhaps no right to.
+        """
         found = self.store.find("trials", "result.json")
         lines = {line[0]: line for line in self._news()}
         known = {name for name, line in lines.items() if found.get(name) == line[1]}
@@ -91,7 +95,8 @@ class Ledger:
             else:
                 self.outcomes[trial] = run
                 self._later.append(_line(trial, run, found[name]))
-        self.put()
+        if put:
+            self.put()
         return self
 
     def look(self) -> bool:

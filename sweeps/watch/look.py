@@ -133,7 +133,7 @@ class Watcher:
 
     def look(self) -> Look:
         if self.ledger is None:
-            self.ledger = Ledger(self.store, self.study).open()
+            self.ledger = Ledger(self.store, self.study).open(put=False)
         self.ledger.look()
         self.accidents.look()
         self._look_at_lives()
