@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 
 import jax
+import optax
 
 from optim.catalogue import OptimizerSpec, get, spec
-from optim.roles import Role, Roles, find_roles, path_name
+from optim.roles import Role, Roles, find_roles, path_name, split_fused
 from optim.stacks.dtypes import state_kind
 
 ELEMENTWISE_FLOPS = 15  # per parameter and step, about: two moments, a root, a division, decay
@@ -15,7 +16,7 @@ ELEMENTWISE_FLOPS = 15  # per parameter and step, about: two moments, a root, a 
 @dataclass(frozen=True)
 class Description:
     """Roles and shapes by path, state bytes by kind of state (`optim.stacks.dtypes.STATE_KINDS` and
-    "other"), the number of parameters, and the FLOPs of one update over all devices.
+    "other"), the number of parameters, and the FLOPs of one update over all devices, if known.
     """
 
     name: str
@@ -23,7 +24,7 @@ class Description:
     shapes: dict[str, tuple[int, ...]]
     state_bytes: dict[str, int]
     parameters: int
-    flops: float
+    flops: float | None
 
     def __str__(self):
         width = max(map(len, self.roles), default=0)
@@ -36,27 +37,46 @@ class Description:
         per = total / max(self.parameters, 1)
         lines.append(f"{self.name}: {self.parameters:,} parameters")
         lines.append(f"state {total:,} bytes, {per:.2f} per parameter ({kinds})")
-        lines.append(f"update {self.flops:.4g} FLOPs")
+        if self.flops is not None:
+            lines.append(f"update {self.flops:.4g} FLOPs")
         return "\n".join(lines)
 
 
 def describe(
-    optimizer: str | OptimizerSpec, params, *, roles: Roles = None, **values
+    optimizer: str | OptimizerSpec | optax.GradientTransformation,
+    params: optax.Params,
+    *,
+    roles: Roles = None,
+    **values,
 ) -> Description:
     """Role of every leaf, state bytes by kind and FLOPs of one update.
 
     Args:
-      optimizer: a specification, or a name, which `**values` (`preset` too) complete as in
-        `optim.spec`.
+      optimizer: a specification; a name, which `**values` (`preset` too) complete as in
+        `optim.spec`; or any transformation.
       params: arrays, or shapes and dtypes (`jax.eval_shape`): nothing is allocated.
       roles: as for `optim.build`.
 
-    FLOPs are analytic: matrix products of the rule (a multiply and an add are two), refreshes
-    spread over the steps between them, plus about 15 elementwise operations per parameter. Print
-    it for a table.
+    Returns:
+      A `Description`; print it for a table. FLOPs are analytic: matrix products of the rule (a
+      multiply and an add are two), refreshes spread over the steps between them, plus about 15
+      elementwise operations per parameter. Those of a transformation are not known.
+
+    Raises:
+      ValueError: naming a leaf whose role is not known.
+
+    Example:
+      >>> import optim
+      >>> import jax.numpy as jnp
+      >>> params = {"up": {"kernel": jnp.ones((4, 8))}}
+      >>> print(optim.describe(optim.lion(learning_rate=0.01), params))
+      up/kernel  matrix     (4 -> 8)
+      transformation: 32 parameters
+      state 136 bytes, 4.25 per parameter (momentum 128, other 8)
     """
     known = spec(optimizer, **values) if isinstance(optimizer, str) else optimizer
-    tx = known.build(roles=roles, learning_rate=1.0)
+    is_spec = isinstance(known, OptimizerSpec)
+    tx = known.build(roles=roles, learning_rate=1.0) if is_spec else known
     state = jax.tree.leaves_with_path(jax.eval_shape(tx.init, params))
     state_bytes: dict[str, int] = {}
     for key_path, x in state:
@@ -64,19 +84,26 @@ def describe(
         state_bytes[kind] = state_bytes.get(kind, 0) + x.size * x.dtype.itemsize
     leaves = jax.tree.leaves_with_path(params)
     found = jax.tree.leaves(find_roles(params, roles), is_leaf=lambda x: isinstance(x, Role))
-    flops = sum(ELEMENTWISE_FLOPS * x.size for _, x in leaves)
-    if of_matrices := get(known.name).flops:
-        pairs = zip(leaves, found, strict=True)
-        flops += sum(of_matrices(role, x, known.values) for (_, x), role in pairs)
     paths = [path_name(key_path) for key_path, _ in leaves]
     return Description(
-        known.name,
+        known.name if is_spec else "transformation",
         dict(zip(paths, found, strict=True)),
         {path: x.shape for path, (_, x) in zip(paths, leaves, strict=True)},
         state_bytes,
         sum(math.prod(x.shape) for _, x in leaves),
-        float(flops),
+        _flops(known, params, roles) if is_spec else None,
     )
+
+
+def _flops(known: OptimizerSpec, params, roles: Roles) -> float:
+    parts = jax.eval_shape(lambda p: split_fused(p, roles), params)
+    leaves = jax.tree.leaves(parts)
+    total = sum(ELEMENTWISE_FLOPS * x.size for x in leaves)
+    if of_matrices := get(known.name).flops:
+        found = jax.tree.leaves(find_roles(parts, roles), is_leaf=lambda x: isinstance(x, Role))
+        pairs = zip(leaves, found, strict=True)
+        total += sum(of_matrices(role, x, known.values) for x, role in pairs)
+    return float(total)
 
 
 def _axes(role: Role, shape) -> str:

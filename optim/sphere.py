@@ -28,22 +28,43 @@ def radii(params, kinds: tuple[Kind, ...] = KINDS, *, roles: Roles = None):
 
     Raises:
       ValueError: a matrix of norm 0, by its parameter's name. (Under `jit` values are not known:
-        there its first step is NaN.)
+        ask `refuse_zeros` afterwards, or its first step is NaN.)
     """
 
     def radius(key_path, p, role: Role):
         if role.kind not in kinds:
             return jnp.zeros((), p.dtype)
         found = norm(p, role)
-        if not isinstance(found, jax.core.Tracer) and p.size and not jnp.all(found):
-            raise ValueError(
-                f"parameter {path_name(key_path)!r} {p.shape} holds a matrix of zeros, which the "
-                "hyperball could never move: start it with a positive norm (init_std), or leave "
-                f"{role.kind!r} out of the constrained kinds"
-            )
+        if not isinstance(found, jax.core.Tracer):
+            _refuse(f"{path_name(key_path)!r} {p.shape}", role.kind, found)
         return found
 
     return jax.tree.map_with_path(radius, params, find_roles(params, roles))
+
+
+def refuse_zeros(state) -> None:
+    """For an optimizer state that `init` made under `jit`, several at once too.
+
+    Raises:
+      ValueError: as `radii`.
+    """
+
+    def has_radius(node):
+        return hasattr(node, "radius")
+
+    for node in filter(has_radius, jax.tree.leaves(state, is_leaf=has_radius)):
+        for key_path, found in jax.tree.leaves_with_path(node.radius):
+            if found.ndim > 1:  # those of other leaves are scalars
+                _refuse(repr(path_name(key_path)), "its kind", found)
+
+
+def _refuse(parameter: str, kind: str, found: jax.Array) -> None:
+    if found.size and not jnp.all(found):
+        raise ValueError(
+            f"parameter {parameter} holds a matrix of zeros, which the hyperball could never move: "
+            f"start it with a positive norm (init_std), or leave {kind!r} out of the constrained "
+            "kinds"
+        )
 
 
 def step(w: jax.Array, u: jax.Array, rate, radius: jax.Array, role: Role) -> jax.Array:

@@ -151,6 +151,12 @@ def test_inject_hyperparams_takes_the_alias():
     same(steps(tx), steps(lion(0.1, 0.8)))
 
 
+def test_describe_takes_any_transformation():
+    told = optim.describe(optax.adam(0.1), PARAMS)
+    assert told.parameters == 16 and told.flops is None
+    assert told.state_bytes == {"other": 4, "momentum": 64, "second_moment": 64}
+
+
 def test_describe_counts_what_is_there():
     text = optim.describe("muon", PARAMS, preset="study")
     assert text.parameters == 16

@@ -226,12 +226,16 @@ def state_keeps_shapes_and_dtypes(b):
 
 
 def vmap_equals_solo(b):
-    """Three learning rates at once, one of which diverges to NaN, against one alone."""
+    """Three learning rates at once, one of which diverges to NaN, against one alone.
+
+    Not of the Transformer: its first gradients leave directions empty, in which rules with small
+    epsilons divide rounding errors by rounding errors.
+    """
     params, state = b.params, b.state
     for _ in range(CONSTANT):
         params, state = b.step(params, state, gradient_of(params))
     (early, _), (bad, _), (half, _) = b.trained
-    near(early, params, b.atol)
+    near(*({k: tree[k] for k in ("bowl", "valley")} for tree in (early, params)), b.atol)
     assert not finite(bad) and finite(half)
     assert not np.allclose(half["valley"]["kernel"], early["valley"]["kernel"], atol=1e-4)
 
@@ -355,18 +359,25 @@ def mesh_equals_one_device(b):
         spec = PartitionSpec(*(None,) * (x.ndim - 2), rows, "model")
         return jax.device_put(x, NamedSharding(mesh, spec))
 
+    def of_net(params):
+        return {"net": jax.grad(transformer)(params["net"])}
+
+    def two(params, grads, state):
+        step = jit_once(lambda *args: update(b.tx, *args, of_net))
+        first = step(params, state, grads)
+        return first, step(*first, grads)[0]
+
+    start, grads = ({"net": random_params(seed)["net"]} for seed in (0, 3))
+    alone = two(start, grads, b.tx.init(start))[1]
     with jax.set_mesh(mesh):
-        params, grads = jax.tree.map(place, (b.params, b.grads))
-        state = jax.device_put(b.state, optim.state_shardings(b.tx, params))
-        step = jit_once(lambda *args: update(b.tx, *args, gradient))
-        carry = step(params, state, grads)
-        moved = jax.tree.map(
-            lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), carry, (params, state)
-        )
-        assert all(jax.tree.leaves(moved)), "params or state changed their sharding"
-        carry = step(*carry, grads)
-    alone = b.steps(2)[0]
-    near(*((params["net"], params["bowl"]) for params in (carry[0], alone)), b.atol)
+        params, grads = jax.tree.map(place, (start, grads))
+        state = jax.device_put(b.tx.init(start), optim.state_shardings(b.tx, params))
+        first, last = two(params, grads, state)
+    moved = jax.tree.map(
+        lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), first, (params, state)
+    )
+    assert all(jax.tree.leaves(moved)), "params or state changed their sharding"
+    near(last, alone, b.atol)
 
 
 CHECKS = [

@@ -17,8 +17,8 @@ import optim
 # Learning rates at which each converges on the battery's small problems.
 LEARNING_RATES = {"lion": 0.02, "kron": 0.02, "adamuon": 0.1, "dion": 0.1}
 # In directions without gradient SOAP divides rounding errors by epsilon, so they differ between
-# vmapped and solo programs: a larger epsilon than the study's, and 3 % of a step of tolerance.
-ATOL = {"soap": 1e-3}
+# vmapped and solo programs: a larger epsilon than the study's, and 10 % of a step of tolerance.
+ATOL = {"soap": 3e-3}
 # Dion at full rank, AdamC and MuonC with plain decay: these learning rates have no known peak.
 OPTIONS = {
     "dion": {"rank_fraction": 1.0},
