@@ -1,6 +1,8 @@
-"""Every optimizer of the catalogue through the battery, and the battery against bad optimizers."""
+"""Every optimizer of the catalogue through the battery, and the battery against bad optimizers.
 
-import functools
+Shampoo's kin, half of the work, are in shampoos/test_shampoo_battery.py.
+"""
+
 import re
 from pathlib import Path
 
@@ -10,57 +12,23 @@ import numpy as np
 import optax
 import optimizer_battery
 import pytest
-from optimizer_battery import CHECKS, Battery
+from catalogue_battery import battery, cases, round_trips
+from optimizer_battery import Battery
 
 import optim
 
-# Learning rates at which each converges on the battery's small problems.
-LEARNING_RATES = {"lion": 0.02, "kron": 0.02, "adamuon": 0.1, "dion": 0.1}
-# In directions without gradient SOAP divides rounding errors by epsilon, so they differ between
-# vmapped and solo programs: a larger epsilon than the study's, and 10 % of a step of tolerance.
-ATOL = {"soap": 3e-3}
-# Dion at full rank, AdamC and MuonC with plain decay: these learning rates have no known peak.
-OPTIONS = {
-    "dion": {"rank_fraction": 1.0},
-    "adamc": {"weight_decay_kind": "decoupled"},
-    "muonc": {"weight_decay_kind": "decoupled"},
-}
-HPARAMS = {"weight_decay": 0.0, "epsilon": 1e-4, "muon_to_adam_lr": 1.0, "scion_to_signum_lr": 1.0}
-HPARAMS |= {"adam_lr_ratio": 1.0}
-# On the hyperball the minima of these lie elsewhere.
-CONSTRAINED = ("adamh", "muonh")
-UNCONSTRAINED_ONLY = (
-    optimizer_battery.minimises_a_quadratic,
-    optimizer_battery.minimises_rosenbrock,
-)
+SHAMPOOS = ("kron", "soap", "shampoo", "kl_shampoo", "kl_soap")
+NAMES = [name for name in optim.catalogue.CATALOGUE if name not in SHAMPOOS]
 
 
-@functools.cache
-def battery(name):
-    known = optim.spec(name, preset="study").traced
-    hparams = {k: v for k, v in HPARAMS.items() if k in known}
-    hparams |= OPTIONS.get(name, {})
-    make = lambda lr: optim.build(name, hparams, preset="study", learning_rate=lr)  # noqa: E731
-    return Battery(make, LEARNING_RATES.get(name, 0.03), ATOL.get(name, 1e-5))
-
-
-FAST = (optimizer_battery.compiles_once, optimizer_battery.zero_gradients)
-CASES = [
-    pytest.param(
-        name,
-        check,
-        id=f"{name}-{check.__name__}",
-        marks=() if name in ("adamw", "muon") and check in FAST else pytest.mark.slow,
-    )
-    for name in optim.catalogue.CATALOGUE
-    for check in CHECKS
-    if not (name in CONSTRAINED and check in UNCONSTRAINED_ONLY)
-]
-
-
-@pytest.mark.parametrize(("name", "check"), CASES)
+@pytest.mark.parametrize(("name", "check"), cases(NAMES))
 def test_optimizer(name, check):
     check(battery(name))
+
+
+@pytest.mark.slow
+def test_states_are_checkpoints():
+    round_trips(NAMES)
 
 
 def bring_your_own():
