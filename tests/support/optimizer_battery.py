@@ -110,8 +110,7 @@ def total(params):
     return sum(parts.values()), parts
 
 
-def gradient(params):
-    return jax.grad(total, has_aux=True)(params)[0]
+gradient = jax.grad(lambda params: total(params)[0])
 
 
 gradient_of = jit_once(gradient)
@@ -147,10 +146,8 @@ class Battery:
 
     @functools.cached_property
     def trained(self):
-        """Three trainings as one program, with the learning rate, NaN and half the learning rate.
-
-        Returns parameters after CONSTANT steps and the losses before each step and after the last.
-        """
+        """Three at once, with the learning rate, NaN and half of it: for each, parameters after
+        CONSTANT steps and the losses before each step and after the last."""
         fall = optax.cosine_decay_schedule(1.0, STEPS - CONSTANT)
 
         def run(learning_rate):
@@ -226,11 +223,8 @@ def state_keeps_shapes_and_dtypes(b):
 
 
 def vmap_equals_solo(b):
-    """Three learning rates at once, one of which diverges to NaN, against one alone.
-
-    Not of the Transformer: its first gradients leave directions empty, in which rules with small
-    epsilons divide rounding errors by rounding errors.
-    """
+    """Three learning rates at once, one of which diverges to NaN, against one alone. (Not of the
+    Transformer, whose first gradients leave directions empty: there SOAP divides by epsilon.)"""
     params, state = b.params, b.state
     for _ in range(CONSTANT):
         params, state = b.step(params, state, gradient_of(params))
@@ -257,8 +251,7 @@ def state_pickles(b):
 
 
 def state_round_trips_through_orbax(b):
-    _, state = b.steps(2)
-    round_trip(state)
+    round_trip(b.steps(2)[1])
 
 
 def round_trip(state):
