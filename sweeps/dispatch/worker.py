@@ -227,12 +227,8 @@ class Worker:
 
     def _tell(self) -> None:
         """What others may read of this worker in its life, from the next heartbeat on."""
-        cells = Counter(str(t.cell) for pack, *_ in self.running.values() for t in pack.trials)
         elapsed = time.monotonic() - self.began
-        self.right.about |= {
-            "running": dict(cells),
-            "flops_per_second": self.done_flops / elapsed if elapsed else 0.0,
-        }
+        self.right.about["flops_per_second"] = self.done_flops / elapsed if elapsed else 0.0
 
     def _wait(self) -> None:
         """Returns when a pack has ended here, or when it is time to look at the others."""
