@@ -41,8 +41,9 @@ numerics: .venv/ready  ## the numeric tests as on a processor without AVX
 	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(BIN)/python -m pytest -n 2 \
 	  tests/optim/rules tests/optim/linalg -k "trajectory or authors or study or linalg"
 
-coverage: .venv/ready  ## do nominal 95 % intervals cover? a thousand synthetic studies, an hour
+coverage: .venv/ready  ## do published numbers hold? a thousand synthetic studies and races, two hours
 	$(BIN)/python -m analysis.coverage --studies=1000 --out=docs/coverage.csv
+	$(BIN)/python -m benchmarks.planner.calibration --races=1000 --out=docs/coverage_races.csv
 
 stress: .venv/ready  ## kill workers, drivers and nodes at random over hundreds of trials; minutes
 	$(BIN)/python -m pytest -s -m stress

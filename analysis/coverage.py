@@ -62,7 +62,7 @@ def one_study(seed, *, tuning=5e-4, some=24, bootstrap=False) -> list[dict]:
         true = truth.speedup(answer.optimizer, params, answer.chinchilla_ratio)
         kind = "speedup, robust_cell" + (" (lower bounds)" if answer.bound else "")
         check(kind, true, answer.low, answer.high)
-    fit = fit_joint(cells, noise.paired.sd)
+    fit = fit_joint(cells, noise.paired.sd, noise_df=noise.paired.df)
     check("joint fit converged", True, fit.converged, True)
     for cell in keep.iloc[: some // 2].itertuples():
         params = published.PARAMS[cell.model_size]

@@ -4,9 +4,11 @@
     python -m analysis.laws runs.csv --columns=tokens,loss             a law in one quantity
     python -m analysis.laws runs.csv --flops=1e21 --flops=1e22         best N and D at these budgets
     python -m analysis.laws runs.csv --delta=5e-3 --bootstraps=200 --out=laws.csv
+    python -m analysis.laws runs.csv --figures=figures           fit, residuals, IsoFLOP curves
 
-Two fits stand side by side: Huber's loss on log loss (Hoffmann et al.) and least squares on loss. A
-number that the table does not determine is withheld, and the reason stands in its place.
+Two fits stand side by side: Huber's loss on log loss (Hoffmann et al.) and least squares on loss;
+and two ways to the best model size of a budget: by the law, and by IsoFLOP curves. A number that
+the table does not determine is withheld, and the reason stands in its place.
 """
 
 import argparse
@@ -17,20 +19,22 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates.table import Rows
-from analysis.fits import gates, lint
+from analysis.fits import gates, isoflop, lint
 from analysis.fits.loss_laws import compute_optimal, fit_law, influence, leave_out
+from analysis.pages.figures import laws as figures
 from analysis.runs.csv_table import read_csv
 from analysis.stats import intervals
 
 LETTERS = ("E", "A", "alpha", "B", "beta")
 GROUPS = 20  # of rows that are left out together: distinct values, or as many quantiles
+SHOWN = 2000  # runs whose prediction is drawn
 CHUNK = 4_000_000  # weights of bootstrap replicates held at once
 
 
-def law_numbers(
+def fit_table(
     table, columns, *, delta=1e-3, replicates=1000, flops=(), seed=0, progress=None
-) -> pd.DataFrame:
-    """Fits a table of runs by Huber on log loss and by squares, as rows of numbers.csv.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Fits a table of runs by Huber on log loss and by squares.
 
     Args:
       table: one row per run; the last of `columns` is the loss, the others are the law's x.
@@ -39,10 +43,12 @@ def law_numbers(
       progress: called with a sentence now and then.
 
     Returns:
-      parameters with bootstrap intervals (whole runs drawn with replacement, every replicate
-      refitted from several starts) and with profile-likelihood intervals, fit diagnostics, errors
-      of predicting the top tenth in each x, the most influential runs and groups of runs, lint, and
-      under `withheld` what the table does not determine.
+      rows of numbers.csv: parameters with bootstrap intervals (whole runs drawn with replacement,
+      every replicate refitted from several starts) and with profile-likelihood intervals, fit
+      diagnostics, errors of predicting the top tenth in each x, the most influential runs and
+      groups of runs, IsoFLOP curves, lint, and under `withheld` what the table does not determine;
+      and what each fit predicts for the runs (SHOWN of them at most): procedure, x columns, loss,
+      prediction, low, high (of the bootstrap).
 
     Raises:
       ValueError: columns that are not there, or a table that no law of this form fits.
@@ -60,7 +66,7 @@ def law_numbers(
     gates.before(x, loss, names)
     for number, sentence in enumerate(gates.units(x, loss, names), 1):
         rows.put("lint", "input", f"units {number}", 1, note=sentence)
-    form, found = "chinchilla" if len(names) == 2 else "power_law", {}
+    form, found, predicted = "chinchilla" if len(names) == 2 else "power_law", {}, []
     for procedure, logarithmic, huber in (("huber", True, delta), ("squared", False, np.inf)):
         label = f"{form}_{procedure}"
         fit = fit_law(x, loss, columns=names, logarithmic=logarithmic, delta=huber)
@@ -70,8 +76,48 @@ def law_numbers(
         theta, dropped = _bootstrap(fit, loss, replicates, rng, progress)
         found[label] = _put_law(rows, label, fit, theta, dropped, withheld, flops)
         _put_quality(rows, label, fit, x, withheld)
+        predicted.append(_predictions(label, fit, theta, usable, names, loss_name))
     _put_disagreement(rows, *found.items())
-    return rows.frame()
+    if names == ["params", "tokens"]:
+        _put_isoflop(rows, isoflop.curves(*x.T, loss), flops)
+    return rows.frame(), pd.concat(predicted, ignore_index=True)
+
+
+def _predictions(label, fit, theta, usable, names, loss_name):
+    """What a fit says of the runs, with its bootstrap band."""
+    some = usable.sort_values(names).iloc[:: -(-len(usable) // SHOWN)]
+    band = fit.loss(some[names].to_numpy(float), theta)
+    low, high = np.quantile(band, [0.025, 0.975], axis=0)
+    shown = some[names].assign(procedure=label, loss=some[loss_name])
+    value = fit.loss(some[names].to_numpy(float))
+    return shown.assign(prediction=value, low=low, high=high)
+
+
+def _put_isoflop(rows, found, flops):
+    """The best size at each budget that has a curve, and by their line at the budgets asked for."""
+    for curve in found:
+        bottom, many = curve.bottom, len(curve.rows)
+        where = {1: "above", -1: "below"}.get(bottom.side)
+        note = f"{many} runs" + (f"; the best size lies {where} those tried" if where else "")
+        ends = np.exp2([bottom.low, bottom.high])
+        value = np.exp2(bottom.x) if not where else ends[0] if bottom.side > 0 else ends[1]
+        bound = {1: "lower", -1: "upper"}.get(bottom.side, "")
+        quantity = f"params at {curve.flops:.3g} FLOPs"
+        rows.put("isoflop", "curves", quantity, value, *ends, note, bound)
+    line = isoflop.growth(found)
+    if found and line is None:
+        known = sum(curve.bottom.side == 0 for curve in found)
+        note = f"{known} budgets have runs on both sides of their best size; a line needs 3"
+        rows.put("withheld", "isoflop", "optimal_share", 1, note=note)
+    if line is None:
+        return
+    note = f"params should grow as FLOPs to this power; through {line.df + 2} IsoFLOP curves"
+    rows.put("law", "isoflop", "optimal_share", *line.per_unit(), note)
+    for budget in flops:
+        params = np.exp2(line.at(np.log2(budget)))
+        rows.put("compute_optimal", "isoflop", f"params at {budget:.3g} FLOPs", *params)
+        tokens = (budget / 6 / params)[[0, 2, 1]]
+        rows.put("compute_optimal", "isoflop", f"tokens at {budget:.3g} FLOPs", *tokens)
 
 
 def _usable(rows, table, columns):
@@ -208,6 +254,13 @@ def _put_disagreement(rows, *found):
             rows.put("lint", "both", f"disagreement on {name}", 1, note=note)
 
 
+def _draw(folder, numbers, predicted):
+    """The figures that the table has something for."""
+    figures.law_fit(predicted).save(folder / "law_fit")
+    if (numbers.table == "isoflop").any():
+        figures.isoflop(numbers, predicted).save(folder / "isoflop")
+
+
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.laws",
@@ -221,6 +274,7 @@ def main(argv=None) -> int:
     parser.add_argument("--bootstraps", type=int, default=1000, help="replicates (default 1000)")
     parser.add_argument("--flops", type=float, action="append", default=[], help="a budget, 6 N D")
     parser.add_argument("--out", default="numbers.csv", help="write the rows here as CSV")
+    parser.add_argument("--figures", metavar="DIR", help="an existing folder to draw in")
     arguments = parser.parse_args(argv)
     try:
         if not (
@@ -230,12 +284,16 @@ def main(argv=None) -> int:
         folder = Path(arguments.out).parent
         if not folder.is_dir() or Path(arguments.out).is_dir():
             raise ValueError(f"--out: cannot write {arguments.out}")  # before the computation
-        numbers = law_numbers(
+        if arguments.figures and not Path(arguments.figures).is_dir():
+            raise ValueError(f"--figures: no such folder: {arguments.figures}")
+        numbers, predicted = fit_table(
             read_csv(arguments.file), arguments.columns.split(","), delta=arguments.delta,
             replicates=arguments.bootstraps, flops=arguments.flops,
             progress=lambda sentence: print(sentence, file=sys.stderr, flush=True),
         )  # fmt: skip
         numbers.to_csv(arguments.out, index=False, lineterminator="\n")
+        if arguments.figures:
+            _draw(Path(arguments.figures), numbers, predicted)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

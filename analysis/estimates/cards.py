@@ -122,7 +122,7 @@ def card(
         alone = few.assign(se=scaled.sd, common_se=0.0)
         answer = robust_cell(alone, scaled, baseline=baseline, extrapolate=True).iloc[0]
         add("noise", f"sigma {scaled.sd:.2g}", answer.speedup, answer.low, answer.high)
-    joint = joint or fit_joint(cells, noise.sd, baseline=baseline)
+    joint = joint or fit_joint(cells, noise.sd, noise_df=noise.df, baseline=baseline)
     params = float(cells[here].non_embedding_params.iloc[0])
     if optimizer in joint.columns and size in joint.sizes:
         value, (low, high) = joint.speedup(optimizer, params, ratio)

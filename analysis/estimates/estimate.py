@@ -11,18 +11,21 @@ from analysis.estimates.costs import put_costs
 from analysis.estimates.curve_laws import put_laws
 from analysis.estimates.doubts import put_doubts
 from analysis.estimates.editions import put_editions
-from analysis.estimates.hyperparameters import put_hyperparameters
+from analysis.estimates.hyperparameters import put_hyperparameters, tuning
 from analysis.estimates.losses import cell_losses, put_losses
 from analysis.estimates.searches import put_searches
 from analysis.estimates.speedups import put_cells, put_joint, put_published
 from analysis.estimates.table import Rows
+from analysis.fits.optima import with_tuning
 from analysis.fits.speedup import widened
 from analysis.runs import curves, recorded
 from analysis.runs.names import CELL, at
 from analysis.runs.repeats import measure
 from analysis.runs.study import Study
 from analysis.runs.winners import cost, winners
-from analysis.stats.noise import Levels
+from analysis.stats.noise import APART, Levels
+
+PARTS = ("total", "paired", "residual")  # of the noise, the widest first
 
 
 def estimate(study: Study, *, noise: Levels | None = None, cards: bool = True) -> pd.DataFrame:
@@ -44,8 +47,10 @@ def estimate(study: Study, *, noise: Levels | None = None, cards: bool = True) -
     cells = cell_losses(study, best, noise)
     joint = wide = None
     if noise is not None:
-        wide = _put_noise(rows, cells, noise)
         put_losses(rows, cells, noise.total.quantile())
+        tuned = tuning(study, best, noise)
+        fair, cells = cells, with_tuning(cells, tuned.found)
+        wide = _put_noise(rows, cells, noise)
         put_comparisons(rows, wide[0], wide[1], study.baseline)
     else:
         put_comparisons(rows, cells, None, study.baseline)
@@ -54,12 +59,12 @@ def estimate(study: Study, *, noise: Levels | None = None, cards: bool = True) -
     put_published(rows, cells, study.baseline)
     if noise is not None:
         put_cells(rows, *wide, study.baseline)
-        joint = put_joint(rows, cells, noise.paired, study.baseline)
+        joint = put_joint(rows, cells, noise.least, study.baseline)
         put_costs(rows, study.finished, study.baseline)
-        put_hyperparameters(rows, study, best, noise)
-        put_laws(rows, cells, noise.paired, study.baseline)
+        put_hyperparameters(rows, tuned)
+        put_laws(rows, fair, noise.least, study.baseline)
         if cards:
-            put_cards(rows, cells, noise.paired, joint, study.baseline)
+            put_cards(rows, cells, noise.least, joint, study.baseline)
     _put_training(rows, study, best)
     put_doubts(rows, study, best, noise, joint)
     return rows.frame()
@@ -87,17 +92,18 @@ def _put_winners(rows, study, best):
 
 def _put_noise(rows, cells, noise):
     """The spreads of runs and of cells; returns the cells with both in their errors."""
-    note = f"{noise.source}, {noise.groups} groups"
-    for name in ("total", "paired", "residual"):
-        part = getattr(noise, name)
-        rows.put("noise", noise.source, name, part.sd, *part.interval(), note)
-        rows.put("noise", noise.source, f"{name}_df", part.df)
+    _put_spreads(rows, noise.source, noise, f"{noise.source}, {noise.groups} groups")
+    for name in PARTS:
+        rows.put("noise", noise.source, f"{name}_df", getattr(noise, name).df)
     note = "share of a seed's variance that two optimizers of a race have in common"
-    rows.put("noise", noise.source, "carried", noise.carried, note=note)
+    rows.put("noise", noise.source, "carried", noise.carried, *noise.carries, note)
     note = "a difference of two single runs on one seed is real (95 %) from here on"
     apart = noise.paired.quantile() * 2**0.5 * noise.paired.sd
     rows.put("noise", noise.source, "least_gap", apart, note=note)
-    wide, level, scatter = widened(cells, noise.paired)
+    _put_races(rows, noise)
+    note = "median of cells; what their settings may still lose to the optimum"
+    rows.put("noise", "optima", "tuning", cells.tuning.median(), note=note)
+    wide, level, scatter = widened(cells, noise.least)
     if scatter is not None:
         note = f"of cells about their own curves, beyond noise; {scatter.curves} curves"
         rows.put("noise", "own curves", "scatter", scatter.tau, note=note)
@@ -105,6 +111,31 @@ def _put_noise(rows, cells, noise):
         note = "fewer than 8 curves of 4 ratios: errors carry run noise, not tuning error"
         rows.put("input", "robust_cell", "no_scatter", 1, note=note)
     return wide, level
+
+
+def _put_races(rows, noise):
+    """Whether the noise is alike over sizes and ratios; each size's or race's where it is not."""
+    for what, p in noise.alike.items():
+        note = f"p-value of Bartlett's test; kept apart below {APART}"
+        rows.put("noise", noise.source, f"p_{what}_alike", p, note=note)
+    by_ratio = noise.alike.get("ratios", 1.0) < APART
+    for (size, ratio), level in noise.races.items():
+        if not by_ratio and any(r["procedure"] == "own" and r["model_size"] == size for r in rows):
+            continue
+        where = {"model_size": size, "chinchilla_ratio": ratio if by_ratio else None}
+        _put_spreads(rows, "own", level, "", **where)
+
+
+def _put_spreads(rows, procedure, level, note, **where):
+    """The parts of the noise; one that was not told apart from the wider one is at most that."""
+    wider = None
+    for name in PARTS:
+        sd, (low, high) = getattr(level, name).sd, getattr(level, name).interval()
+        apart = sd != wider
+        words = note if apart else f"{note}; not measured apart".removeprefix("; ")
+        bound = "" if apart else "upper"
+        rows.put("noise", procedure, name, sd, low if apart else None, high, words, bound, **where)
+        wider = sd
 
 
 def _put_training(rows, study, best):

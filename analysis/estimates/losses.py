@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates.table import Rows
-from analysis.runs.names import CELL, at
+from analysis.runs.names import CELL, RACE, at
 from analysis.runs.repeats import fresh_seeds
 from analysis.runs.study import Study
 from analysis.stats.noise import Levels
@@ -38,14 +38,19 @@ def cell_losses(study: Study, winners: pd.DataFrame, noise: Levels | None) -> pd
     padded = [_trials(winner, tried) for winner in winners.to_dict("records")]
     width = max(map(len, padded))
     losses_CK = np.array([np.pad(p, (0, width - len(p)), constant_values=np.inf) for p in padded])
-    corrected, error = undo_selection(losses_CK, noise.residual.sd)
+    here = [noise.at(*race) for race in zip(*(winners[name] for name in RACE), strict=True)]
+    residual, paired = (
+        np.array([getattr(n, part).sd for n in here]) for part in ("residual", "paired")
+    )
+    corrected, error = undo_selection(losses_CK, residual)
     # the choice saw one seed: what that seed does to this optimizer alone is still in there
-    error = np.sqrt(error**2 + noise.paired.sd**2 - noise.residual.sd**2)
+    error = np.sqrt(error**2 + paired**2 - residual**2)
     table["trials"] = [len(losses) for losses in padded]
     rows = []
-    for winner, loss, se in zip(winners.to_dict("records"), corrected, error, strict=True):
+    records = winners.to_dict("records")
+    for winner, loss, se, level in zip(records, corrected, error, here, strict=True):
         again = fresh.get(tuple(winner[name] for name in CELL))
-        rows.append(_stands_for(winner, loss, se, again, noise))
+        rows.append(_stands_for(winner, loss, se, again, level))
     columns = ["loss", "se", "common_se", "seeds"]
     table[columns] = pd.DataFrame(rows, columns=columns, index=table.index)
     return table.assign(correction=table["loss"] - table["best_loss"])

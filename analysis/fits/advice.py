@@ -1,11 +1,11 @@
 """What to run next: the cheapest extra runs that would settle a claim the data leave open.
 
 A candidate is m more seeds of one cell, of an optimizer's cells at one size, or of these and the
-baseline's. A cell that exists keeps its scatter t however many seeds it gets: its variance goes
-from t^2 + e^2 to t^2 + 1/(1/e^2 + m/s^2), with s the run noise; a new cell comes with t^2 + s^2/m
-and what its race has in common. The weights D that this adds at gradients G turn the covariance C
-into (C^-1 + G'DG)^-1. The estimate moves too, by what the variance shrinks: the chance that its new
-interval leaves zero follows from both. Costs are 6 N D FLOPs.
+baseline's. A cell that exists keeps its scatter and tuning t however many seeds it gets: its
+variance goes from t^2 + e^2 to t^2 + 1/(1/e^2 + m/s^2), with s the run noise; a new cell comes with
+t^2 + s^2/m and what its race has in common. The weights D that this adds at gradients G turn the
+covariance C into (C^-1 + G'DG)^-1. The estimate moves too, by what the variance shrinks: the chance
+that its new interval leaves zero follows from both. Costs are 6 N D FLOPs.
 """
 
 from typing import NamedTuple
@@ -88,14 +88,15 @@ def _here(fit, name, size, ratio) -> np.ndarray:
 
 def _added_weight(fit, name, size, ratio, m) -> float:
     """What m more runs add to a cell's weight, of which one run without scatter has 1."""
-    here, noise2, scatter2 = _here(fit, name, size, ratio), fit.noise**2, fit.scatter**2
+    here, noise2 = _here(fit, name, size, ratio), fit.noise**2
+    tuning2 = fit.cells.get("tuning", 0 * fit.cells.loss).to_numpy(float) ** 2
     if len(here):
-        error2 = noise2 / fit.weight[here[0]] - scatter2
-        after = 1 / (1 / error2 + m / noise2)
-        return noise2 / (scatter2 + after) - fit.weight[here[0]]
+        stays2 = fit.scatter**2 + tuning2[here[0]]
+        after = 1 / (1 / (noise2 / fit.weight[here[0]] - stays2) + m / noise2)
+        return noise2 / (stays2 + after) - fit.weight[here[0]]
     races = fit.model.races
     common2 = noise2 / np.median(fit.weight[-races:]) if races else 0.0
-    return noise2 / (scatter2 + noise2 / m + common2)
+    return noise2 / (fit.scatter**2 + np.median(tuning2) + noise2 / m + common2)
 
 
 def _gradient(fit, name, size, ratio, params) -> np.ndarray:

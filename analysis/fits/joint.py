@@ -100,6 +100,7 @@ class JointFit:
     ratio0: float
     weight: np.ndarray = field(repr=False)
     noise: float  # nats, of one run
+    noise_df: float
     scatter: float  # nats, of a cell beyond its noise: tuning that stopped short, and misfit
     rms: float  # unweighted residual, nats, with n - p
     df: float
@@ -122,7 +123,7 @@ class JointFit:
 
     @property
     def interval_df(self):
-        return self.df if self.scatter > 0 or self.df >= 30 else np.inf
+        return self.df if self.scatter > 0 or self.df >= 30 else self.noise_df
 
     def contrast(self, optimizer, params, ratio) -> np.ndarray:
         """The direction in theta that gives log rho of `optimizer` at (params, ratio)."""
@@ -213,14 +214,15 @@ class JointFit:
         return float(stats.chi2.sf(statistic * q, q))
 
 
-def fit_joint(cells: pd.DataFrame, noise: float, *, baseline=BASELINE) -> JointFit:
+def fit_joint(cells: pd.DataFrame, noise: float, *, noise_df=np.inf, baseline=BASELINE) -> JointFit:
     """Fits the joint model to one loss per cell.
 
     Args:
       cells: optimizer, model_size, chinchilla_ratio, loss, non_embedding_params and, optionally,
-        `se` (nats; points are weighted by noise^2 / (se^2 + scatter^2), the scatter estimated) and
-        `common_se` (nats, of what a race has in common).
-      noise: standard deviation of one run in nats.
+        `se` (nats; points are weighted by noise^2 / (se^2 + scatter^2), the scatter estimated),
+        `common_se` (nats, of what a race has in common) and `tuning` (nats, of `se`, what no seed
+        takes away).
+      noise: standard deviation of one run in nats, from `noise_df` degrees of freedom.
 
     Raises:
       ValueError: no size has three baseline ratios (two points do not bend).
@@ -278,7 +280,7 @@ def fit_joint(cells: pd.DataFrame, noise: float, *, baseline=BASELINE) -> JointF
     rms = np.sqrt((residual[: len(loss)] ** 2).sum() / df) if df > 0 else np.nan
     return JointFit(
         cells, model, target, theta, columns, sizes, params0, ratio0, weight, float(noise),
-        float(np.sqrt(before)), float(rms), float(df), float(agreement),
+        float(noise_df), float(np.sqrt(before)), float(rms), float(df), float(agreement),
         bool(solution.converged[solution.objective.argmin()]),
         float(np.linalg.cond(jacobian / np.maximum(norm, 1e-300)) ** 2), baseline, tuple(notes),
     )  # fmt: skip

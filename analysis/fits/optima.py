@@ -31,8 +31,8 @@ class Optimum:
     low, high: 95 % interval; an infinite end is open.
     side: 0 bracketed; 1 at or above `low`, -1 at or below `high`; NaN where nothing is known.
     curvature: nats per (factor of two)^2, so d doublings off cost about curvature d^2;
-    regret: expected excess loss of the best grid value (nats);
-    skew, bottom: k and a of the valley; all four NaN where not bracketed.
+    regret: expected excess loss of the best grid value (nats), and regret_high what it is at most
+    (95 %); skew, bottom: k and a of the valley; all NaN where not bracketed.
     edge: "low", "high" or "", the side on which the best grid value is the last one.
     chi2, df: distance of the points from the valley in units of the noise, and what is left over.
     """
@@ -43,6 +43,7 @@ class Optimum:
     side: float
     curvature: float
     regret: float
+    regret_high: float
     skew: float
     bottom: float
     edge: str
@@ -78,11 +79,11 @@ def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
     place = np.arange(len(x))
     near = (np.abs(x - x[best]) <= WINDOW) & (loss <= loss[best] + CAP) | (abs(place - best) <= 1)
     x, loss, best = x[near], loss[near], x[best]
-    at, penalty_KA, chi2_KA, curvature_KA = _profile(x, loss, sigma)
-    profile = penalty_KA.min(0)
+    at, penalty_KA, chi2_KA, curvature_KA, error_KA = _profile(x, loss, sigma)
+    profile, within = penalty_KA.min(0), stats.chi2.ppf(level, 1)
     i = int(profile.argmin())
     k = int(penalty_KA[:, i].argmin())
-    inside = at[profile <= profile[i] + stats.chi2.ppf(level, 1)]
+    inside = at[profile <= profile[i] + within]
     low = inside.min() - STEP if inside.min() > at[0] else -np.inf
     high = inside.max() + STEP if inside.max() < at[-1] else np.inf
     if edge == "low":  # nothing lower was tried: how low it lies is not known
@@ -93,7 +94,9 @@ def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
     side = np.nan if open_low and open_high else float(open_high) - float(open_low)
     bracketed = side == 0
     weight = np.exp(-(penalty_KA - profile[i]) / 2)
-    spent = curvature_KA * valley(_K[:, None], best - at)
+    rise_KA = valley(_K[:, None], best - at)
+    left_KA = within - (penalty_KA - profile[i])  # by which the curvature may still be off
+    most_KA = rise_KA * (curvature_KA + error_KA * np.sqrt(np.maximum(left_KA, 0)))
     curvature, skew = float(curvature_KA[k, i]), float(_K[k])
     bottom = float((loss - curvature * valley(skew, x - at[i])).mean())
     return Optimum(
@@ -102,7 +105,8 @@ def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
         high=float(high),
         side=side,
         curvature=curvature if bracketed else np.nan,
-        regret=float((weight * spent).sum() / weight.sum()) if bracketed else np.nan,
+        regret=float(np.average(curvature_KA * rise_KA, weights=weight)) if bracketed else np.nan,
+        regret_high=float(most_KA[left_KA >= 0].max()) if bracketed else np.nan,
         skew=skew if bracketed else np.nan,
         bottom=bottom if bracketed else np.nan,
         edge=edge,
@@ -119,7 +123,7 @@ def valley(k, d):
 
 
 def _profile(x, loss, sigma):
-    """Vertices tried, penalised and plain chi-square, and curvature, for every (k, vertex)."""
+    """Vertices tried; by (k, vertex): penalised and plain chi-square, curvature and its error."""
     at = np.arange(x.min() - 3, x.max() + 3 + STEP / 2, STEP)
     rise_KAn = valley(_K[:, None, None], x - at[:, None])
     centred = rise_KAn - rise_KAn.mean(-1, keepdims=True)
@@ -127,30 +131,32 @@ def _profile(x, loss, sigma):
     curvature_KA = np.maximum((centred * loss).sum(-1) / spread_KA, 0)
     rest = loss - loss.mean() - curvature_KA[..., None] * centred
     chi2_KA = (rest**2).sum(-1) / sigma**2
-    return at, chi2_KA + (_K[:, None] / ASYMMETRY) ** 2, chi2_KA, curvature_KA
+    penalty_KA = chi2_KA + (_K[:, None] / ASYMMETRY) ** 2
+    return at, penalty_KA, chi2_KA, curvature_KA, sigma / np.sqrt(spread_KA)
 
 
-def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
+def optima(runs: pd.DataFrame, sigma) -> pd.DataFrame:
     """Optimum of every swept numeric hyper-parameter in every cell.
 
     Args:
       runs: CELL, loss and `hp_*`, all of one seed per cell; a sweep is the largest set of a cell's
         runs that differ in this hyper-parameter only.
-      sigma: noise of one run, nats.
+      sigma: noise of one run, nats, or that of a race by its size and ratio.
 
     Returns:
       CELL, hyperparameter, value (NaN where not bracketed), low, high (0 or inf where open), best
       (grid value), misfit (factor on the noise of this hyper-parameter), and the fields of
       `Optimum`, x_low and x_high for low and high.
     """
+    sigma_of = sigma if callable(sigma) else lambda *race: sigma
     found_sweeps = list(sweeps(runs))
-    shapes = [(name, optimum(x, loss, sigma)) for _, name, x, loss, _ in found_sweeps]
+    shapes = [(name, optimum(x, loss, sigma_of(*c[1:]))) for c, name, x, loss, _ in found_sweeps]
     misfit = _misfit([(name, found) for name, found in shapes if found])
     rows = []
     for (cell, name, x, loss, values), (_, found) in zip(found_sweeps, shapes, strict=True):
         factor = misfit.get(name, misfit[None])
         if found is not None and factor > 1:
-            found = optimum(x, loss, sigma * factor)
+            found = optimum(x, loss, factor * sigma_of(*cell[1:]))
         if found is None:
             continue
         value, low, high = from_log2(name, np.array([found.x, found.low, found.high]))
@@ -158,7 +164,8 @@ def optima(runs: pd.DataFrame, sigma: float) -> pd.DataFrame:
         row |= vars(found) | {"x_low": found.low, "x_high": found.high, "misfit": factor}
         rows.append(row | {"value": value, "low": low, "high": high, "best": values[loss.argmin()]})
     columns = [*CELL, "hyperparameter", "value", "low", "high", "best", "misfit", "x", "x_low"]
-    columns += ["x_high", "side", "curvature", "regret", "skew", "bottom", "edge", "points"]
+    columns += ["x_high", "side", "curvature", "regret", "regret_high", "skew", "bottom", "edge"]
+    columns += ["points"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -174,6 +181,18 @@ def _misfit(shapes) -> dict:
             totals[key] += (found.chi2, found.df)
     checked = {key: (chi2, df) for key, (chi2, df) in totals.items() if df or key is None}
     return {key: max(1.0, np.sqrt(chi2 / max(df, 1))) for key, (chi2, df) in checked.items()}
+
+
+def with_tuning(cells: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Cells whose errors carry what their settings may still lose to the optimum, `tuning` (nats).
+
+    A cell's expected regrets are as large as their spread. Where a sweep does not bracket its
+    optimum, the median regret of the same hyper-parameter stands in.
+    """
+    regret = found.regret.fillna(found.groupby("hyperparameter").regret.transform("median"))
+    square = regret.fillna(0.0).pow(2).groupby([found[name] for name in CELL]).sum()
+    square = square.reindex(pd.MultiIndex.from_frame(cells[CELL])).fillna(0.0).to_numpy(float)
+    return cells.assign(se=np.sqrt(cells.se**2 + square), tuning=np.sqrt(square))
 
 
 def sweeps(runs):

@@ -11,7 +11,7 @@ from analysis.runs.names import CELL
 NOT_KEYS = ("hp_partition_grads_into_blocks",)
 
 
-def sensitivity_test(runs, sigma, optima, *, rate=0.05, draws=300, seed=0) -> pd.DataFrame:
+def sensitivity_test(runs, optima, sigma, *, rate=0.05, draws=300, seed=0) -> pd.DataFrame:
     """Which hyper-parameters need retuning, with a threshold that noise alone passes rarely.
 
     Two statistics share the rate. The loss that the best single value costs in its worst cell: its
@@ -20,7 +20,7 @@ def sensitivity_test(runs, sigma, optima, *, rate=0.05, draws=300, seed=0) -> pd
     ratio, beyond the scatter of the cells, where enough cells bracket it.
 
     Args:
-      runs: of one seed per cell, as for `optima.optima`.
+      runs, sigma: as for `optima.optima`.
       optima: `optima.optima` of the runs.
 
     Returns:
@@ -28,6 +28,7 @@ def sensitivity_test(runs, sigma, optima, *, rate=0.05, draws=300, seed=0) -> pd
       drift_p (of the trend; 1 where no trend can be fitted), sensitive, cells.
     """
     rng = np.random.default_rng(seed)
+    sigma_of = sigma if callable(sigma) else lambda *race: sigma
     params = runs.groupby("model_size").non_embedding_params.first()
     count = runs.groupby(CELL).size()
     tried = {}
@@ -41,7 +42,8 @@ def sensitivity_test(runs, sigma, optima, *, rate=0.05, draws=300, seed=0) -> pd
         if len(table) < 2 or table.shape[1] < 2:
             continue
         cost = _worst_cost(table.to_numpy()[None])[0]
-        null = _worst_cost(sigma * _flat(rng, table, count, draws))
+        scale = np.array([sigma_of(*cell[1:]) for cell in table.index])
+        null = _worst_cost(scale[:, None] * _flat(rng, table, count, draws))
         threshold = float(np.quantile(null, 1 - rate / 2))
         mine = optima[(optima.optimizer == optimizer) & (optima.hyperparameter == name)]
         drift = _drift(mine, mine.model_size.map(params))

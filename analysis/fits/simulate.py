@@ -81,7 +81,7 @@ def draw_trials(rng, truth: Truth, cells: pd.DataFrame | None = None) -> list[np
 def draw_noise(rng, truth: Truth) -> Levels:
     """The noise as the study would measure it, from groups of equivalent runs."""
     loss = truth.sigma * rng.standard_normal((NULL_GROUPS, NULL_RUNS))
-    return levels([], [], loss.tolist())
+    return levels([], {}, loss.tolist())
 
 
 def draw_cells(rng, truth: Truth, noise: Levels) -> pd.DataFrame:

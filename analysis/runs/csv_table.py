@@ -27,10 +27,10 @@ def read_csv(path, *, text=False) -> pd.DataFrame:
     if b"\0" in content[:4096]:
         raise ValueError(f"{path}: not a text file")
     try:
-        text = content.decode("utf-8-sig")
+        content = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        content = content.decode("latin-1")
+    lines = [line for line in content.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         raise ValueError(f"{path}: the file is empty")
     separator = max(",;\t", key=lines[0].count)

@@ -28,7 +28,7 @@ def measure(study: Study, winners: pd.DataFrame) -> Levels | None:
     again = repeats(study)
     layouts = [_layout(cell, "setting") for _, cell in again.groupby(CELL, sort=False)]
     fresh = fresh_seeds(study, winners)
-    races = [_layout(race, "optimizer") for _, race in fresh.groupby(RACE, sort=False)]
+    races = {key: _layout(race, "optimizer") for key, race in fresh.groupby(RACE, sort=False)}
     return noise.levels(layouts, races, null_groups(study.finished))
 
 

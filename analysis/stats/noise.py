@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from scipy import special
@@ -28,6 +29,9 @@ NULL_EXCEPT = ("sophia",)
 MANY = 20  # degrees of freedom from which null changes are pooled by their median
 EFFICIENCY = 0.37  # of the median absolute deviation, for normal residuals
 ENOUGH = 4  # degrees of freedom below which a spread is not told apart from a wider one
+# Races are pooled unless Bartlett's test tells them apart at this level. Not 0.05: pooling what
+# differs costs more than keeping apart what does not (Bancroft 1964 has 0.25).
+APART = 0.2
 
 
 class Noise(NamedTuple):
@@ -62,6 +66,8 @@ class Levels(NamedTuple):
     total     two seeds: everything
     source    "seeds", "null changes" (a lower bound: seed and data order stay) or "assumed"
     groups    of runs that it was measured on
+    races     the same for each (size, ratio) where they differ; empty where all are alike
+    alike     p-values of "sizes are alike" and "ratios of a size are alike", where tested
     """
 
     residual: Noise
@@ -69,6 +75,19 @@ class Levels(NamedTuple):
     total: Noise
     source: str
     groups: int = 0
+    carries: tuple[float, float] = (0.0, 1.0)  # 95 % interval of `carried`
+    races: Mapping[Hashable, Levels] = MappingProxyType({})
+    alike: Mapping[str, float] = MappingProxyType({})
+
+    def at(self, *race: Any) -> Levels:
+        """The levels of a race, (size, ratio)."""
+        return self.races.get(race, self)
+
+    @property
+    def least(self) -> Noise:
+        """The paired spread with the degrees of freedom that every race has at least."""
+        found = [race.paired.df for race in self.races.values()]
+        return self.paired._replace(df=min([self.paired.df, *found]))
 
     @property
     def carried(self) -> float:
@@ -116,13 +135,10 @@ def layout_scatter(rows: Iterable[Sequence[float]]) -> tuple[float, int]:
       rows: losses by point; the i-th entries of all rows share a seed, rows may end early. The
         rectangle with the most degrees of freedom is used.
     """
-    rows = sorted(rows, key=len, reverse=True)
-    sizes = [((count - 1) * (len(row) - 1), count) for count, row in enumerate(rows, 1)]
-    df, count = max(sizes, default=(0, 0))
-    if df <= 0:
+    table = _rectangle(rows)
+    if not table:
         return 0.0, 0
-    seeds = len(rows[count - 1])
-    table = [row[:seeds] for row in rows[:count]]
+    count, seeds = len(table), len(table[0])
     by_point = [math.fsum(row) / seeds for row in table]
     by_seed = [math.fsum(column) / count for column in zip(*table, strict=True)]
     middle = math.fsum(by_point) / count
@@ -131,7 +147,15 @@ def layout_scatter(rows: Iterable[Sequence[float]]) -> tuple[float, int]:
         for row, point in zip(table, by_point, strict=True)
         for loss, seed in zip(row, by_seed, strict=True)
     )
-    return math.fsum(r * r for r in residuals), df
+    return math.fsum(r * r for r in residuals), (count - 1) * (seeds - 1)
+
+
+def _rectangle(rows: Iterable[Sequence[float]]) -> list[Sequence[float]]:
+    """The rows and seeds with the most degrees of freedom between them; none without one."""
+    rows = sorted(rows, key=len, reverse=True)
+    sizes = [((count - 1) * (len(row) - 1), count) for count, row in enumerate(rows, 1)]
+    df, count = max(sizes, default=(0, 0))
+    return [row[: len(rows[count - 1])] for row in rows[:count]] if df > 0 else []
 
 
 def scatter(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
@@ -187,19 +211,23 @@ def estimate(
 
 def levels(
     settings: Iterable[Iterable[Sequence[float]]],
-    optimizers: Iterable[Iterable[Sequence[float]]],
+    optimizers: Mapping[Any, Iterable[Sequence[float]]],
     nulls: Iterable[Sequence[float]],
 ) -> Levels | None:
     """The three spreads of a study; None where no run was repeated and no change was null.
 
     Args:
       settings: per cell its settings' losses by seed, and
-      optimizers: per race its winners' losses by seed, both as `layout_scatter` takes them.
+      optimizers: per race, (size, ratio), its winners' losses by seed, both as `layout_scatter`
+        takes them.
       nulls: groups of runs that should agree.
 
-    A spread without ENOUGH degrees of freedom is not told apart from the next wider one.
+    A spread without ENOUGH degrees of freedom is not told apart from the next wider one. Runs of a
+    race that share a seed do not tell of the total independently: its degrees of freedom are those
+    of Satterthwaite for the share that is carried over.
     """
     settings = [list(rows) for rows in settings]
+    optimizers = {race: list(rows) for race, rows in optimizers.items()}
     groups = [row for rows in settings for row in rows if len(row) > 1]
     square, df = scatter(groups)
     null = null_spread(nulls := list(nulls))
@@ -208,8 +236,92 @@ def levels(
     if not df:
         return None
     total = Noise(math.sqrt(square / df), df)
-    paired = _narrower(estimate(optimizers), total)
-    return Levels(_narrower(estimate(settings), paired), paired, total, "seeds", len(groups))
+    paired = _narrower(estimate(optimizers.values()), total)
+    residual = _narrower(estimate(settings), paired)
+    found = Levels(residual, paired, total, "seeds", len(groups))
+    together = max(len(groups) / len(optimizers), 1.0) if optimizers else 1.0
+    total = total._replace(df=df / (1 + (together - 1) * found.carried**2))
+    carries = _carries(optimizers.values()) if paired.df else found.carries
+    return _apart(found._replace(total=total, carries=carries), optimizers)
+
+
+def _carries(races: Iterable[list]) -> tuple[float, float]:
+    """95 % interval of the share of a seed's variance that is common to the rows of a race.
+
+    The intraclass correlation of pooled two-way layouts, by the ratio of the mean squares of seeds
+    and of residuals (F; Shrout and Fleiss 1979).
+    """
+    between = within = 0.0
+    df_between = df_within = count = 0
+    for table in map(_rectangle, races):
+        means = [math.fsum(column) / len(table) for column in zip(*table, strict=True)]
+        (square, df), (spread, seeds) = layout_scatter(table), scatter([means])
+        between, within = between + len(table) * spread, within + square
+        df_between, df_within = df_between + seeds, df_within + df
+        count += len(table) * seeds
+    if not within or not between:
+        return (0.0, 1.0)
+    ratio, many = between / df_between / (within / df_within), count / df_between
+    ends = (ratio / float(special.fdtri(df_between, df_within, p)) for p in (0.975, 0.025))
+    low, high = ((f - 1) / (f + many - 1) for f in ends)
+    return max(low, 0.0), max(high, 0.0)
+
+
+def _apart(pooled: Levels, optimizers: Mapping[Any, list]) -> Levels:
+    """The levels of each race, where sizes or the ratios of a size differ.
+
+    What differs is measured on the winners' common seeds; the parts of the noise keep their
+    proportions.
+    """
+    if pooled.paired.df < ENOUGH or pooled.paired == pooled.total:  # no common seeds to measure on
+        return pooled
+    races = {race: layout_scatter(rows) for race, rows in optimizers.items()}
+    races = {race: of for race, of in races.items() if of[1] >= ENOUGH and of[0] > 0}
+    sizes: dict[Any, dict] = {}
+    for race, of in races.items():
+        sizes.setdefault(race[0], {})[race] = of
+    whole = {size: tuple(map(sum, zip(*of.values(), strict=True))) for size, of in sizes.items()}
+    alike = {
+        "sizes": bartlett([whole.values()]),
+        "ratios": bartlett(map(dict.values, sizes.values())),
+    }
+    if alike["ratios"] < APART:
+        own = races
+    elif alike["sizes"] < APART:
+        own = {race: whole[race[0]] for race in races}
+    else:
+        own = {}
+    times = {race: math.sqrt(square / df) / pooled.paired.sd for race, (square, df) in own.items()}
+    found = {race: _scaled(pooled, times[race], df) for race, (_, df) in own.items()}
+    # an average of unequal variances is known as well as its largest parts are
+    squares = [times[race] ** 2 for race in own]
+    known = math.fsum(squares) ** 2 / math.fsum(x * x for x in squares) / len(own) if own else 1.0
+    return _scaled(pooled, 1.0, known * pooled.total.df)._replace(races=found, alike=alike)
+
+
+def _scaled(levels: Levels, times: float, df: float) -> Levels:
+    """All spreads so many times as large, known to at most so many degrees of freedom."""
+    parts = {name: getattr(levels, name) for name in ("residual", "paired", "total")}
+    scaled = {name: Noise(part.sd * times, min(part.df, df)) for name, part in parts.items()}
+    return levels._replace(**scaled)
+
+
+def bartlett(families: Iterable[Iterable[tuple[float, float]]]) -> float:
+    """p-value of Bartlett's test that variances are alike within every family.
+
+    Args:
+      families: of (sum of squares, degrees of freedom), all positive.
+    """
+    statistic, degrees = 0.0, 0
+    for family in map(list, families):
+        if len(family) < 2:
+            continue
+        df = math.fsum(d for _, d in family)
+        pooled = math.log(math.fsum(s for s, _ in family) / df)
+        apart = df * pooled - math.fsum(d * math.log(s / d) for s, d in family)
+        small = (math.fsum(1 / d for _, d in family) - 1 / df) / (3 * (len(family) - 1))
+        statistic, degrees = statistic + apart / (1 + small), degrees + len(family) - 1
+    return float(special.chdtrc(degrees, statistic)) if degrees else 1.0
 
 
 def _narrower(noise: Noise, wider: Noise) -> Noise:

@@ -15,14 +15,14 @@ def undo_selection(losses_CK, sigma, *, grid=48, steps=8):
 
     Args:
       losses_CK: (C, K) finished losses of C cells, padded with inf or NaN.
-      sigma: standard deviation of one run.
+      sigma: standard deviation of one run, the same for all cells or (C,).
 
     Returns:
       loss_C (corrected) and error_C (its standard error, at most sigma).
     """
     losses_CK = np.sort(np.where(np.isfinite(losses_CK), losses_CK, np.inf), axis=1)
-    best_C = losses_CK[:, 0]
-    x_CK = (losses_CK - best_C[:, None]) / sigma
+    best_C, sigma_C = losses_CK[:, 0], np.broadcast_to(sigma, len(losses_CK))
+    x_CK = (losses_CK - best_C[:, None]) / sigma_C[:, None]
     near = x_CK < 8
     width = min(int(near.sum(1).max()), x_CK.shape[1])
     x_CK, near = np.where(near, x_CK, 99)[:, :width], near[:, :width]
@@ -42,7 +42,7 @@ def undo_selection(losses_CK, sigma, *, grid=48, steps=8):
     pull_CK = np.einsum("cg,ckg->ck", winner_CG / np.maximum(share.sum(1), 1e-300), share)
     error = np.sqrt((pull_CK**2).sum(1) + spread)
     error = np.where(single, 1.0, error)
-    return best_C + shift * sigma, error * sigma
+    return best_C + shift * sigma_C, error * sigma_C
 
 
 def expected_best(losses) -> np.ndarray:

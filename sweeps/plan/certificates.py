@@ -110,14 +110,12 @@ def edges(state: Search) -> list[dict[str, Any]]:
 
 
 def overturn(state: Search) -> dict[str, Any] | None:
-    """The run whose loss would have to fall least, in nats, for the search to move its centre."""
-    losses, nearest = state.losses, None
-    if not finite(losses.get(state.centre, math.inf)):
-        return None
-    for point, loss in losses.items():
-        if point == state.centre or not finite(loss):
+    """The run whose loss would have to fall least, in nats, for another point to be reported."""
+    best, nearest = state.best, None
+    for point, loss in state.losses.items() if best else ():
+        if point == best or not finite(loss):
             continue
-        gain, seeds = state.gain(point, state.centre)
+        gain, seeds = state.gain(point, best)
         fall = state.problem.rule.margin(state, seeds) - gain
         if finite(fall) and (nearest is None or fall < nearest["fall"]):
             nearest = {"changes": _change(point, state.centre), "fall": fall}

@@ -56,7 +56,7 @@ class Rule(ABC):
 
     @abstractmethod
     def margin(self, state: Any, seeds: int) -> float:
-        """How far a point of a settled cell would have to beat the centre on so many seeds."""
+        """How far a point of a settled cell would have to beat the winner on so many seeds."""
 
     def finer(self, state: Any, points: Sequence[Point]) -> Point | None:
         """One of the points run for equal effort that takes the centre's place."""
@@ -104,7 +104,7 @@ class Published(Rule):
         return near_best.within(state.losses, self.near_best)
 
     def margin(self, state: Any, seeds: int) -> float:
-        return self.threshold
+        return 0.0  # the lowest run is reported, wherever the centre stays
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def test_one_study_checks_every_kind_of_interval():
 
 @pytest.mark.slow
 def test_intervals_cover():
-    table = coverage.coverage(40, bootstrap_every=0)
+    table = coverage.coverage(20, bootstrap_every=0)
     whole = table[(table.sigma_low == 5e-4) & (table.sigma_high == 3e-3)].set_index("quantity")
     for quantity in (
         "speedup, robust_cell",

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import laws
-from analysis.fits import lint, loss_laws
+from analysis.fits import isoflop, lint, loss_laws
 from analysis.fits.joint import EquivalentData
 from analysis.runs.csv_table import read_csv
 from analysis.stats import intervals, solver
@@ -30,6 +30,10 @@ def chinchilla(seed, noise, n=240):
     loss = loss + TRUE["amplitude_tokens"] * D ** -TRUE["exponent_tokens"]
     loss = np.exp(np.log(loss) + noise * rng.standard_t(4, n))
     return pd.DataFrame({"params": N, "tokens": D, "loss": loss})
+
+
+def numbers_of(table, columns, **options):
+    return laws.fit_table(table, columns, **options)[0]
 
 
 def fit(table, **k):
@@ -136,7 +140,7 @@ def test_bad_columns_are_named():
     with pytest.raises(ValueError, match="tokens: a power with a floor needs 3 distinct"):
         fit(table.assign(tokens=1e9))
     with pytest.raises(ValueError, match=r"columns: \['flops'\] not usable"):
-        laws.law_numbers(table, ["flops", "loss"])
+        numbers_of(table, ["flops", "loss"])
 
 
 def test_command_writes_the_columns(tmp_path, capsys):
@@ -161,11 +165,53 @@ def test_compute_optimal_is_the_least_loss_on_the_budget():
     law = TRUE["amplitude_params"] * n ** -TRUE["exponent_params"]
     law += TRUE["amplitude_tokens"] * (1e21 / 6 / n) ** -TRUE["exponent_tokens"]
     assert law.argmin() == 1
-    numbers = laws.law_numbers(
+    numbers = numbers_of(
         chinchilla(0, 5e-3), ["params", "tokens", "loss"], replicates=40, flops=[1e21]
     )
     best = numbers[(numbers.table == "compute_optimal") & (numbers.procedure.str.contains("sq"))]
     assert best.iloc[0].low < params < best.iloc[0].high
+
+
+def isoflop_table(budgets=(1e19, 3e19, 1e20, 3e20), noise=1e-3, low=-2.5, high=2.5):
+    """Nine sizes around the best one of each budget."""
+    rng, rows = np.random.default_rng(0), []
+    for flops in budgets:
+        best, _ = loss_laws.compute_optimal(TRUE, flops)
+        N = best * 2.0 ** np.linspace(low, high, 9)
+        D = flops / 6 / N
+        loss = TRUE["floor"] + TRUE["amplitude_params"] * N ** -TRUE["exponent_params"]
+        loss = loss + TRUE["amplitude_tokens"] * D ** -TRUE["exponent_tokens"]
+        rows += zip(N, D, loss + noise * rng.standard_normal(9), strict=True)
+    return pd.DataFrame(rows, columns=["params", "tokens", "loss"])
+
+
+def test_isoflop_curves_and_the_law_say_the_same_side_by_side(tmp_path):
+    isoflop_table().to_csv(tmp_path / "runs.csv", index=False)
+    words = [f"--out={tmp_path / 'numbers.csv'}", f"--figures={tmp_path}", "--bootstraps=40"]
+    assert laws.main([str(tmp_path / "runs.csv"), "--flops=1e21", "--flops=1e20", *words]) == 0
+    rows = pd.read_csv(tmp_path / "numbers.csv")
+    curves = rows[rows.table == "isoflop"]
+    true = [loss_laws.compute_optimal(TRUE, c)[0] for c in (1e19, 3e19, 1e20, 3e20)]
+    assert (curves.low < true).all() and (true < curves.high).all() and len(curves) == 4
+    share = rows[(rows.table == "law") & (rows.quantity == "optimal_share")]
+    assert set(share.procedure) == {"chinchilla_huber", "chinchilla_squared", "isoflop"}
+    a, b = TRUE["exponent_params"], TRUE["exponent_tokens"]
+    assert ((share.low < b / (a + b)) & (b / (a + b) < share.high)).all()
+    best = rows[rows.quantity == "params at 1e+21 FLOPs"].set_index("procedure")
+    assert best.low["isoflop"] < loss_laws.compute_optimal(TRUE, 1e21)[0] < best.high["isoflop"]
+    for name in ("law_fit", "isoflop"):
+        assert all((tmp_path / f"{name}.{kind}").stat().st_size for kind in ("svg", "csv"))
+
+
+def test_isoflop_curves_without_a_bottom_are_bounds_and_give_no_line():
+    table = isoflop_table(low=0.5)
+    rows = numbers_of(table, ["params", "tokens", "loss"], replicates=10, flops=[1e20])
+    curves = rows[rows.table == "isoflop"]
+    assert (curves.bound == "upper").all() and curves.note.str.contains("lies below").all()
+    reason = rows[(rows.table == "withheld") & (rows.procedure == "isoflop")].note.iloc[0]
+    assert "0 budgets have runs on both sides" in reason
+    scattered = chinchilla(0, 5e-3, n=5000)  # budgets that run into each other
+    assert isoflop.curves(scattered.params, scattered.tokens, scattered.loss) == []
 
 
 def test_influence_to_first_order_is_that_of_a_refit():
@@ -182,11 +228,11 @@ def test_what_a_table_does_not_determine_is_withheld():
     table = chinchilla(0, 5e-3, n=60)
     table["tokens"] = 20 * table.params  # the commonest table of all
     table["loss"] = 1.8 + 480 * table.params**-0.35 + 2000 * table.tokens**-0.37
-    numbers = laws.law_numbers(table, ["params", "tokens", "loss"], replicates=20)
+    numbers = numbers_of(table, ["params", "tokens", "loss"], replicates=20)
     assert not (numbers.table == "law").any() and not (numbers.table == "influence").any()
     reasons = numbers[numbers.table == "withheld"].note
     assert len(reasons) and reasons.str.contains("params and tokens rise together").all()
-    assert np.isfinite(laws.law_numbers(table, ["tokens", "loss"], replicates=20).value).all()
+    assert np.isfinite(numbers_of(table, ["tokens", "loss"], replicates=20).value).all()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +246,7 @@ def test_what_a_table_does_not_determine_is_withheld():
 )
 def test_a_table_that_no_law_fits_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
-        laws.law_numbers(change(chinchilla(0, 1e-3, n=20)), ["tokens", "loss"], replicates=5)
+        numbers_of(change(chinchilla(0, 1e-3, n=20)), ["tokens", "loss"], replicates=5)
 
 
 GOOD = "params,tokens,loss\n" + "".join(

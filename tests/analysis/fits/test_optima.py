@@ -147,7 +147,7 @@ def test_sensitive_rule_error_rate_and_power(sigma):
                 np.random.default_rng(seed), drift=drift, curvature=curvature, sigma=sigma
             )
             test = sensitivity.sensitivity_test(
-                runs, sigma, optima.optima(runs, sigma), draws=100, seed=seed
+                runs, optima.optima(runs, sigma), sigma, draws=100, seed=seed
             )
             flagged[kind] += test.sensitive.iloc[0]
     assert flagged["flat"] <= 4 and flagged["curved"] <= 4  # 5 % of 30, and its binomial spread

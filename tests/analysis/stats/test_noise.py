@@ -3,7 +3,9 @@
 import math
 import random
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.stats import noise
 
@@ -52,3 +54,49 @@ def test_noise_estimates():
     assert noise.Noise(1e-3, 9).margin(0.05, 4) == pytest.approx(
         noise.Noise(1e-3, 9).margin(0.05, 1) / 2
     )
+
+
+def race(rng, sd, seeds=6, optimizers=4, carried=0.5):
+    """Losses by optimizer and seed; a share of the seeds' variance is common to all."""
+    common = rng.normal(0, sd * carried**0.5, seeds)
+    own = rng.normal(0, sd * (1 - carried) ** 0.5, (optimizers, seeds))
+    return (3.0 + common + own).tolist()
+
+
+def test_bartletts_test_is_bartletts():
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(0, 1 + (i == 2), n) for i, n in enumerate((5, 9, 7))]
+    squares = [(((x - x.mean()) ** 2).sum(), len(x) - 1) for x in samples]
+    assert noise.bartlett([squares]) == pytest.approx(stats.bartlett(*samples).pvalue)
+    assert noise.bartlett([squares[:1], []]) == 1.0
+
+
+def test_sizes_and_ratios_are_told_apart_where_they_differ():
+    """Each race's own level then lies near the truth, which the pooled one does not."""
+    own, pooled, split, falsely = [], [], 0, 0
+    for draw in range(60):
+        rng = np.random.default_rng(draw)
+        sd = {("small", r): 0.02 for r in (1, 2, 4)} | {("large", r): 0.005 for r in (1, 2, 4)}
+        rows = {key: race(rng, value) for key, value in sd.items()}
+        found = noise.levels(rows.values(), rows, [])
+        split += bool(found.races)
+        own += [math.log(found.at(*key).total.sd / value) for key, value in sd.items()]
+        pooled += [math.log(found.total.sd / value) for key, value in sd.items()]
+        same = {key: race(rng, 0.01) for key in sd}
+        falsely += bool(noise.levels(same.values(), same, []).races)
+    assert split == 60 and falsely <= 60 * (2 * noise.APART + 0.15)
+    assert np.sqrt(np.mean(np.square(own))) < 0.25 < np.sqrt(np.mean(np.square(pooled)))
+
+
+@pytest.mark.parametrize("carried", [0.0, 0.95])
+def test_the_interval_of_the_total_knows_that_seeds_are_shared(carried):
+    inside, share = 0, 0
+    for draw in range(400):
+        rng = np.random.default_rng(draw)
+        rows = {("s", r): race(rng, 0.01, carried=carried) for r in (1, 2)}
+        found = noise.levels(rows.values(), rows, [])
+        low, high = found.total.interval()
+        inside += low <= 0.01 <= high
+        share += found.carries[0] <= carried <= found.carries[1]
+    assert 0.92 < inside / 400 < 0.99  # a binomial of 0.95 and 400 has 0.011
+    assert 0.92 < share / 400 < 0.99
