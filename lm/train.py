@@ -195,7 +195,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(f"{folder} has its result already; remove it to train again")
         return 0
     with blamed(config["optimizer"]):
-        print(f"{folder}\n{dry_run.summary(config)}", flush=True)
+        print(f"{folder}\n{dry_run.summary(config)}\n{dry_run.roles(config)}", flush=True)
     log = functools.partial(print, flush=True)
     try:
         result = train_one(config, folder, corpus=corpus, log=log, termination=termination)

@@ -72,7 +72,7 @@ def describe(
       >>> print(optim.describe(optim.lion(learning_rate=0.01), params))
       up/kernel  matrix     (4 -> 8)
       transformation: 32 parameters
-      state 136 bytes, 4.25 per parameter (momentum 128, other 8)
+      state 140 bytes, 4.38 per parameter (other 12, momentum 128)
     """
     known = spec(optimizer, **values) if isinstance(optimizer, str) else optimizer
     is_spec = isinstance(known, OptimizerSpec)

@@ -25,6 +25,18 @@ def summary(config: Mapping) -> str:
     )
 
 
+def roles(config: Mapping) -> str:
+    """What the optimizer takes the parameters for: a line for each kind."""
+    import jax
+
+    from lm.model import llama as model_lib
+    from optim.roles import coverage
+
+    module = model_lib.build(config)
+    params = jax.eval_shape(lambda: model_lib.init(module, jax.random.key(0)))
+    return coverage(params, model_lib.role)
+
+
 def full(config: Mapping) -> str:
     """The resolved config, parameters by role, tokens, steps, FLOPs and memory of a run."""
     import jax

@@ -90,7 +90,8 @@ def coverage(params, roles: Roles = None) -> str:
         if mine:
             names = ", ".join(path for path, _ in mine[:3]) + (", ..." if len(mine) > 3 else "")
             count = sum(size for _, size in mine)
-            lines.append(f"{kind:9} {len(mine):4} leaves {count:15,} parameters  {names}")
+            leaves = "leaf" if len(mine) == 1 else "leaves"
+            lines.append(f"{kind:9} {count:15,} parameters, {len(mine)} {leaves}: {names}")
     return "\n".join(lines)
 
 

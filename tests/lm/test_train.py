@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -160,6 +161,7 @@ def test_command_line_trains_once(tmp_path):
     arguments = ["--config=configs/run.py:nano-xs,1x,lion", f"--workdir={tmp_path}"]
     first = command(*arguments, "--config.optimizer.learning_rate=0.002")
     assert first.returncode == 0 and "finished: validation loss" in first.stdout
+    assert re.search(r"^head +[\d,]+ parameters, 1 leaf: head/kernel$", first.stdout, re.M)
     assert len(list(tmp_path.glob("trials/*/result.json"))) == 1
     second = command(*arguments, "--config.optimizer.learning_rate=0.002")
     assert second.returncode == 0 and "has its result already" in second.stdout

@@ -182,7 +182,7 @@ def test_a_fused_leaf_is_optimised_as_its_parts():
 
 def test_coverage_counts_what_was_found():
     tree = {"up": jnp.ones((3, 4)), "norm": {"scale": jnp.ones(3)}}
-    told = "matrix 1 leaves 12 parameters up gain 1 leaves 3 parameters norm/scale"
+    told = "matrix 12 parameters, 1 leaf: up gain 3 parameters, 1 leaf: norm/scale"
     assert coverage(tree).split() == told.split()
 
 
