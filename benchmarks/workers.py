@@ -22,7 +22,7 @@ from typing import Any
 
 from lm.config import what
 from lm.storage.store import Kept, Store, encode
-from sweeps.dispatch import right, worker
+from sweeps.dispatch import accidents, right, worker
 from sweeps.dispatch.executor import Executor, Report
 from sweeps.plan import config, phases
 from sweeps.plan.study import Study
@@ -195,7 +195,7 @@ def simulate(study: Study, count: int, seed: int = 0) -> dict[str, float]:
             spent.append(time.perf_counter() - began)
         return plans[key]
 
-    worker.time, right.time, worker.plan, worker.random = clock, clock, plan, rng
+    worker.time, right.time, accidents.plan, worker.random = clock, clock, plan, rng
     # Nobody dies here: heartbeats are counted below, not played.
     right.Right.gone = lambda self, token: f"workers/{token}" not in store.objects
     queue, waits = [], []

@@ -25,7 +25,7 @@ from sweeps.dispatch.accidents import ATTEMPTS, Accidents, Refused
 from sweeps.dispatch.executor import Report
 from sweeps.dispatch.ledger import STATUSES, Ledger, certify, uncertify
 from sweeps.plan import config as study_config
-from sweeps.plan.phases import Plan, plan
+from sweeps.plan.phases import Plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Cell, Trial
 
@@ -65,7 +65,6 @@ class Race:
         self.accidents = Accidents(self.store, self.study)
         self.accidents.look()
         self.asked: dict[str, Trial] = {}  # and not yet told
-        self._plan: Plan | None = None
 
     def ask(self, n: int = 1) -> list[Asked]:
         """Up to `n` trials that the planner needs and nobody has been asked for.
@@ -111,7 +110,7 @@ class Race:
         finite = isinstance(loss, (int, float)) and math.isfinite(loss)
         if finite != (status == "finished"):
             raise ValueError(f"loss={loss} does not go with status={status!r}")
-        trial, self._plan = self.asked.pop(hash), None
+        trial = self.asked.pop(hash)
         if status in ATTEMPTS:
             self.accidents.lost([trial], Report(status, reason or "no reason was given"))
             return
@@ -156,8 +155,6 @@ class Race:
     def _advance(self) -> tuple[Plan, dict[Trial, str]]:
         """The plan as of what has been told, and what of it is not tried again."""
         while True:
-            self._plan = self._plan or plan(self.study, self.ledger.outcomes)
-            failed = self.accidents.failed(self._plan.pending, self.ledger.outcomes)
+            state, failed = self.accidents.stand(self.ledger.outcomes)
             if not self.accidents.write_off(self.ledger, failed):
-                return self._plan, failed
-            self._plan = None
+                return state, failed

@@ -104,8 +104,10 @@ def drive(study: Study, store: Store, arguments: argparse.Namespace, log: Callab
         return driver.follow(store, study, driver.Process(store, work.flags(own)), log)
     try:
         return work.work(store, study, own, log)
-    except (work.Stopping, work.Avoided):
+    except work.Stopping:
         raise KeyboardInterrupt from None
+    except work.Avoided as avoided:
+        raise Refused(f"{avoided}; --retry_failed gives it another chance") from None
 
 
 def _on_ray(study: Study, store: Store, arguments: argparse.Namespace, log: Callable) -> tuple:

@@ -27,7 +27,6 @@ from sweeps import run as run_lib
 from sweeps import work
 from sweeps.dispatch.accidents import Accidents, Refused, set_aside
 from sweeps.dispatch.ledger import Ledger, certify
-from sweeps.plan.phases import plan
 
 OVER = 1  # exit code when every certificate has been written
 LIMIT = 1001  # SLURM's own default of MaxArraySize
@@ -76,8 +75,7 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     run_lib.begin(study, store, arguments, say)
     ledger, accidents = Ledger(store, study).open(), Accidents(store, study)
     accidents.look()
-    state = plan(study, ledger.outcomes)
-    failed = accidents.failed(state.pending, ledger.outcomes)
+    state, failed = accidents.stand(ledger.outcomes)
     if all(trial in failed for trial in state.pending):
         certify(study, state, store, {}, failed)
         run_lib.report(study, state, ledger.outcomes, failed, say)

@@ -81,13 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     store = open_store(str(arguments.workdir))
     study = begun(store)
     try:
-        _, failed, ledger = work(store, study, arguments, log)
+        found = work(store, study, arguments, log)
     except Avoided as avoided:
         log(str(avoided))
         return AVOIDED
     except Stopping:
         log("stopped; its unfinished trials are given back")
         return 128 + signal.SIGTERM
+    if found is None:  # the first process of this worker has said it
+        return 0
+    _, failed, ledger = found
     log(f"nothing is left to train: {len(ledger.outcomes)} trials are over")
     if failed:
         raise Refused(f"{len(failed)} trials failed for good; see python -m sweeps.status")
@@ -115,7 +118,9 @@ def begun(store: Store) -> Study:
 
 
 def work(store: Store, study: Study, arguments: argparse.Namespace, log: Callable) -> Any:
-    """Works on a study in this process, as `Worker.run` does."""
+    """Works on a study in this process, as `Worker.run` does; None in all processes of a worker
+    but the first.
+    """
     own = sources(store)
     if own.is_dir():
         from optim import plugins
@@ -125,11 +130,13 @@ def work(store: Store, study: Study, arguments: argparse.Namespace, log: Callabl
     if arguments.sharded:
         from sweeps.dispatch import hosts
 
+        # Before the job is joined: from then on JAX hears SIGTERM and tells all processes.
+        executor = Inline(trainer=hosts.TRAINER, log=log, widest=1)
         job = hosts.join(store, log)
         if not job.first:
-            job.follow()
-            raise Stopping
-        executor = Inline(trainer=hosts.TRAINER, log=log, widest=1)
+            if not job.follow():
+                raise Stopping
+            return None
     elif arguments.slots:
         executor = Children(arguments.slots, trainer=arguments.trainer, sources=own)
     else:

@@ -18,6 +18,7 @@ from lm.config import what
 from lm.storage import Store
 from sweeps.dispatch.executor import Report
 from sweeps.dispatch.ledger import Ledger
+from sweeps.plan.phases import Plan, plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Outcome, Trial
 
@@ -46,6 +47,9 @@ class Accidents:
         self.store, self.study = store, study
         self.known: dict[str, list[Attempt]] = {}
         self._versions: dict[str, str] = {}
+        # By optimizers set aside: the study of the others, and its plan for so many results.
+        self._studies: dict[frozenset[str], Study] = {frozenset(): study}
+        self._plans: dict[frozenset[str], tuple[int, Plan]] = {}
 
     def look(self) -> bool:
         """Takes in what has happened since; True if there was anything."""
@@ -98,15 +102,38 @@ class Accidents:
                 return f"{cause}: {ends[-1].reason}"
         return None
 
-    def failed(self, trials: Sequence[Trial], outcomes: Mapping[Trial, Outcome]) -> dict:
-        """Those of the trials that are not tried again, and why.
+    def stand(self, outcomes: Mapping[Trial, Outcome]) -> tuple[Plan, dict[Trial, str]]:
+        """Where the study stands: its plan, and what of it is not tried again, and why.
 
-        Args:
-          trials: what the plan asks for.
-          outcomes: what has finished.
+        The plan is that of the optimizers that are not set aside.
+
         Raises:
           Refused: nothing of the study has finished, and its first trials all failed.
         """
+        aside: dict[Trial, str] = {}
+        names: frozenset[str] = frozenset()
+        while True:
+            count, before = self._plans.get(names, (-1, None))
+            if count != len(outcomes):
+                before = plan(self._without(names), outcomes, before)
+                self._plans[names] = len(outcomes), before
+            causes, bad = self._failed(before.pending, outcomes)
+            if not bad:
+                return before, aside | causes
+            aside |= {trial: why for trial, why in causes.items() if trial.cell.optimizer in bad}
+            names |= set(bad)
+
+    def _without(self, names: frozenset[str]) -> Study:
+        """The study without some of its optimizers."""
+        if names not in self._studies:
+            left = {n: e for n, e in self.study.config["optimizers"].items() if n not in names}
+            self._studies[names] = Study({**self.study.config, "optimizers": left})
+        return self._studies[names]
+
+    def _failed(
+        self, trials: Sequence[Trial], outcomes: Mapping[Trial, Outcome]
+    ) -> tuple[dict[Trial, str], list[str]]:
+        """Those of the trials that are not tried again, and why; the optimizers set aside."""
         begun = {t.cell.optimizer for t, run in outcomes.items() if run.status != "infeasible"}
         causes = {trial: cause for trial in trials if (cause := self.spent(trial))}
         aside: dict[str, tuple[int, str]] = {}
@@ -120,11 +147,10 @@ class Accidents:
             count, last = sum(n for n, _ in aside.values()), list(aside.values())[-1][1]
             raise Refused(f"the first {count} trials all failed; the last: {last}")
         for trial in trials:
-            if trial.cell.optimizer in aside and trial not in causes:
-                count, last = aside[trial.cell.optimizer]
-                name = trial.cell.optimizer
+            if (name := trial.cell.optimizer) in aside:
+                count, last = aside[name]
                 causes[trial] = f"{name} is set aside: its first {count} trials all failed: {last}"
-        return causes
+        return causes, list(aside)
 
     def forget(self, trials: Iterable[Trial]) -> None:
         """Gives trials all their attempts back."""

@@ -18,7 +18,7 @@ from typing import Any
 from lm.storage import Store, in_bucket
 from sweeps.dispatch.accidents import Accidents, Refused
 from sweeps.dispatch.ledger import Ledger
-from sweeps.plan.phases import Plan, plan
+from sweeps.plan.phases import Plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Trial
 
@@ -122,8 +122,7 @@ def follow(
         raise KeyboardInterrupt
     ledger, accidents = Ledger(store, study).open(), Accidents(store, study)
     accidents.look()
-    state = plan(study, ledger.outcomes)
-    failed = accidents.failed(state.pending, ledger.outcomes)
+    state, failed = accidents.stand(ledger.outcomes)
     if any(trial not in failed for trial in state.pending):
         raise Refused(reason.rpartition("error: ")[2])
     return state, failed, ledger

@@ -47,8 +47,12 @@ class Job:
         """The worker is over: the others may go."""
         self.tell(leave=True)
 
-    def follow(self) -> None:
-        """A process other than the first: trains what it is told until it may go."""
+    def follow(self) -> bool:
+        """A process other than the first: trains what it is told until it may go.
+
+        Returns:
+          False where the worker was stopped before the end.
+        """
         while True:
             order = self.store.read_json(self.orders) or {"number": 0}
             if order["number"] <= self.number:
@@ -56,12 +60,12 @@ class Job:
                 continue
             self.number = order["number"]
             if "leave" in order:
-                return
+                return True
             try:
                 train_one(order["config"], order["folder"], log=self.log)
             except Stopped as stopped:
                 self.log(str(stopped))
-                return
+                return False
 
 
 def join(store: Store, log: Callable) -> Job:

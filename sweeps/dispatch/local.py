@@ -94,8 +94,12 @@ class Inline(Executor):
         self.termination = Termination(
             log,
             signals=(signal.SIGTERM, signal.SIGINT),
-            leave=lambda: self.right.__exit__(None),
+            leave=self._leave,
         )
+
+    def _leave(self) -> None:
+        if hasattr(self, "right"):
+            self.right.__exit__(None)
 
     def capacity(self) -> int:
         return 0 if self.busy else 1

@@ -25,7 +25,7 @@ from sweeps.dispatch.ledger import Ledger, certify
 from sweeps.dispatch.packs import Pack, Widths, packs
 from sweeps.dispatch.right import Right
 from sweeps.plan import cost
-from sweeps.plan.phases import Plan, plan
+from sweeps.plan.phases import Plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Trial, finite
 
@@ -75,7 +75,7 @@ class Worker:
         self.running: dict[int, tuple[Pack, Any, float]] = {}
         self.again: list[Pack] = []  # parts of packs that died, to be run as they are
         self.certified: dict = {}
-        self.state, self.planned = Plan(), -1  # the plan, and of how many results
+        self.state = Plan()
         self.began, self.done_flops, self.deaths = time.monotonic(), 0.0, 0
         far = in_bucket(store.address)
         self.often, self.rarely, self.tried = LOOK[far], RARELY[far], TRIED[far]
@@ -93,10 +93,18 @@ class Worker:
         try:
             with self.right:
                 self.open()
-                while (over := self.step()) is None:
-                    self._wait()
-                self._tidy()
-                return *over, self.ledger
+                while True:
+                    try:
+                        if (over := self.step()) is not None:
+                            self._tidy()
+                            return *over, self.ledger
+                        self._wait()
+                    except OSError as error:
+                        # A bucket may fail for a while; for how long, the right decides.
+                        if not in_bucket(self.store.address):
+                            raise
+                        self.log(f"the store does not answer: {error}")
+                        time.sleep(self.often)
         finally:
             self.executor.close()
 
@@ -151,13 +159,9 @@ class Worker:
             if reason := cost.over_budget(cost.spent(runs), self.study.config["budget"], rate):
                 words = "which is spent; results are kept, raise the budget to go on"
                 raise Refused(f"{reason}, {words}")
-            if len(outcomes) != self.planned:
-                self.state = plan(self.study, outcomes, self.state if self.planned > 0 else None)
-                self.planned = len(outcomes)
-            state = self.state
-            failed = self.accidents.failed(state.pending, outcomes)
+            self.state, failed = self.accidents.stand(outcomes)
             if not (found := self.accidents.write_off(self.ledger, failed)):
-                return state, failed
+                return self.state, failed
             for trial in found:
                 self.log(f"{trial.cell}: recorded as infeasible: {outcomes[trial].reason}")
 

@@ -138,12 +138,15 @@ class Watcher:
         self.accidents.look()
         self._look_at_lives()
         outcomes = self.ledger.outcomes
-        if self.plan is None or any(trial in outcomes for trial in self.plan.pending):
+        try:
+            self.plan, spent = self.accidents.stand(outcomes)
+        except Refused as refused:  # the set-up is broken
             self.plan = plan(self.study, outcomes, self.plan)
-        names = {self.study.hash(trial): trial for trial in self.plan.pending}
-        failures = self._failures(names)
+            spent = dict.fromkeys(self.plan.pending, str(refused))
+        names = {self.study.hash(trial): trial for trial in [*self.plan.pending, *spent]}
+        failures = self._failures(names, spent)
         failed = {names[failure.hash] for failure in failures if failure.given_up}
-        over = len(failed) == len(self.plan.pending)
+        over = failed.issuperset(self.plan.pending)
         coming = [] if over else list(self.expected.look(outcomes, failed))
         busy = [life for life in self.lives.values() if life.trials]
         return Look(
@@ -209,11 +212,7 @@ class Watcher:
         words = {True: "certified", False: "certified, not complete"}
         return {n: words[done] for n, (_, done) in self.certificates.items() if n in found}
 
-    def _failures(self, names: Mapping[str, Trial]) -> list[Failure]:
-        try:
-            spent = self.accidents.failed(list(names.values()), self.ledger.outcomes)
-        except Refused as refused:  # the set-up is broken
-            spent = dict.fromkeys(names.values(), str(refused))
+    def _failures(self, names: Mapping[str, Trial], spent: Mapping[Trial, str]) -> list[Failure]:
         found = []
         for name, trial in names.items():
             attempts, reason = self.accidents.of(trial), spent.get(trial)

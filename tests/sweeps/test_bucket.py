@@ -1,5 +1,7 @@
 """A study in a bucket: run, watched, read and worked on as one on a disk."""
 
+import errno
+import itertools
 import json
 
 import fake_bucket
@@ -10,6 +12,7 @@ from analysis.runs import reader
 from lm.storage import open_store
 from sweeps import run as run_lib
 from sweeps import status, work
+from sweeps.dispatch.worker import Worker
 
 
 @pytest.fixture
@@ -41,6 +44,22 @@ def test_a_study_in_a_bucket_ends_as_on_a_disk(bucket, tmp_path, capsys, scheme,
     assert not store.list("claims") and not store.list("workers")
     there, here = reader.load(address).runs, reader.load(tmp_path / "disk").runs
     assert there["loss"].tolist() == here["loss"].tolist()
+
+
+def test_a_bucket_that_fails_for_a_while_costs_nothing(bucket, capsys, monkeypatch):
+    step, calls = Worker.step, itertools.count()
+
+    def failing(self):
+        over = step(self)
+        if over is None and next(calls) % 4 == 2:
+            raise OSError(errno.EACCES, "cannot be listed: slow down", "s3://race/x/attempts")
+        return over
+
+    monkeypatch.setattr(Worker, "step", failing)
+    monkeypatch.setattr("sweeps.dispatch.worker.LOOK", (0.01, 0.01))
+    assert run_lib.main([*command("s3://race/flaky"), "--config.phases.II=[]"]) == 0
+    output = capsys.readouterr().out
+    assert "the store does not answer" in output and "2 of 2 cells are certified" in output
 
 
 def test_what_a_bucket_does_not_hold_is_one_line(bucket, capsys):

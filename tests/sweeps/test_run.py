@@ -1,12 +1,11 @@
 """The study command: from a config to certificates, through kills, corruption and misuse."""
 
 import json
-import signal
 from pathlib import Path
 
 import fake_trainer
 import pytest
-from study_rig import STUDY, process, run, table, trained, until
+from study_rig import STUDY, process, run, table, trained
 
 from sweeps.plan import config
 from sweeps.plan.cost import Cost, bound
@@ -66,50 +65,6 @@ def test_interrupted_after_each_pack_it_ends_in_the_same_table(undisturbed, tmp_
     assert codes == [130] * (len(codes) - 1) + [0] and len(codes) > 5
     assert len(trained(tmp_path)) == len(set(trained(tmp_path)))
     assert table(tmp_path) == table(undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers, victim", [(0, "kill_trainer"), (2, "kill_parent")])
-def test_killed_at_any_point_it_ends_in_the_same_table(undisturbed, tmp_path, workers, victim):
-    """This process, or the worker that the driver has started."""
-    codes = []
-    while not codes or codes[-1]:
-        child = process(tmp_path, f"--workers={workers}", **{victim: 13})
-        output, _ = child.communicate(timeout=300)
-        codes.append(child.returncode)
-        assert codes[-1] in (0, 2 if workers else -9), output
-        assert not codes[-1] or not workers or "ended with exit code -9" in output
-    assert len(codes) - 1 == len(trained(undisturbed)) // 13
-    # What a killed process had begun and not put is begun again; a result is never put twice.
-    assert len(trained(tmp_path)) <= len(trained(undisturbed)) + workers * (len(codes) - 1)
-    assert table(tmp_path) == table(undisturbed)
-    assert not list(tmp_path.glob("claims/*")) and not list(tmp_path.glob("workers/*"))
-
-
-@pytest.mark.slow
-def test_killing_the_driver_kills_nothing(undisturbed, tmp_path):
-    child = process(tmp_path, "--workers=2", sleep=0.1)
-    until(lambda: trained(tmp_path))
-    child.kill()
-    child.communicate()
-    until(lambda: len(trained(tmp_path)) == len(trained(undisturbed)))  # without a driver
-    assert run(tmp_path) == 0
-    assert len(trained(tmp_path)) == len(trained(undisturbed))
-    assert table(tmp_path) == table(undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_ctrl_c_lets_finished_trials_stand_and_says_so(undisturbed, tmp_path, workers):
-    child = process(tmp_path, f"--workers={workers}", sleep=0.2)
-    until(lambda: trained(tmp_path))
-    child.send_signal(signal.SIGINT)
-    output, _ = child.communicate(timeout=120)
-    assert child.returncode == 130 and "SIGINT" in output, output
-    assert not list(tmp_path.glob("workers/*"))
-    assert run(tmp_path) == 0
-    assert table(tmp_path) == table(undisturbed)
-    assert len(trained(tmp_path)) <= len(trained(undisturbed)) + 2 * 4
 
 
 def test_corrupt_results_are_reported_and_run_again(undisturbed, tmp_path, capsys):
@@ -257,6 +212,26 @@ def test_a_failed_trial_is_no_result_and_its_attempts_are_counted_on_disk(
     assert table(tmp_path) == table(undisturbed)
 
 
+def test_a_node_where_packs_only_die_is_left_when_others_work(tmp_path, capsys, monkeypatch):
+    train, done = fake_trainer.train_pack, []
+
+    def dying(configs, folders, **others):
+        if len(done) >= 6:
+            raise RuntimeError("the device is gone")
+        done.append(train(configs, folders, **others))
+
+    monkeypatch.setattr(fake_trainer, "train_pack", dying)
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes/other.json").write_text('{"strikes": 0, "worked": true}')
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "is set aside: packs died here and others work" in error and error.count("\n") == 1
+    assert len(list(tmp_path.glob("attempts/*"))) <= 2 and not list(tmp_path.glob("workers/*"))
+    monkeypatch.setattr(fake_trainer, "train_pack", train)
+    assert run(tmp_path) == 2  # it stays so, whoever starts here
+    assert run(tmp_path, "--retry_failed") == 0
+
+
 def test_a_failure_that_does_not_come_again_costs_nothing(undisturbed, tmp_path, monkeypatch):
     train, failed = fake_trainer.train_pack, set()
 
@@ -286,6 +261,27 @@ def test_when_the_first_trials_all_fail_nothing_is_recorded(
         assert not list(tmp_path.glob("trials/*/*"))
     monkeypatch.setattr(fake_trainer, "train_pack", train)
     assert run(tmp_path) == 0
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_an_optimizer_that_always_raises_is_set_aside_and_the_others_go_on(
+    undisturbed, tmp_path, capsys, monkeypatch
+):
+    train = fake_trainer.train_pack
+
+    def broken(configs, folders, **others):
+        if configs[0]["optimizer"]["name"] == "adamw":
+            raise ValueError("no such attribute")
+        train(configs, folders, **others)
+
+    monkeypatch.setattr(fake_trainer, "train_pack", broken)
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "adamw is set aside: its first" in error and error.count("\n") == 1
+    for ratio in (1, 2):
+        assert certificate(tmp_path, f"nadamw-nano-xs-{ratio}x")["complete"]
+    monkeypatch.setattr(fake_trainer, "train_pack", train)
+    assert run(tmp_path) == 0  # nothing of it had finished: it is tried again
     assert table(tmp_path) == table(undisturbed)
 
 

@@ -99,6 +99,17 @@ def test_recorded_results_read_back(race, tmp_path):
     assert written.reason == "memory: it does not fit" and written.loss == float("inf")
 
 
+def test_a_result_that_cannot_be_used_is_set_aside_while_others_go_on(race, tmp_path):
+    good, bad = (some_trial(race, learning_rate=rate) for rate in (0.004, 0.008))
+    for trial in (good, bad):
+        path = train(race, tmp_path, trial)
+    (path / "result.json").write_bytes(b"\xff half an obj")
+    found, said = Ledger(open_store(str(tmp_path)), race), []
+    assert found.take([good, bad], said.append) == [good]
+    assert len(said) == 1 and "is unusable and its trial runs again" in said[0]
+    assert not (path / "result.json").exists() and (path / "result.json.corrupt").exists()
+
+
 def test_the_index_spares_reading_and_is_rebuilt_from_the_results(race, tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "SEGMENT", 4)
     trials = [some_trial(race, learning_rate=0.001 * (i + 1)) for i in range(10)]
