@@ -88,7 +88,7 @@ class Truth:
         by_size, by_ratio = self.drift[optimizer, name]
         x = self.best[optimizer, name] + by_size * octaves(size) + by_ratio * math.log2(ratio)
         if by_size:  # what moves does not lie on its law exactly
-            x += WOBBLE * normal(self.draw, ("wobble", optimizer, size, ratio, name))
+            x += WOBBLE * normal(self.draw, ("wobble", optimizer, size, float(ratio), name))
         return START[name] * 2**x
 
     def rise(self, optimizer: str, size: str, ratio: float, name: str, value: float) -> float:
