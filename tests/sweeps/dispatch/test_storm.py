@@ -52,6 +52,7 @@ class Storm:
             for i, worker in enumerate(self.workers):
                 if worker.poll() not in (None, 0):
                     self.codes.append((worker.returncode, worker.stderr.read()[-300:]))
+                    worker.stderr.close()
                     self.workers[i] = self.start()
             for worker, until in list(self.stopped.items()):
                 if time.monotonic() > until:
