@@ -28,7 +28,7 @@ def test_at_the_base_nothing_moves():
 
     def trained(config):
         program = Solo([config], jax.devices()[:1])
-        return program.advance(program.init(), [tokens], np.array([True]))[0].params
+        return program.advance(program.init(), [tokens], None, fresh=True)[0].params
 
     same = zip(*map(jax.tree.leaves, map(trained, (tiny.config(), made("mup")))), strict=True)
     for a, b in same:
