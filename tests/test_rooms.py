@@ -71,7 +71,6 @@ OUTSIDE = {  # packages that only these rooms may import
     "optax": {"lm", "optim", "benchmarks"},
     "ml_collections": {"lm", "sweeps", "configs", "benchmarks"},
     "pandas": {"analysis", "benchmarks"},
-    "matplotlib": {"analysis", "benchmarks"},
     "rich": {"sweeps"},
 }
 NEVER = {"tensorflow", "clu", "chex", "jaxopt", "jmp", "grain"}

@@ -114,7 +114,7 @@ def newton_schulz(
       epsilon: added to the Frobenius norm; may be traced. A zero matrix stays zero.
       steps: K, at 4 m^2 n + 2 m^3 FLOPs each (static).
       polynomial: a name of `TABLES` (static). "quintic" (Keller Jordan's coefficients in every
-        step) leaves singular values anywhere in [0.7, 1.2], "polar_express" brings them to 1.
+        step) leaves singular values anywhere in [0.68, 1.13], "polar_express" brings them to 1.
       form: "gram" iterates on X X^T where m < n and multiplies X at the end of each of
         `gram_parts`: the same map, and less work if n is much larger than m (static).
       dtype: of the matrices that are multiplied, for example "bfloat16"; coefficients and sums are

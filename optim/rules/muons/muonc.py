@@ -46,7 +46,7 @@ def muonc(
 
     References:
       marin-community/marin at c1be944, experiments/speedrun/muonc_qwen3_scaling/muonc_optimizer.py.
-      It imports `normalize_2d_update_fro_norm` from a file beside it that is not published: that
+      It imports `normalize_2d_update_fro_norm` from a file beside it that we did not find: that
       function is taken as the plain quotient above. Decay: `adamc`.
 
       Preset "study": the best rate of that ladder at 130M.
