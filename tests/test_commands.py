@@ -13,7 +13,7 @@ COMMANDS = {  # its module, the function it works in, words that lead there
     "challenge": ("sweeps.challenge", "run", ["muon"]),
     "slurm": ("sweeps.slurm", "submit", ["--config=c", "--workdir=w"]),
     "work": ("sweeps.work", "run", ["--workdir=w"]),
-    "status": ("sweeps.status", "show", ["w"]),
+    "status": ("sweeps.status", "_show", ["w"]),
 }
 ENDS = [
     (KeyboardInterrupt(), 130, "interrupted; "),

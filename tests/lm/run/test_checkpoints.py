@@ -73,9 +73,8 @@ def slow_but(names):
     return [pytest.param(n, marks=[] if n in quick else pytest.mark.slow) for n in names]
 
 
-# Every kind of state once: the others are chains of the same parts.
-STATES = ["adamw", "ademamix", "adam_mini", "mars", "muon", "scion", "dion", "normuon"]
-STATES += ["kron", "soap", "shampoo", "kl_soap", "sophia", "schedule_free"]
+# Moments, stacks with a cadence, a probe, an average; the battery saves the state of every rule.
+STATES = ["adamw", "soap", "sophia", "schedule_free"]
 
 
 @pytest.mark.parametrize("optimizer", slow_but(STATES))
@@ -86,7 +85,7 @@ def test_solo_resumes_bitwise(tmp_path, optimizer):
     assert loop(solo(1), [config(optimizer)], tmp_path / "cut") == whole
 
 
-@pytest.mark.parametrize("optimizer", slow_but(["adamw", "muon", "soap", "kron", "sophia"]))
+@pytest.mark.parametrize("optimizer", slow_but(["adamw", "soap"]))
 def test_pack_resumes_bitwise(tmp_path, optimizer):
     configs = [config(optimizer), config(optimizer, seed=1)]
     whole = loop(one_device, configs, tmp_path / "whole")

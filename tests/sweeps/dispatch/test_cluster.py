@@ -38,7 +38,7 @@ def finish(child):
     return output
 
 
-@pytest.mark.slow
+@stress
 def test_the_table_is_that_of_one_machine(rig, undisturbed, tmp_path):
     finish(rig.drive(tmp_path))
     assert len(trained(tmp_path)) == len(set(trained(tmp_path)))
