@@ -29,11 +29,13 @@ def test_published_numbers_hold(records):
     pd.testing.assert_frame_equal(again, records[records.race == 1].reset_index(drop=True))
 
 
-def test_errors_that_are_too_small_are_caught(monkeypatch):
+def test_a_noise_that_is_too_small_is_caught(records, monkeypatch):
     measure = noise.levels
     monkeypatch.setattr(noise, "levels", lambda *a: noise._scaled(measure(*a), 0.3, 1e9))
     found = pd.DataFrame(calibration.one_race(1))
-    assert found[found.quantity == "fair loss of the settings found"].right.mean() < 0.7
+    levels = ("noise, total", "noise, paired", "noise, residual")
+    assert records[records.race.eq(1) & records.quantity.isin(levels)].right.all()
+    assert not found[found.quantity.isin(levels)].right.any()
 
 
 def test_a_truth_is_what_it_says():
