@@ -25,8 +25,8 @@ from lm.command import guarded
 from lm.storage import in_bucket, open_store
 from sweeps import run as run_lib
 from sweeps import work
-from sweeps.dispatch.accidents import Accidents, Refused, set_aside
-from sweeps.dispatch.ledger import Ledger, certify
+from sweeps.dispatch.accidents import Refused, set_aside, standing
+from sweeps.dispatch.ledger import certify
 
 OVER = 1  # exit code when every certificate has been written
 LIMIT = 1001  # SLURM's own default of MaxArraySize
@@ -73,9 +73,7 @@ def submit(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     study, _ = run_lib.resolve(arguments, overrides, say)
     store = open_store(str(arguments.workdir))
     run_lib.begin(study, store, arguments, say)
-    ledger, accidents = Ledger(store, study).open(), Accidents(store, study)
-    accidents.look()
-    state, failed = accidents.stand(ledger.outcomes)
+    state, failed, ledger = standing(store, study)
     if all(trial in failed for trial in state.pending):
         certify(study, state, store, {}, failed)
         run_lib.report(study, state, ledger.outcomes, failed, say)

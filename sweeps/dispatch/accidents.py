@@ -201,6 +201,17 @@ class Node:
         )
 
 
+def standing(store: Store, study: Study) -> tuple[Plan, dict[Trial, str], Ledger]:
+    """Where a study stands by what its store holds: as `Accidents.stand`, and the results.
+
+    Raises:
+      Refused: nothing of the study has finished, and its first trials all failed.
+    """
+    ledger, accidents = Ledger(store, study).open(), Accidents(store, study)
+    accidents.look()
+    return *accidents.stand(ledger.outcomes), ledger
+
+
 def forgive(store: Store) -> None:
     """Gives all nodes another chance."""
     for node in store.list("nodes"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.storage import Store, in_bucket
-from sweeps.dispatch.accidents import Accidents, Refused
+from sweeps.dispatch.accidents import Refused, standing
 from sweeps.dispatch.ledger import Ledger
 from sweeps.plan.phases import Plan
 from sweeps.plan.study import Study
@@ -120,9 +120,7 @@ def follow(
             lines = []
     if asked:
         raise KeyboardInterrupt
-    ledger, accidents = Ledger(store, study).open(), Accidents(store, study)
-    accidents.look()
-    state, failed = accidents.stand(ledger.outcomes)
+    state, failed, ledger = standing(store, study)
     if any(trial not in failed for trial in state.pending):
         raise Refused(reason.rpartition("error: ")[2])
     return state, failed, ledger

@@ -48,23 +48,24 @@ class Expected:
 
     def seconds(
         self,
-        coming: Iterable[Trial],
+        left: float | None,
         outcomes: Mapping[Trial, Outcome],
         workers: Sequence[tuple[float | None, int]],
     ) -> float | None:
         """Until the end, as fast as the workers have been so far.
 
         Args:
+          left: `device_seconds` of what is still to come.
           workers: FLOP/s of each since it began, compiling and waiting included, and the packs it
             trains at once; one that has finished nothing yet counts a device second a second for
             each pack.
         Returns:
           None where nothing runs or nothing has finished.
         """
-        left, rates = self.device_seconds(coming, outcomes), rates_of(self.study, outcomes)
         if left is None or not workers:
             return None
-        pace = sum(speed / rates[None, None] if speed else slots for speed, slots in workers)
+        rate = rates_of(self.study, outcomes)[None, None]
+        pace = sum(speed / rate if speed else slots for speed, slots in workers)
         return left / pace
 
 
@@ -75,7 +76,8 @@ def rates_of(study: Study, outcomes: Mapping[Trial, Outcome]) -> dict[tuple, flo
     for trial, run in outcomes.items():
         if run.status == "finished" and run.seconds > 0:
             size, optimizer = trial.cell.size, trial.cell.optimizer
+            spent = study.flops(trial)
             for key in ((size, optimizer), (size, None), (None, None)):
-                flops[key] += study.flops(trial)
+                flops[key] += spent
                 seconds[key] += run.seconds
     return {key: flops[key] / seconds[key] for key in flops}

@@ -149,14 +149,15 @@ class Watcher:
         over = failed.issuperset(self.plan.pending)
         coming = [] if over else list(self.expected.look(outcomes, failed))
         busy = [life for life in self.lives.values() if life.trials]
+        left = self.expected.device_seconds(coming, outcomes)
         return Look(
             **{"address": self.store.address, "study": self.study, "outcomes": outcomes},
             **{"cells": self._cells(names, failures), "failures": failures, "coming": coming},
             working=[self._working(life, names, n < CURVES) for n, life in enumerate(busy)],
             idle=len(self.lives) - len(busy),
-            device_seconds=self.expected.device_seconds(coming, outcomes),
+            device_seconds=left,
             seconds=self.expected.seconds(
-                coming, outcomes, [(i.about.get("flops_per_second"), i.slots) for i in busy]
+                left, outcomes, [(i.about.get("flops_per_second"), i.slots) for i in busy]
             ),
         )
 

@@ -8,6 +8,7 @@ from optimizer_battery import CHECKS, Battery, round_trip
 
 import optim
 
+SHAMPOOS = ("kron", "soap", "shampoo", "kl_shampoo", "kl_soap")
 # Learning rates at which each converges on the battery's small problems.
 LEARNING_RATES = {"lion": 0.02, "kron": 0.02, "adamuon": 0.1, "dion": 0.1}
 # In directions without gradient SOAP divides rounding errors by epsilon, so they differ between

@@ -15,8 +15,9 @@ from optim.assemble import finish, of_kinds
 from optim.entry import Entry, Number, Precision
 from optim.linalg import eigenbasis
 from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
+from optim.rules.shampoos.shampoo import squares
 from optim.stacks.batching import map_grouped
-from optim.stacks.blocks import Plan, plan, plan_tree
+from optim.stacks.blocks import plan, plan_tree
 from optim.stacks.placement import replicate, share_out
 
 
@@ -125,8 +126,8 @@ def scale_by_soap(
     def init(params):
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
         blocks = plan_tree(params, roles, **options.cut)
-        factors = blocks.make(lambda *block: _squares(*block, lambda d: jnp.zeros((d, d), dtype)))
-        bases = blocks.make(lambda *block: _squares(*block, lambda d: jnp.eye(d, dtype=dtype)))
+        factors = blocks.make(lambda *block: squares(*block, lambda d: jnp.zeros((d, d), dtype)))
+        bases = blocks.make(lambda *block: squares(*block, lambda d: jnp.eye(d, dtype=dtype)))
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         zero = jnp.zeros((), jnp.int32)
         return ScaleBySoapState(zero, zero, mu, nu, *share_out((factors, bases)))
@@ -171,14 +172,6 @@ def scale_by_soap(
         return directions, ScaleBySoapState(count, state.kept + kept, mu, nu, factors, bases)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _squares(cut: Plan, shape, make) -> dict[str, jax.Array]:
-    """{side: make(length) of each block}, for the rotated sides of blocks of one shape."""
-    number, height, width = shape
-    lengths = {"inputs": height} if cut.inputs else {}
-    lengths |= {"outputs": width} if cut.outputs else {}
-    return {side: jnp.tile(make(d), (number, 1, 1)) for side, d in lengths.items()}
 
 
 def _new_bases(factors, bases, v, call, options: SoapOptions, shift):

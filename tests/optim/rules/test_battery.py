@@ -12,12 +12,11 @@ import numpy as np
 import optax
 import optimizer_battery
 import pytest
-from catalogue_battery import battery, cases, round_trips
+from catalogue_battery import SHAMPOOS, battery, cases, round_trips
 from optimizer_battery import Battery
 
 import optim
 
-SHAMPOOS = ("kron", "soap", "shampoo", "kl_shampoo", "kl_soap")
 NAMES = [name for name in optim.catalogue.CATALOGUE if name not in SHAMPOOS]
 
 

@@ -120,11 +120,12 @@ def test_what_is_still_to_come_at_measured_speeds(race):
         race.flops(t) / rates.get(("nano-xs", t.cell.optimizer), rates["nano-xs", None])
         for t in rest
     )
-    assert found.device_seconds(rest, done) == pytest.approx(need)
-    assert found.seconds(rest, done, []) is None
-    assert found.seconds(rest, done, [(None, 2)]) == pytest.approx(need / 2)  # not known yet
+    left = found.device_seconds(rest, done)
+    assert left == pytest.approx(need)
+    assert found.seconds(left, done, []) is None
+    assert found.seconds(left, done, [(None, 2)]) == pytest.approx(need / 2)  # not known yet
     half = rates[None, None] / 2  # as fast as training, and half of the time something else
-    assert found.seconds(rest, done, [(half, 1)] * 3) == pytest.approx(need / 1.5)
+    assert found.seconds(left, done, [(half, 1)] * 3) == pytest.approx(need / 1.5)
 
 
 def test_the_page_fits_its_terminal_and_lines_go_where_there_is_none(race, store, tmp_path, capsys):
