@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 
+import azurite
 import fake_bucket
 import pytest
 from study_rig import command, run, table
@@ -26,8 +27,20 @@ def bucket(monkeypatch, tmp_path):
     open_store.cache_clear()
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_a_study_in_a_bucket_ends_as_on_a_disk(bucket, tmp_path, capsys, scheme, monkeypatch):
+@pytest.fixture
+def azure(bucket, monkeypatch):
+    with azurite.azurite() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_study_in_a_bucket_ends_as_on_a_disk(
+    bucket, tmp_path, capsys, scheme, monkeypatch, request
+):
+    if scheme == "az":
+        request.getfixturevalue("azure")
     address, words = f"{scheme}://race/studies/tiny", ["--config.phases.II=[]"]
     assert run_lib.main([*command(address), *words]) == 0
     assert work.main([f"--workdir={address}", "--trainer=fake_trainer:train_pack"]) == 0
