@@ -22,7 +22,8 @@ from lm.config import FIELDS, ConfigError
 from lm.storage import Store, in_bucket, open_store
 from sweeps import work
 from sweeps.dispatch import driver
-from sweeps.dispatch.accidents import Accidents, Refused, forgive
+from sweeps.dispatch.accidents import Accidents, forgive
+from sweeps.dispatch.begun import Refused, config_of
 from sweeps.dispatch.ledger import Ledger, uncertify
 from sweeps.dispatch.local import TRAINER, keep_sources, sources
 from sweeps.plan import config, cost
@@ -140,7 +141,7 @@ def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callab
     study = Study(named)
     study.check()
     changes = []
-    if old := store.read_json("study.json"):
+    if old := config_of(store):
         if reason := config.incompatible(old, named):
             raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
         changes = config.changes(old, named)

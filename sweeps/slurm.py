@@ -25,7 +25,8 @@ from lm.command import guarded
 from lm.storage import in_bucket, open_store
 from sweeps import run as run_lib
 from sweeps import work
-from sweeps.dispatch.accidents import Refused, set_aside, standing
+from sweeps.dispatch.accidents import set_aside, standing
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.ledger import certify
 
 OVER = 1  # exit code when every certificate has been written

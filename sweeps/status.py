@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from lm.command import guarded
 from lm.storage import place
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused
 from sweeps.watch import page, words
 from sweeps.watch.look import Watcher
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from lm.config import what
 from lm.storage import Store
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.executor import Report
 from sweeps.dispatch.ledger import Ledger
 from sweeps.plan.phases import Plan, plan
@@ -26,10 +27,6 @@ from sweeps.plan.trial import Outcome, Trial
 ATTEMPTS = {"failed": 2, "memory": 2, "timeout": 2, "killed": 4, "preempted": 20}
 GIVE_UP = 8  # so many trials of an optimizer failed and none finished: it cannot be trained here
 STRIKES = 2  # so many packs in a row died on a node while other nodes worked: it is set aside
-
-
-class Refused(Exception):
-    """The study cannot start or go on; one line says why."""
 
 
 class Attempt(NamedTuple):

@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lm.storage import open_store
 from sweeps.dispatch import resources
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.resources import RANK, SLICE, Need
 
 LEFT = (0, 2, 4, 130, 143)  # exit codes after which a worker is not started again

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lm.storage import Store, in_bucket
-from sweeps.dispatch.accidents import Refused, standing
+from sweeps.dispatch.accidents import standing
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.ledger import Ledger
 from sweeps.plan.phases import Plan
 from sweeps.plan.study import Study

@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lm.storage import Store, in_bucket
-from sweeps.dispatch.accidents import Accidents, Node, Refused
+from sweeps.dispatch.accidents import Accidents, Node
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.executor import Executor, Report
 from sweeps.dispatch.ledger import Ledger, certify
 from sweeps.dispatch.packs import Pack, Widths, packs

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from lm.storage import in_bucket
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused
 from sweeps.watch import words
 from sweeps.watch.look import Look, Watcher
 
