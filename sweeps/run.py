@@ -15,11 +15,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from lm import command, storage
 from lm.config import FIELDS, ConfigError
-from lm.storage import Store, in_bucket, open_store
+from lm.storage import Store, open_store
+from lm.storage.store import encode
 from sweeps import work
 from sweeps.dispatch import driver
 from sweeps.dispatch.accidents import Accidents, forgive
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
     if arguments.dry_run:
         for line in config.own_grids(study.config):
             log(line)
-        outcomes = Ledger(store, study).open().outcomes
+        outcomes = Ledger(store, study).open(put=False).outcomes
         dry_run(study, outcomes, arguments.device, changes, log)
         return 0
     begin(study, store, arguments, log)
@@ -117,11 +117,10 @@ def _on_ray(study: Study, store: Store, arguments: argparse.Namespace, log: Call
     except ModuleNotFoundError as error:
         reason = f"--executor=ray needs the extra `cluster`: pip install ray ({error})"
         raise Refused(reason) from None
-    address = store.address if in_bucket(store.address) else str(Path(store.address).resolve())
-    words = [f"--workdir={address}", *work.flags(arguments)]
-    cluster = Cluster(arguments.address, arguments.resources, words, driver.machine_logs(store))
+    words = work.flags(arguments)
+    cluster = Cluster(arguments.address, arguments.resources, store.address, words)
     try:
-        return driver.follow(store, study, driver.OnCluster(cluster), log)
+        return driver.follow(store, study, cluster, log)
     finally:
         cluster.close()
 
@@ -199,8 +198,10 @@ def begin(study: Study, store: Store, arguments: argparse.Namespace, log: Callab
     accidents.forget(state.pending if arguments.retry_failed else broken)
     if arguments.retry_failed:
         forgive(store)
-    store.write_json("study.json", study.config)
-    uncertify(study, state, store)
+    content = encode(study.config)
+    if store.read("study.json") != content or not store.list("workers"):
+        store.write("study.json", content)
+        uncertify(study, state, store)  # else others may be certifying as we look
     if own := [name for name, entry in study.config["optimizers"].items() if "source" in entry]:
         keep_sources(store, own)  # for workers, and whoever goes on with it
     if outcomes:

