@@ -37,12 +37,7 @@ RACES = Path(__file__).parents[1] / "configs" / "challenge.py"
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m sweeps.challenge",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = command.parser("sweeps.challenge", __doc__)
     add = out.add_argument
     add("optimizer", help="the challenger: an import path, my_opt:my_sgd, or any name")
     add("--against", default="adamw", help="the rival (default: adamw)")

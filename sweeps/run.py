@@ -35,12 +35,7 @@ from sweeps.watch import page
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m sweeps.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = command.parser("sweeps.run", __doc__)
     add_study(out)
     add = out.add_argument
     add("--dry_run", action="store_true", help="print the plan and its cost, train nothing")

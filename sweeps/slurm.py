@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lm.command import guarded
+from lm import command
 from lm.storage import in_bucket, open_store
 from sweeps import run as run_lib
 from sweeps import work
@@ -35,12 +35,7 @@ SECONDS = 90  # before a task's end, for its packs to be saved
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m sweeps.slurm",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = command.parser("sweeps.slurm", __doc__)
     run_lib.add_study(out)
     add = out.add_argument
     add("--workers", type=_above_zero, default=1, help="tasks (default: 1)")
@@ -61,7 +56,7 @@ def _above_zero(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
-    return guarded(
+    return command.guarded(
         lambda: submit(arguments, overrides),
         Refused,
         interrupted="run the same command again to go on",

@@ -31,12 +31,7 @@ AVOIDED = 4  # exit code on a node that is set aside
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m sweeps.work",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = command.parser("sweeps.work", __doc__)
     add = out.add_argument
     add("--workdir", required=True, type=storage.place, help="a folder, or s3://, gs://, az://")
     add_worker(out)
