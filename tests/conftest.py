@@ -22,6 +22,19 @@ jax.config.update("jax_legacy_prng_key", "error")
 jax.devices()  # from here on `lm.train.prepare_cpu` leaves the eight devices alone
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """Go with their file: kept, those of the whole suite take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that two workers end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

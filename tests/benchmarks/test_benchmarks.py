@@ -7,7 +7,7 @@ import pytest
 
 TOYS = {
     "step": "--sizes nano-xs --optimizers muon --batch 8 --microbatch 4 --seconds 0.2 --rounds 1",
-    "packing": "--sizes nano-xs --trials 2 --rounds 1",
+    "packing": "--sizes nano-xs --trials 1 --rounds 1",
 }
 
 
