@@ -8,6 +8,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as lm.run.threads has it
 os.environ.setdefault("BESTIARY_CACHE", str(Path(__file__).parents[1] / ".pytest_cache/bestiary"))
+# Tests start many processes: where a machine keeps no bytecode, each would compile all it imports.
+os.environ["PYTHONPYCACHEPREFIX"] = os.environ["BESTIARY_CACHE"] + "/bytecode"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 import pytest
