@@ -23,7 +23,7 @@ from lm.run.loop import Loop
 from lm.run.packed import Packed
 from lm.run.solo import Solo
 from lm.run.step import judged, only_judged
-from lm.run.stopping import LOST, UNSAVED, Stopped
+from lm.run.stopping import LOST, Stopped
 
 ROOT = Path(__file__).parents[3]
 CHECKPOINT = {"delete_when_finished": False, "keep": 3}
@@ -204,7 +204,7 @@ def test_sigterm_before_there_is_anything_to_save_is_answered_at_once(tmp_path):
         line_with("waiting for another process", process)
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=300)
-    assert process.returncode == UNSAVED and "nothing to save yet" in out
+    assert process.returncode == 128 + signal.SIGTERM and "nothing to save yet" in out
 
 
 def test_time_asks_for_a_checkpoint_where_it_may_be_looked_at(tmp_path, monkeypatch):
