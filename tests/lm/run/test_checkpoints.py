@@ -51,7 +51,7 @@ def config(optimizer="adamw", *, seed=0, mesh=1, **checkpoint):
 
 
 def loop(program, configs, folder, termination=None, log=lambda line: None):
-    """(curves, last state) of the runs, or the words of a stop."""
+    """(curves, last states) of the runs, or the words of a stop."""
     folders = [folder / config_hash(c) for c in configs]
     corpus = train.open_corpus(configs[0], log)
     made = Loop(program(configs), folders, corpus, log, termination)
@@ -59,7 +59,7 @@ def loop(program, configs, folder, termination=None, log=lambda line: None):
         made.run()
     except Stopped as stopped:
         return str(stopped)
-    return [tiny.curve(folder) for folder in folders], jax.device_get(made.state)
+    return [tiny.curve(folder) for folder in folders], made.program.fetch(made.state)
 
 
 def assert_the_same(found, whole):
