@@ -40,8 +40,9 @@ fast: .venv/ready  ## the tests to run while working (under 3 minutes)
 
 # Other kernels round differently: trajectories and decompositions must not depend on the processor.
 numerics: .venv/ready  ## the numeric tests as on a processor without AVX
-	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(BIN)/python -m pytest -n 2 \
-	  tests/optim/rules tests/optim/linalg -k "trajectory or authors or study or linalg"
+	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
+	  $(BIN)/python -m pytest -n 2 tests/optim/rules tests/optim/linalg \
+	  -k "trajectory or authors or study or linalg"
 
 coverage: .venv/ready  ## do published numbers hold? a thousand synthetic studies and races, two hours
 	$(BIN)/python -m analysis.coverage --studies=1000 --out=docs/coverage.csv

@@ -20,6 +20,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", os.environ["BESTIARY_CACHE"] + "/programs")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# Not optimized, a program takes half the time to compile. Processes that tests start train for long
+# and do optimize; so does `make numerics`, and who sets this variable to 0.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 jax.devices()  # from here on `lm.train.prepare_cpu` leaves the eight devices alone
