@@ -15,8 +15,9 @@ import pandas as pd
 from analysis import published
 from analysis.fits import simulate
 from analysis.fits.joint import fit_joint
-from analysis.fits.optima import ASYMMETRY, optimum, valley
+from analysis.fits.ridge import decides, ridge
 from analysis.fits.speedup import robust_cell, widened
+from analysis.fits.valley import ASYMMETRY, optimum, valley
 from analysis.runs.names import BASELINE
 from analysis.stats import intervals
 
@@ -33,7 +34,8 @@ def one_study(seed, *, tuning=5e-4, some=24, bootstrap=False) -> list[dict]:
       bootstrap: also check both bootstraps of one speed-up (200 replicates).
 
     Returns:
-      one record per checked interval: quantity, sigma, covered, low, high, truth.
+      one record per checked interval: quantity, study, sigma, covered, width (of the log), and of
+      losses bias (over sigma).
     """
     rng = np.random.default_rng(seed)
     sigma = float(np.exp(rng.uniform(*np.log(SIGMA))))
@@ -54,6 +56,14 @@ def one_study(seed, *, tuning=5e-4, some=24, bootstrap=False) -> list[dict]:
         )
 
     check("noise", sigma, *noise.total.interval())
+    for cell in cells[cells.trials > 1].itertuples():  # the best of many, without fresh seeds
+        for name, loss, se in (
+            ("loss of the best run, as observed", cell.best_loss, noise.residual.sd),
+            ("loss of the best run, its luck taken out", cell.loss, cell.se),
+        ):
+            half = noise.residual.quantile() * se
+            check(name, cell.expected, loss - half, loss + half)
+            records[-1]["bias"] = (loss - cell.expected) / sigma
     others = cells[cells.optimizer != BASELINE]
     keep = others.sample(some, random_state=int(rng.integers(2**31)))
     wide, level, _ = widened(cells, noise.paired)
@@ -81,6 +91,8 @@ def one_study(seed, *, tuning=5e-4, some=24, bootstrap=False) -> list[dict]:
     for _ in range(some):
         for quantity, true, low, high in one_valley(rng, sigma):
             check(quantity, true, low, high)
+    for quantity, true, low, high in one_ridge(rng, sigma):
+        check(quantity, true, low, high)
     if bootstrap:
         params = published.PARAMS["520m"]
         true = truth.speedup("muon", params, fit.ratio0)
@@ -144,12 +156,34 @@ def one_valley(rng, sigma) -> list[tuple[str, float, float, float]]:
     return [(kind, true, found.low, found.high)]
 
 
+def one_ridge(rng, sigma) -> list[tuple[str, float, float, float]]:
+    """The joint optimum of learning rate and batch size, and the slope of the ridge between them,
+    from a square of nine runs around it: (quantity, truth, low, high) as of `one_valley`.
+    """
+    slope, floor = rng.uniform(0, 1), CURVATURE * np.exp(rng.uniform(np.log(0.05), 0))
+    rate, batch = rng.uniform(-0.5, 0.5, 2)
+    x, y = (a.ravel() for a in np.meshgrid((-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0)))
+    across, along = rng.normal(0, ASYMMETRY / 2, 2)
+    loss = CURVATURE * valley(across, x - rate - slope * (y - batch))
+    loss += floor * valley(along, y - batch) + sigma * rng.standard_normal(len(x))
+    if not decides(x, y, loss):
+        return []
+    (of_x, (_, *ends)), (of_y, _) = ridge(x, y, loss, sigma)
+    found = [("slope of a ridge", slope, *ends)]
+    for true, one in ((rate, of_x), (batch, of_y)):
+        if not np.isnan(one.side):
+            kind = "joint optimum" + " (one-sided)" * (one.side != 0)
+            found.append((kind, true, one.low, one.high))
+    return found
+
+
 def coverage(studies, *, tuning=5e-4, first=0, bootstrap_every=10) -> pd.DataFrame:
     """Share of intervals that contain the truth, by quantity and noise bin.
 
     Returns:
       quantity, sigma_low, sigma_high, coverage, error (standard error over studies), intervals,
-      median_width (of the log), tuning, studies.
+      median_width (of the log), bias (mean error of losses, in standard deviations of a run),
+      tuning, studies.
     """
     records = []
     for seed in range(first, first + studies):
@@ -174,6 +208,7 @@ def coverage(studies, *, tuning=5e-4, first=0, bootstrap_every=10) -> pd.DataFra
                     "error": float(spread / len(inside)),
                     "intervals": len(inside),
                     "median_width": float(inside.width.median()),
+                    "bias": float(inside.bias.mean()),
                     "tuning": tuning,
                     "studies": len(per_study),
                 }

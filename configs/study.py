@@ -6,7 +6,7 @@
 |---|---|---|---|---|---|---|
 | smoke | 11 | nano-xs | 1/8 1/4 | 95 | 3M | about a minute, half of it compiling |
 | nano | 4 | nano-xs nano-s | 1/2 1 2 | 192 | 60M | about twelve minutes |
-| hour | 6 | nano-xs nano-m nano-l | 1 2 4 | 840 | 0.5G | over an hour, not run |
+| hour | 6 | nano-xs nano-m nano-l | 1 2 4 | 840 | 0.57G | over two hours, not run |
 | tenhours | 11 | those, micro-xs held out | 1 2 4 | 4100 | 3.1G | about ten hours, not run |
 | published | 11 | 130m 300m 520m 1.2b | 1 2 4 8 | as arXiv 2509.02046 | | |
 | transfer | 4 | nano-xs nano-m nano-l | 1 | see docs/transfer.md | | |

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 
 from lm.config import what
 from lm.storage import open_store
-from sweeps.dispatch.accidents import ATTEMPTS, Accidents
-from sweeps.dispatch.begun import Refused, config_of
+from sweeps.dispatch.accidents import ATTEMPTS, Accidents, Refused
 from sweeps.dispatch.executor import Report
 from sweeps.dispatch.ledger import STATUSES, Ledger, certify, uncertify
 from sweeps.plan import config as study_config
@@ -58,7 +57,7 @@ class Race:
         full["data"]["fingerprint"] = full["data"]["fingerprint"] or "told"
         self.study, self.store = Study(full), open_store(str(workdir))
         self.study.check()
-        before = config_of(self.store)
+        before = self.store.read_json("study.json")
         if before and (change := study_config.other(before, full)):
             raise Refused(f"{workdir} holds a different study: {change}; choose another workdir")
         self.store.write_json("study.json", full)

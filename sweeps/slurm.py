@@ -21,12 +21,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lm import command
+from lm.command import guarded
 from lm.storage import in_bucket, open_store
 from sweeps import run as run_lib
 from sweeps import work
-from sweeps.dispatch.accidents import set_aside, standing
-from sweeps.dispatch.begun import Refused
+from sweeps.dispatch.accidents import Refused, set_aside, standing
 from sweeps.dispatch.ledger import certify
 
 OVER = 1  # exit code when every certificate has been written
@@ -35,7 +34,12 @@ SECONDS = 90  # before a task's end, for its packs to be saved
 
 
 def parser() -> argparse.ArgumentParser:
-    out = command.parser("sweeps.slurm", __doc__)
+    out = argparse.ArgumentParser(
+        prog="python -m sweeps.slurm",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     run_lib.add_study(out)
     add = out.add_argument
     add("--workers", type=_above_zero, default=1, help="tasks (default: 1)")
@@ -56,7 +60,7 @@ def _above_zero(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
-    return command.guarded(
+    return guarded(
         lambda: submit(arguments, overrides),
         Refused,
         interrupted="run the same command again to go on",

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.estimates.table import Rows
 from analysis.runs.names import CELL
+from analysis.stats.noise import EFFICIENCY
 
 SOURCES = {"flops": "flops", "seconds": "seconds", "bytes": "optimizer_bytes"}
 
@@ -16,8 +18,9 @@ def costs(runs: pd.DataFrame, *, baseline) -> pd.DataFrame:
       runs: CELL and any of tokens, flops, seconds, optimizer_bytes.
 
     Returns:
-      optimizer, model_size, quantity ("flops", "seconds", "bytes"), factor, low, high (where 95 %
-      of pairs of runs lie: seconds on a shared machine are noisy and this is shown, not averaged).
+      optimizer, model_size, quantity ("flops", "seconds", "bytes"), factor, low, high (where the
+      factor of two more runs lies, 95 %: seconds on a shared machine are noisy and this is shown,
+      not averaged; open ends where one run says nothing of that).
     """
     rows = []
     for quantity, column in SOURCES.items():
@@ -34,16 +37,31 @@ def costs(runs: pd.DataFrame, *, baseline) -> pd.DataFrame:
                 if name == baseline:
                     continue
                 factor = mine.per.median() - base.median()
-                half = 1.96 * np.hypot(_spread(mine.per), _spread(base))
+                half = _half_width(mine.per, base) if quantity == "seconds" else 0.0
                 ends = np.exp([factor, factor - half, factor + half])
                 rows.append((name, size, quantity, *ends))
     columns = ["optimizer", "model_size", "quantity", "factor", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _spread(values) -> float:
-    """Standard deviation from the middle half of the values: one stalled machine is not all."""
-    return float(np.subtract(*np.quantile(values, [0.75, 0.25]))) / 1.349
+def _half_width(*groups) -> float:
+    """Of the 95 % interval of the difference of one more run of each of two groups.
+
+    The standard deviation comes from the middle half of a group's values (one stalled machine is
+    not all), with Welch's degrees of freedom; the medians have errors of their own.
+    """
+    variances, degrees = [], []
+    for values in groups:
+        sd = np.subtract(*np.quantile(values, [0.75, 0.25])) / 1.349
+        variances.append(sd**2 * (1 + np.pi / 2 / len(values)))
+        degrees.append(EFFICIENCY * (len(values) - 1))
+    total = sum(variances)
+    if min(degrees) == 0:
+        return np.inf
+    if total == 0:
+        return 0.0
+    df = total**2 / sum(v**2 / n for v, n in zip(variances, degrees, strict=True))
+    return float(stats.t.ppf(0.975, df) * np.sqrt(total)) if df >= 1 else np.inf
 
 
 def put_costs(rows: Rows, runs: pd.DataFrame, baseline: str) -> None:

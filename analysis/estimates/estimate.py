@@ -44,11 +44,12 @@ def estimate(study: Study, *, noise: Levels | None = None, cards: bool = True) -
         rows.put("input", "", quantity, problem.count, note=problem.sentence)
     _put_winners(rows, study, best)
     put_searches(rows, study)
-    cells = cell_losses(study, best, noise)
     joint = wide = None
     if noise is not None:
+        tuned, noise = tuning(study, best, noise)
+    cells = cell_losses(study, best, noise)
+    if noise is not None:
         put_losses(rows, cells, noise.total.quantile())
-        tuned = tuning(study, best, noise)
         fair, cells = cells, with_tuning(cells, tuned.found)
         wide = _put_noise(rows, cells, noise)
         put_comparisons(rows, wide[0], wide[1], study.baseline)
@@ -132,7 +133,10 @@ def _put_spreads(rows, procedure, level, note, **where):
     for name in PARTS:
         sd, (low, high) = getattr(level, name).sd, getattr(level, name).interval()
         apart = sd != wider
-        words = note if apart else f"{note}; not measured apart".removeprefix("; ")
+        more = "" if apart else "; not measured apart"
+        if name == "residual" and level.by_sweeps:
+            more = "; of sweeps about their valleys, lack of fit included"
+        words = f"{note}{more}".removeprefix("; ")
         bound = "" if apart else "upper"
         rows.put("noise", procedure, name, sd, low if apart else None, high, words, bound, **where)
         wider = sd

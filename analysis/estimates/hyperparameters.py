@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates.table import Rows
-from analysis.fits.optima import law, optima
+from analysis.fits.optima import law, optima, told_by_sweeps
 from analysis.fits.sensitivity import sensitivity_test
 from analysis.runs.names import CELL, at, settings
 from analysis.runs.study import Study
-from analysis.stats.hyper_laws import from_log2
+from analysis.stats.hyper_laws import PAIR, from_log2
 from analysis.stats.noise import Levels
 
 
@@ -23,13 +23,14 @@ class Tuning(NamedTuple):
     sigma: Callable  # of a race: what settings are compared with, nats
 
 
-def tuning(study: Study, winners: pd.DataFrame, noise: Levels) -> Tuning:
-    """What the searches of a study say about the optimum of each hyper-parameter."""
+def tuning(study: Study, winners: pd.DataFrame, noise: Levels) -> tuple[Tuning, Levels]:
+    """What the searches of a study say about the optimum of each hyper-parameter, and the noise."""
     names = settings(study.finished)
     runs = study.finished.merge(winners[[*CELL, "seed"]], on=[*CELL, "seed"])
     runs = runs[[*CELL, "loss", "non_embedding_params", *names]]
+    noise = told_by_sweeps(noise, runs)
     sigma = lambda *race: noise.at(*race).residual.sd  # noqa: E731
-    return Tuning(runs, optima(runs, sigma), sigma)
+    return Tuning(runs, optima(runs, sigma), sigma), noise
 
 
 def put_hyperparameters(rows: Rows, tuning: Tuning) -> None:
@@ -37,7 +38,7 @@ def put_hyperparameters(rows: Rows, tuning: Tuning) -> None:
     for o in tuning.found.itertuples():
         _put_optimum(rows, o)
     _put_laws(rows, tuning.found, tuning.runs)
-    _put_together(rows, tuning.runs)
+    _put_together(rows, tuning)
     for t in sensitivity_test(*tuning).itertuples():
         note = f"one value for {t.cells} cells costs {t.cost:.2g} nats; noise alone"
         note += f" {t.threshold:.2g}; p = {t.p_value:.2g}"
@@ -45,26 +46,19 @@ def put_hyperparameters(rows: Rows, tuning: Tuning) -> None:
         rows.put("sensitive", "robust", t.hyperparameter, float(t.sensitive), **where)
 
 
-def _put_together(rows, runs):
+def _put_together(rows, tuning):
     """Where learning rate and batch size were searched, but not together: a ridge stays unseen."""
-    pair = ["hp_learning_rate", "hp_batch_size"]
-    if not set(pair) <= set(runs):
+    pair = [f"hp_{name}" for name in PAIR]
+    if not set(pair) <= set(tuning.runs):
         return
-    both = seen = 0
-    for _, cell in runs.groupby(CELL):
-        rest = [cell[name].astype(str) for name in settings(runs) if name not in pair]
-        groups = [
-            group[pair].drop_duplicates() for _, group in cell.groupby(rest or [0] * len(cell))
-        ]
-        both += bool((cell[pair].nunique() > 1).all())
-        # a star around a centre has no two runs that differ in both
-        seen += any(len(group) >= sum(group.nunique()) > 3 for group in groups)
-    if both > seen:
+    both = int((tuning.runs.groupby(CELL)[pair].nunique() > 1).all(axis=1).sum())
+    unseen = both - int(tuning.found.slope.notna().sum())
+    if unseen:
         note = (
-            f"in {both - seen} of {both} cells no run moved learning rate and batch size together:"
+            f"in {unseen} of {both} cells too few runs moved learning rate and batch size together:"
         )
         note += " each optimum is for the other as it was, and no joint optimum is stated"
-        rows.put("input", "optimum", "no_joint_optimum", both - seen, note=note)
+        rows.put("input", "optimum", "no_joint_optimum", unseen, note=note)
 
 
 def _put_optimum(rows, o):
@@ -76,6 +70,9 @@ def _put_optimum(rows, o):
     value = {"lower": o.low, "upper": o.high}.get(bound, o.value)
     ends = (o.low if np.isfinite(o.x_low) else None, o.high if np.isfinite(o.x_high) else None)
     rows.put("optimum", "robust", o.hyperparameter, value, *ends, "; ".join(words), bound, **at(o))
+    if isinstance(o.slope, tuple):
+        note = "power of the batch size by which the best learning rate grows"
+        rows.put("ridge", "robust", "slope", *o.slope, note, **at(o))
     for part in ("curvature", "skew", "bottom"):  # of the fitted valley, where it is bracketed
         rows.put("valley", part, o.hyperparameter, getattr(o, part), **at(o))
     note = f"expected excess of {o.best:.6g}, nats"

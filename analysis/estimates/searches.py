@@ -17,6 +17,8 @@ def put_searches(rows: Rows, study: Study) -> None:
     edges       chosen values that are the first or last that was tried
     failed      trials that the machine did not let end; infeasible: that no machine can run;
                 refused: that the race does not allow; missing: neighbours that were not run
+    sensitive   hyper-parameters that Phase I found to need retuning with scale
+    laws        that predicted the start of a Phase III cell
     overturn    nats by which another run's loss would have to fall for the choice to change
     start_regret  nats that the settings the search began with lose against the best
     """
@@ -27,6 +29,13 @@ def put_searches(rows: Rows, study: Study) -> None:
             if isinstance(found, list):
                 note = "; ".join(_words(entry) for entry in found)
                 rows.put("search", "certificate", name, len(found), note=note, **where)
+        sensitive, laws = (certificate.get(name) for name in ("sensitive", "laws"))
+        if isinstance(sensitive, list):
+            note = ", ".join(sensitive)
+            rows.put("search", "certificate", "sensitive", len(sensitive), note=note, **where)
+        if isinstance(laws, dict) and laws:
+            note = "; ".join(_law(name, law) for name, law in laws.items())
+            rows.put("search", "certificate", "laws", len(laws), note=note, **where)
         for name in ("start_regret", "moves"):
             value = _number(certificate.get(name))
             rows.put("search", "certificate", name, value, **where)
@@ -34,6 +43,13 @@ def put_searches(rows: Rows, study: Study) -> None:
         if isinstance(overturn, dict):
             note = _words(overturn["changes"])
             rows.put("search", "certificate", "overturn", overturn["fall"], note=note, **where)
+
+
+def _law(name, law) -> str:
+    """`learning_rate = 0.0123 (N / 1.2e+06)^-0.31 r^-0.1`, or the constant."""
+    if law["constant"] is not None:
+        return f"{name} = {law['constant']}"
+    return f"{name} = {np.exp(law['a']):.3g} (N / {law['n0']:.3g})^{law['b']:.2g} r^{law['c']:.2g}"
 
 
 def _number(value) -> float:

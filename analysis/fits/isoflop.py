@@ -1,7 +1,7 @@
 """IsoFLOP curves: at each budget the model size of least loss, and how it grows with the budget.
 
 Approach 2 of Hoffmann et al. (arXiv 2203.15556). Where they fit a parabola in log N, here the
-valley may rise faster on one side and its bottom has a profile interval (`fits.optima`); a budget
+valley may rise faster on one side and its bottom has a profile interval (`fits.valley`); a budget
 whose runs do not bracket the bottom gives no size.
 """
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.fits.optima import WINDOW, Optimum, optimum
+from analysis.fits.valley import WINDOW, Optimum, optimum
 from analysis.stats.trend import Line, line
 
 SAME = 0.02  # budgets that follow each other this closely in log are one

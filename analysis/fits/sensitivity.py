@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.fits.optima import law, sweeps
+from analysis.fits.optima import by_race, law, sweeps
 from analysis.runs.names import CELL
 
 # Blocking is how block_size is switched off, not a second hyper-parameter (as in the study's file).
@@ -28,7 +28,6 @@ def sensitivity_test(runs, optima, sigma, *, rate=0.05, draws=300, seed=0) -> pd
       drift_p (of the trend; 1 where no trend can be fitted), sensitive, cells.
     """
     rng = np.random.default_rng(seed)
-    sigma_of = sigma if callable(sigma) else lambda *race: sigma
     params = runs.groupby("model_size").non_embedding_params.first()
     count = runs.groupby(CELL).size()
     tried = {}
@@ -42,7 +41,7 @@ def sensitivity_test(runs, optima, sigma, *, rate=0.05, draws=300, seed=0) -> pd
         if len(table) < 2 or table.shape[1] < 2:
             continue
         cost = _worst_cost(table.to_numpy()[None])[0]
-        scale = np.array([sigma_of(*cell[1:]) for cell in table.index])
+        scale = np.array([by_race(sigma)(*cell[1:]) for cell in table.index])
         null = _worst_cost(scale[:, None] * _flat(rng, table, count, draws))
         threshold = float(np.quantile(null, 1 - rate / 2))
         mine = optima[(optima.optimizer == optimizer) & (optima.hyperparameter == name)]

@@ -61,7 +61,7 @@ def draw_truth(rng, *, sigma=1e-3, tuning=5e-4, baseline=BASELINE) -> Truth:
 
 
 def draw_trials(rng, truth: Truth, cells: pd.DataFrame | None = None) -> list[np.ndarray]:
-    """Observed losses of every trial of every cell.
+    """Losses of every trial of every cell: (2, trials), expected and observed.
 
     The best setting of a cell misses the optimum by a uniform part of a x2 grid step, which costs
     `tuning` nats on average (three times that at most). A quarter of the other trials are as good
@@ -74,7 +74,8 @@ def draw_trials(rng, truth: Truth, cells: pd.DataFrame | None = None) -> list[np
         worse = rng.exponential(0.01, k) * (rng.random(k) > 0.25)
         worse[0] = 0.0
         best = truth.loss(cell.optimizer, cell.model_size, cell.chinchilla_ratio)
-        out.append(best + missed + worse + truth.sigma * rng.standard_normal(k))
+        expected = best + missed + worse
+        out.append(np.stack([expected, expected + truth.sigma * rng.standard_normal(k)]))
     return out
 
 
@@ -85,16 +86,20 @@ def draw_noise(rng, truth: Truth) -> Levels:
 
 
 def draw_cells(rng, truth: Truth, noise: Levels) -> pd.DataFrame:
-    """The table the procedures start from, as `cells.cell_losses` would make it from runs."""
+    """The table the procedures start from, as `estimates.losses.cell_losses` would make it from
+    runs; `expected` is the loss of what was chosen, if it were run again.
+    """
     cells = _grid()
     trials = draw_trials(rng, truth)
-    width = max(map(len, trials))
-    padded = np.array([np.pad(t, (0, width - len(t)), constant_values=np.inf) for t in trials])
+    width = max(t.shape[1] for t in trials)
+    padded = [np.pad(t, ((0, 0), (0, width - t.shape[1])), constant_values=np.inf) for t in trials]
+    expected, padded = np.array(padded).swapaxes(0, 1)
     loss, se = undo_selection(padded, noise.residual.sd)
     return cells.assign(
         loss=loss,
         se=se,
         best_loss=padded.min(1),
+        expected=expected[np.arange(len(cells)), padded.argmin(1)],
         non_embedding_params=cells.model_size.map(published.PARAMS).astype(float),
     )
 
@@ -106,6 +111,6 @@ def draw_runs(rng, truth: Truth, cells: pd.DataFrame | None = None) -> pd.DataFr
         {**dict(zip(CELL, (c.optimizer, c.model_size, c.chinchilla_ratio), strict=True))}
         | {"loss": loss, "seed": 0, "status": "finished", "hp_trial": float(i)}
         for c, trials in zip(cells.itertuples(), draw_trials(rng, truth, cells), strict=True)
-        for i, loss in enumerate(trials)
+        for i, loss in enumerate(trials[1])
     ]
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fits.optima import optima
+from analysis.fits.optima import optima, told_by_sweeps
 from analysis.runs.names import CELL, cell_name, same_setting, settings
 from analysis.runs.repeats import measure
 from analysis.runs.study import Study
@@ -159,7 +159,8 @@ def _shifts(study, best, noise) -> Iterator[dict]:
     runs = runs[runs[RULE].isna()] if RULE in runs else runs
     searched = runs.merge(best[[*CELL, "seed"]], on=[*CELL, "seed"])
     names = [name for name in settings(searched) if name != RULE]
-    found = optima(searched[[*CELL, "loss", "non_embedding_params", *names]], noise.residual.sd)
+    searched = searched[[*CELL, "loss", "non_embedding_params", *names]]
+    found = optima(searched, told_by_sweeps(noise, searched).residual.sd)
     rates = {cell_name(row): row["hp_learning_rate"] for row in best.to_dict("records")}
     for (_, _, name), cells in found.groupby(["optimizer", "chinchilla_ratio", "hyperparameter"]):
         rows = {o.model_size: o for o in cells.itertuples()}

@@ -162,7 +162,7 @@ def _sign(cell, search) -> str:
 def _searches(f: View) -> Raw:
     if f.searches.empty:
         return Raw("")
-    admits = ("ties", "edges", "missing", "failed", "infeasible", "refused")
+    admits = ("ties", "edges", "missing", "failed", "infeasible", "refused", "sensitive", "laws")
     heads = [
         "size",
         "budget",
@@ -170,7 +170,7 @@ def _searches(f: View) -> Raw:
         "trials",
         "lost by the start",
         "overturned by",
-        "admits",
+        "its certificate says",
     ]
     rows = []
     for cell in f.searches.to_dict("records"):

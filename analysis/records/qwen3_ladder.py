@@ -127,7 +127,7 @@ def _repeats(rows, runs) -> Noise:
         note = f"nats between {len(found)} dates: Nesterov or the decay rule differ, little else"
         rows.add("repeats", subject, "range", np.ptp(found), note=note)
     noise = compare.pooled(groups)[0]
-    low, high = compare.sd_interval(noise)
+    low, high = noise.interval()
     note = (
         f"of one run between dates, nats; {noise.df:.0f} degrees of freedom, no seed was repeated"
     )
@@ -142,7 +142,7 @@ def _noise(rows, sweeps) -> dict[str, Noise]:
         mine = [s for (other, _), s in sweeps.items() if other == name]
         df = sum(s.df for s in mine)
         found[name] = Noise(math.sqrt(sum(s.squares for s in mine) / df), df)
-        ends = compare.sd_interval(found[name])
+        ends = found[name].interval()
         note = "about a quadratic in log2(learning rate), nats; lack of fit included"
         rows.add("noise", name, "sd", found[name].sd, *ends, note)
     return found

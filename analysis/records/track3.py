@@ -60,14 +60,11 @@ def _noise(rows, runs) -> Noise:
     for _, group in others.groupby(["role", folder]):
         if len(group) >= 4 and not group.seed.dropna().duplicated().any():  # one setting
             groups.append(group.final_val_loss.to_numpy())
-    noise, bartlett, df = compare.pooled(groups)
-    low, high = compare.sd_interval(noise)
+    noise, p = compare.pooled(groups)
+    low, high = noise.interval()
     note = f"nats, {len(groups)} groups of four or more seeds, {noise.df:.0f} degrees of freedom"
     rows.add("noise", "all", "sd", noise.sd, low, high, note)
-    p = float(special.chdtrc(df, bartlett))
-    note = (
-        f"Bartlett {bartlett:.1f} on {df}: one sigma {'fits' if p > 0.05 else 'does not fit'} all"
-    )
+    note = f"Bartlett's test: one sigma {'fits' if p > 0.05 else 'does not fit'} all"
     rows.add("noise", "all", "equal_sd_p", p, note=note)
     sds = [g.std(ddof=1) for g in groups]
     rows.add("noise", "all", "sd_smallest_group", min(sds), note="what single groups show")

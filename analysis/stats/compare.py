@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from analysis.stats.noise import UNKNOWN, Noise
+from analysis.stats.noise import UNKNOWN, Noise, bartlett, scatter
 
 PAIRS = 4  # fewer common seeds say nothing about how far seeds carry over
 ROUNDING = 1e-12  # relative: losses closer than this are the same
@@ -124,31 +124,15 @@ def merge(squares: float, df: float, noise: Noise) -> Noise:
     return Noise(math.sqrt((noise.df * noise.sd**2 + squares) / (noise.df + df)), noise.df + df)
 
 
-def pooled(groups) -> tuple[Noise, float, int]:
-    """Scatter common to all groups, and Bartlett's statistic against "one sigma fits all".
+def pooled(groups) -> tuple[Noise, float]:
+    """Scatter common to all groups, and the p-value of "one sigma fits all" (Bartlett).
 
     Args:
       groups: sequences of values; those with fewer than two values count for nothing.
-
-    Returns:
-      noise; Bartlett's statistic, chi-square under equal sigmas with the third entry as degrees.
     """
-    groups = [np.asarray(g, float) for g in groups if len(g) > 1]
-    df = np.array([len(g) - 1 for g in groups])
-    variance = np.array([g.var(ddof=1) for g in groups])
-    together = (df * variance).sum() / df.sum()
-    with np.errstate(divide="ignore"):
-        statistic = df.sum() * np.log(together) - (df * np.log(variance)).sum()
-    correction = 1 + ((1 / df).sum() - 1 / df.sum()) / (3 * max(len(groups) - 1, 1))
-    noise = Noise(float(np.sqrt(together)), float(df.sum()))
-    return noise, float(statistic / correction), len(groups) - 1
-
-
-def sd_interval(noise: Noise, level=0.95) -> tuple[float, float]:
-    """Chi-square interval of a standard deviation."""
-    tail = (1 - level) / 2
-    low, high = (special.chdtri(noise.df, p) for p in (tail, 1 - tail))
-    return noise.sd * math.sqrt(noise.df / low), noise.sd * math.sqrt(noise.df / high)
+    squares = [scatter([group]) for group in groups if len(group) > 1]
+    square, df = map(math.fsum, zip(*squares, strict=True))
+    return Noise(math.sqrt(square / df), df), bartlett([squares])
 
 
 def fisher(correlations, pairs, level=0.95) -> tuple[float, float, float]:

@@ -19,6 +19,7 @@ from scipy import special, stats
 
 # Momenta live on the scale of their memory 1/(1 - beta); everything else on its own.
 MEMORY = ("beta1", "beta2", "momentum", "shampoo_beta")
+PAIR = ("learning_rate", "batch_size")  # there is a ridge between them
 DRIFT = 0.25  # factors of two by which a law may be wrong for each that it leaves its cells by
 REACH = 2.0  # factors of two beyond its cells at which a law is not asked any more
 

@@ -78,6 +78,7 @@ class Levels(NamedTuple):
     carries: tuple[float, float] = (0.0, 1.0)  # 95 % interval of `carried`
     races: Mapping[Hashable, Levels] = MappingProxyType({})
     alike: Mapping[str, float] = MappingProxyType({})
+    by_sweeps: bool = False  # the residual is that of sweeps about their valleys
 
     def at(self, *race: Any) -> Levels:
         """The levels of a race, (size, ratio)."""
@@ -99,6 +100,19 @@ class Levels(NamedTuple):
     def common(self) -> float:
         """Standard deviation (nats) of what a seed does to all optimizers of a race alike."""
         return math.sqrt(self.carried) * self.total.sd
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the residual is only known to be no larger than the paired spread."""
+        return self.source == "seeds" and self.residual.sd == self.paired.sd
+
+    def with_residual(self, times: float, df: float) -> Levels:
+        """The residual so many times as large in every race, with so many degrees of freedom: what
+        sweeps scatter about their valleys.
+        """
+        races = {race: level.with_residual(times, df) for race, level in self.races.items()}
+        residual = Noise(self.residual.sd * times, df)
+        return self._replace(residual=residual, races=races, by_sweeps=True)
 
     def __str__(self) -> str:
         low, high = self.total.interval()

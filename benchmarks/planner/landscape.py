@@ -7,14 +7,12 @@ trial. A learning rate too far above its optimum diverges.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scipy import special
-
+from sweeps.plan.forecast import normal
 from sweeps.plan.trial import Cell, Outcome, Trial
 
 
@@ -58,12 +56,6 @@ class Landscape:
         loss = self.loss(trial.cell, dict(trial.point))
         if not math.isfinite(loss):
             return Outcome("diverged", math.inf)
-        own = self.noise * normal(self.draw, trial)
-        shared = self.seed_noise * normal(self.draw, (trial.cell, trial.seed))
+        own = self.noise * normal((self.draw, trial))
+        shared = self.seed_noise * normal((self.draw, (trial.cell, trial.seed)))
         return Outcome("finished", loss + own + shared)
-
-
-def normal(draw: int, trial: Any) -> float:
-    """A standard normal number that depends on nothing but its arguments."""
-    digest = hashlib.blake2b(repr((draw, trial)).encode(), digest_size=8).digest()
-    return float(special.ndtri((int.from_bytes(digest, "big") + 0.5) / 2**64))

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fits.optima import valley
-from benchmarks.planner.landscape import normal
+from analysis.fits.valley import valley
 from lm.config import non_embedding_params
+from sweeps.plan.forecast import normal
 
 NAMES = ("adamw", "nadamw", "lion", "muon")
 SIZES = {
@@ -88,7 +88,7 @@ class Truth:
         by_size, by_ratio = self.drift[optimizer, name]
         x = self.best[optimizer, name] + by_size * octaves(size) + by_ratio * math.log2(ratio)
         if by_size:  # what moves does not lie on its law exactly
-            x += WOBBLE * normal(self.draw, ("wobble", optimizer, size, float(ratio), name))
+            x += WOBBLE * normal((self.draw, ("wobble", optimizer, size, float(ratio), name)))
         return START[name] * 2**x
 
     def rise(self, optimizer: str, size: str, ratio: float, name: str, value: float) -> float:
@@ -122,9 +122,9 @@ class Truth:
         name, size, ratio = optimizer["name"], run["model"]["name"], train["chinchilla_ratio"]
         point = {key: optimizer[key] for key in START}
         trial, race = (name, size, ratio, *point.values()), (size, ratio, train["seed"])
-        z = [normal(self.draw, of) for of in (race, (name, *race), (*trial, train["seed"]))]
+        z = [normal((self.draw, of)) for of in (race, (name, *race), (*trial, train["seed"]))]
         above = math.log2(point["learning_rate"] / self.optimum(name, size, ratio, "learning_rate"))
-        if above > CLIFF or normal(self.draw, ("lost", *trial, train["seed"])) > DIVERGED:
+        if above > CLIFF or normal((self.draw, ("lost", *trial, train["seed"]))) > DIVERGED:
             return {"status": "diverged", "reason": "loss is not finite"}
         seed = self.seed * (self.carried**0.5 * z[0] + (1 - self.carried) ** 0.5 * z[1])
         noise = self.scale(size, ratio) * (seed + self.residual * z[2])
@@ -133,7 +133,7 @@ class Truth:
 
     def token(self, optimizer: str, of: Any) -> float:
         """Seconds of a token in one run, on a machine that is slow at times."""
-        return 1e-4 * self.seconds[optimizer] * math.exp(0.1 * normal(self.draw, of))
+        return 1e-4 * self.seconds[optimizer] * math.exp(0.1 * normal((self.draw, of)))
 
 
 def octaves(size: str) -> float:

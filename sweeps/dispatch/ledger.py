@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -28,7 +27,7 @@ from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 
 STATUSES = ("finished", "diverged", "infeasible")
 NUMBERS = ("flops", "seconds", "tokens")
-UNUSABLE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged file raises
+UNUSABLE = (ValueError, KeyError, TypeError, AttributeError)  # what `outcome` raises
 SEGMENT = 500  # result lines of one register
 
 
@@ -73,7 +72,8 @@ class Ledger:
         found = self.store.find("trials", "result.json")
         lines = {line[0]: line for line in self._news()}
         known = {name for name, line in lines.items() if found.get(name) == line[1]}
-        self._enter(lines[name] for name in known)
+        for name in known:
+            self._enter(lines[name])
         rest = [name for name in found if name not in known]
         results = self.store.read_all([f"trials/{name}/result.json" for name in rest])
         configs = self.store.read_all([f"trials/{name}/config.json" for name in rest])
@@ -102,7 +102,8 @@ class Ledger:
     def look(self) -> bool:
         """Takes in what others have finished since; True if there was anything."""
         before = len(self.outcomes)
-        self._enter(self._news())
+        for line in self._news():
+            self._enter(line)
         return len(self.outcomes) > before
 
     def take(
@@ -160,7 +161,8 @@ class Ledger:
         waits for the next time.
         """
         while self._later and tries:
-            self._enter(self._news())
+            for line in self._news():
+                self._enter(line)
             if len(self._lines) >= SEGMENT:
                 self._number, self._version, self._lines = self._number + 1, None, []
             room = SEGMENT - len(self._lines)
@@ -185,10 +187,12 @@ class Ledger:
             self._number, self._version, self._lines = self._number + 1, None, []
         return found
 
-    def _enter(self, lines: Iterable[list]) -> None:
-        for trial, run in map(_run, lines):
-            if trial.cell in self.study.cells:
-                self.outcomes.setdefault(trial, run)
+    def _enter(self, line: list) -> None:
+        name, _, cell, point, seed, status, loss, reason, *numbers = line
+        trial = Trial(Cell(*cell), freeze(dict(map(tuple, point))), seed)
+        if trial.cell in self.study.cells and trial not in self.outcomes:
+            loss = math.inf if loss is None else loss
+            self.outcomes[trial] = Outcome(status, loss, name, reason, *numbers)
 
 
 def _line(trial: Trial, run: Outcome, version: str | None) -> list:
@@ -198,27 +202,18 @@ def _line(trial: Trial, run: Outcome, version: str | None) -> list:
     return [*named, run.status, loss, run.reason, *numbers]
 
 
-def _run(line: list) -> tuple[Trial, Outcome]:
-    name, _, cell, point, seed, status, loss, reason, *numbers = line
-    trial = Trial(Cell(*cell), freeze(dict(map(tuple, point))), seed)
-    return trial, Outcome(status, math.inf if loss is None else loss, name, reason, *numbers)
-
-
 def _text(lines: Iterable[list]) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
 def _lines(content: bytes) -> list[list]:
-    """Whole lines; a register cut short by a loss of power, or of another version, ends there."""
+    """Whole lines; a register cut short by a loss of power ends where it was cut."""
     lines = []
     for text in content.decode(errors="replace").splitlines():
         try:
-            line = json.loads(text)
+            lines.append(json.loads(text))
         except ValueError:
             break
-        if not isinstance(line, list) or len(line) != 8 + len(NUMBERS):
-            break
-        lines.append(line)
     return lines
 
 
@@ -232,12 +227,8 @@ def certify(
       failed: trials that are not tried again, and why. The cells that they hold up are certified
         as they stand: not complete.
     """
-    held: dict[Cell, dict[str, str]] = defaultdict(dict)
-    for trial in plan.pending if failed else ():
-        if trial in failed:
-            held[trial.cell][study.hash(trial)] = failed[trial]
     for cell in study.cells:
-        causes = held.get(cell, {})
+        causes = {study.hash(t): failed[t] for t in plan.pending if t.cell == cell and t in failed}
         over = cell in plan.repeats or (causes and cell in plan.searches)
         known = (plan.sensitive.get(cell.optimizer), causes) if over else None
         if over and written.get(cell) != known:

@@ -201,6 +201,7 @@ def differences(old: Mapping, new: Mapping, path: str = "") -> Iterator[tuple[st
 def changes(old: Mapping, new: Mapping) -> list[tuple[str, Any, Any]]:
     """The differences that say another study; how packs are trained, and at what cost, does not."""
     free = ("pack", "budget", "baseline", *HOW)
+    old = {**old, "rule": _rule(old.get("rule", {}))}  # a knob that came later was at its default
     return [change for change in differences(old, new) if change[0].split(".")[0] not in free]
 
 

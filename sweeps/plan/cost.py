@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from analysis.stats.hyper_laws import PAIR
 from lm.config import ConfigError, unknown
 from sweeps.plan.forecast import forecast
 from sweeps.plan.phases import ALWAYS_MOVE
@@ -76,6 +77,7 @@ def most_trials(study: Study) -> dict[Cell, int]:
         names = _searched(study, phase, cell.optimizer)
         stars = [_values(study, cell, name) for name in names]
         stars = [sum(stars)] if rule.order == "star" else stars
+        stars += [4] * (rule.pairs and set(PAIR) <= set(names))
         rounds = 1 + rule.max_moves if names else 0
         calibration = 3 * (rule.calibration - 1) if isinstance(rule, Tested) else 0
         outward = sum(_outward(study, cell, name) for name in names)

@@ -41,7 +41,7 @@ def _typical(study: Study, trial: Trial) -> Outcome:
     start = study.start(trial.cell)
     known = ((name, value) for name, value in trial.point if name in start)
     rises = (_rise(trial.cell, name, value, start[name]) for name, value in known)
-    return Outcome("finished", 3.0 + math.fsum(rises) + NOISE * _normal(trial))
+    return Outcome("finished", 3.0 + math.fsum(rises) + NOISE * normal(trial))
 
 
 def _rise(cell: Cell, name: str, value: Any, start: Any) -> float:
@@ -49,11 +49,11 @@ def _rise(cell: Cell, name: str, value: Any, start: Any) -> float:
     numbers = all(isinstance(v, (int, float)) and v > 0 for v in (value, start))
     if not numbers or isinstance(value, bool):
         return 0.0
-    octaves = math.log2(value / start) - OFF * _normal((cell.optimizer, cell.size, name))
+    octaves = math.log2(value / start) - OFF * normal((cell.optimizer, cell.size, name))
     return CURVATURE.get(name, OF_THE_REST) * octaves**2
 
 
-def _normal(of: Any) -> float:
+def normal(of: Any) -> float:
     """A standard normal number that depends on nothing but its argument."""
     digest = hashlib.blake2b(repr(of).encode(), digest_size=8).digest()
     return float(special.ndtri((int.from_bytes(digest, "big") + 0.5) / 2**64))

@@ -37,6 +37,7 @@ class Rule(ABC):
     extend: tuple[str, ...] = knob(("I",), choices=PHASES)  # where grids grow at their edges
     equal_effort: float = knob(0.1, 0.0, 0.9)  # all optimizers' runs within this share; 0: off
     verify: bool = knob(False)  # Phase III runs the star of its prediction too
+    pairs: bool = knob(False)  # learning rate and batch size are moved together too
 
     @abstractmethod
     def judge(self, search: Any, candidates: Sequence[Point]) -> Any:

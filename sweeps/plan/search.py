@@ -3,7 +3,8 @@
 Two orders, one stopping rule. `star` (the study, arXiv 2509.02046) tries every one-parameter
 change of the centre at once; `coordinate` tries one hyper-parameter after the other and moves as
 soon as one helps. Either stops when the whole star of the centre has been run and nothing in it is
-better.
+better. With `pairs` that star has four points more, where learning rate and batch size move
+together: one-parameter changes do not see the ridge between them.
 
 What counts as better is the rule's (`sweeps.plan.rules`). The search is replayed from its starting
 point each time and uses only results it has itself asked for, so any interruption leads to the same
@@ -15,9 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
+from analysis.stats.hyper_laws import PAIR
 from analysis.stats.noise import NULL_EXCEPT, UNKNOWN, Noise, estimate, null_groups
 from sweeps.plan.rules import Rule
 from sweeps.plan.trial import Cell, Outcome, Point, Trial, finite, freeze, gain, loss_of, losses_of
@@ -39,11 +41,11 @@ class Problem:
     calibrate: bool = False  # repeat the start and its best neighbours before judging
 
     @property
-    def groups(self) -> list[tuple[str, ...]]:
-        """The hyper-parameters that are tried together."""
-        if self.rule.order == "star" or not self.grids:
-            return [tuple(self.grids)]
-        return [(name,) for name in self.grids]
+    def groups(self) -> list[tuple]:
+        """What is tried at once: hyper-parameters, and last a pair of them that moves together."""
+        star = self.rule.order == "star" or not self.grids
+        groups: list[tuple] = [tuple(self.grids)] if star else [(name,) for name in self.grids]
+        return groups + [(PAIR,)] * (self.rule.pairs and set(PAIR) <= set(self.grids))
 
     def seeds(self, count: int) -> list[int]:
         """The search's seeds: the study's first, then ones no winner is re-run with."""
@@ -141,20 +143,38 @@ class Search:
         return self.measured
 
 
-def neighbours(problem: Problem, centre: Point, names: Iterable[str]) -> list[Point]:
-    """All one-parameter changes over the grids, one step beyond where the centre is on an edge."""
+def neighbours(problem: Problem, centre: Point, names: Iterable[str | tuple]) -> list[Point]:
+    """All one-parameter changes over the grids, one step beyond where the centre is on an edge; of
+    a pair of names both moved at once, by one step each.
+    """
     base, found = dict(centre), []
     names_in_order = list(base)
     for name in names:
-        values, here = list(problem.grids[name]), base[name]
-        if name in problem.bounds:
-            beyond = extension(values, here, problem.bounds[name])
-            values += [beyond] if beyond is not None else []
-            values += between(values, here)
-        at = names_in_order.index(name)
+        if isinstance(name, tuple):
+            steps = [_steps(values(problem, one, base[one]), base[one]) for one in name]
+            found += [freeze(base | dict(zip(name, both, strict=True))) for both in product(*steps)]
+            continue
+        at, here = names_in_order.index(name), base[name]
         before, after = centre[:at], centre[at + 1 :]
-        found += [(*before, (name, value), *after) for value in values if value != here]
+        others = [value for value in values(problem, name, here) if value != here]
+        found += [(*before, (name, value), *after) for value in others]
     return found
+
+
+def values(problem: Problem, name: str, here: Any) -> list[Any]:
+    """What a hyper-parameter may be around a centre that has `here`."""
+    found = list(problem.grids[name])
+    if name in problem.bounds:
+        beyond = extension(found, here, problem.bounds[name])
+        found += [beyond] if beyond is not None else []
+        found += between(found, here)
+    return found
+
+
+def _steps(values: Sequence[Any], here: Any) -> list[Any]:
+    """The next smaller and the next larger value."""
+    less, more = sorted(v for v in values if v < here), sorted(v for v in values if v > here)
+    return less[-1:] + more[:1]
 
 
 def between(values: Sequence[Any], value: Any) -> list[float]:

@@ -19,6 +19,9 @@ def test_one_study_checks_every_kind_of_interval():
         "exponent, robust_joint",
         "joint fit converged",
         "optimum",
+        "slope of a ridge",
+        "loss of the best run, as observed",
+        "loss of the best run, its luck taken out",
     }
     assert records.sigma.between(5e-4, 3e-3).all()
     again = pd.DataFrame(coverage.one_study(0, some=4))
@@ -27,17 +30,20 @@ def test_one_study_checks_every_kind_of_interval():
 
 @pytest.mark.slow
 def test_intervals_cover():
-    table = coverage.coverage(20, bootstrap_every=0)
+    table = coverage.coverage(12, bootstrap_every=0)
     whole = table[(table.sigma_low == 5e-4) & (table.sigma_high == 3e-3)].set_index("quantity")
     for quantity in (
         "speedup, robust_cell",
         "speedup, robust_joint",
         "decline per doubling, robust_joint",
+        "optimum",
     ):
         row = whole.loc[quantity]
         share, error = row.coverage, max(row.error, (0.95 * 0.05 / row.intervals) ** 0.5)
         assert 0.92 - 2 * error < share < 0.97 + 2 * error, whole
     assert whole.coverage["joint fit converged"] == 1
+    before, after = whole.filter(like="loss of the best run", axis=0).bias
+    assert before < -0.8 and before < 2 * after < 0  # the winner's curse, and what is left of it
 
 
 def test_intervals_that_are_too_narrow_are_caught(monkeypatch):

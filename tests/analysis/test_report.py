@@ -42,6 +42,8 @@ def test_certificates_reach_the_page(found, page_of_study):
     table = found.searches
     assert len(table) == 24 and set(table["ties"]) == {1} and set(table["overturn"]) == {0.0071}
     assert page_of_study.text.count("1 ties (beta2 0.95)") == 24
+    law = "laws: learning_rate = 0.0111 (N / 2e+05)^-0.3 r^-0.1"
+    assert page_of_study.text.count(f"sensitive: learning_rate; {law}") == 24
     assert page_of_study.text.count("≈") == 25  # a cell each, and the key
     assert any("could not be told apart" in doubt for doubt in found.doubts)
 

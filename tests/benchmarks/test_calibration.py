@@ -9,30 +9,22 @@ from benchmarks.planner import calibration, truth
 
 @pytest.fixture(scope="module")
 def records():
-    return pd.DataFrame([r for seed in range(4) for r in calibration.one_race(seed)])
+    return pd.DataFrame([r for seed in range(3) for r in calibration.one_race(seed)])
 
 
 def test_published_numbers_hold(records):
-    """Four races of both designs; numbers of one race hang together, so the bounds are wide."""
-    table = calibration.summary(records).set_index("quantity")
-    for quantity in (
-        "fair loss of the settings found",
-        "gap of the optimizers",
-        "speedup, robust_cell",
-        "speedup, robust_joint",
-        "optimum",
-        "regret of the best value",
-    ):
-        assert table.numbers[quantity] >= 50 and table.right[quantity] > 0.85, table
-    assert table.right["report without a false verdict"] >= 0.75
-    again = pd.DataFrame(calibration.one_race(1))
-    pd.testing.assert_frame_equal(again, records[records.race == 1].reset_index(drop=True))
+    """Three races of both designs: fewer than the document's, so the errors are wide."""
+    table = calibration.summary(records)
+    assert calibration.wrong(table) == [], table.to_string()
+    counts = table.set_index("quantity").numbers
+    assert counts["gap of the optimizers"] >= 60 and counts["optimum"] >= 60
 
 
 def test_a_noise_that_is_too_small_is_caught(records, monkeypatch):
     measure = noise.levels
     monkeypatch.setattr(noise, "levels", lambda *a: noise._scaled(measure(*a), 0.3, 1e9))
     found = pd.DataFrame(calibration.one_race(1))
+    assert calibration.wrong(calibration.summary(found))
     levels = ("noise, total", "noise, paired", "noise, residual")
     assert records[records.race.eq(1) & records.quantity.isin(levels)].right.all()
     assert not found[found.quantity.isin(levels)].right.any()

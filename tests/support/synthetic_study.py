@@ -101,6 +101,8 @@ def _write_cell(workdir, optimizer, size, ratio, noise, shift, points, clock, rn
         "overturn": {"changes": {"weight_decay": 0.2}, "fall": 0.0071},
         "start_regret": 0.0,
         "moves": 1,
+        "sensitive": ["learning_rate"],
+        "laws": {"learning_rate": {"a": -4.5, "b": -0.3, "c": -0.1, "n0": 2e5, "constant": None}},
         "repeats": [{"hash": trial["hash"], "loss": trial["loss"]} for trial in repeats],
         "complete": True,
     }

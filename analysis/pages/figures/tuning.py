@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.fits.optima import valley
+from analysis.fits.valley import valley
 from analysis.pages import looks
 from analysis.pages.figures.losses import chosen
 from analysis.pages.svg import Figure, Panel, Scale

@@ -49,7 +49,7 @@ def report(rng, *, races=4, rivals=6, df=8, lead=0.0):
 
 def test_a_report_without_differences_seldom_has_one():
     """False verdicts in at most 5 % of reports, of either kind; one by one there are many more."""
-    rng, studies = np.random.default_rng(0), 300
+    rng, studies = np.random.default_rng(0), 150
     alone, together, clear, excluded = np.zeros((4, studies), bool)
     for i in range(studies):
         numbers = report(rng)

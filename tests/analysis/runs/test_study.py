@@ -154,7 +154,7 @@ def test_runs_and_cells_of_the_generator_agree():
     study = from_table(simulate.draw_runs(np.random.default_rng(5), truth, few))
     table = cell_losses(study, winners(study), noise.assumed(1e-3))
     trials = simulate.draw_trials(np.random.default_rng(5), truth, few)
-    expected = few.assign(best=[min(t) for t in trials])
+    expected = few.assign(best=[observed.min() for _, observed in trials])
     both = table.merge(expected, on=CELL, suffixes=("", "_drawn"))
     np.testing.assert_array_equal(both.best_loss, both.best)
     np.testing.assert_array_equal(both.trials, both.trials_drawn)
@@ -189,10 +189,16 @@ def test_a_table_says_what_it_leaves_out():
 
 
 def test_costs_are_relative_to_the_baseline():
+    seconds = (("adamw", 1.0), ("adamw", 2.0), ("adamw", 4.0), ("lion", 1.0), ("muon", 3.0))
     rows = [
-        {"optimizer": o, "model_size": "a", "tokens": 10.0, "flops": f, "seconds": s}
-        for o, f, s in (("adamw", 10, 1.0), ("adamw", 10, 4.0), ("muon", 11, 3.0))
+        {"optimizer": o, "model_size": "a", "tokens": 10.0, "flops": 10 + (o == "muon")}
+        | {"seconds": s * k}
+        for o, s in seconds
+        for k in ((1.0,) if o == "lion" else (0.9, 1.0, 1.1))
     ]
-    table = costs(pd.DataFrame(rows), baseline="adamw").set_index("quantity")
-    assert table.factor.flops == pytest.approx(1.1) and table.factor.seconds == pytest.approx(1.5)
-    assert table.low.flops == table.high.flops and table.low.seconds < 0.75 < 3 < table.high.seconds
+    table = costs(pd.DataFrame(rows), baseline="adamw").set_index(["optimizer", "quantity"])
+    muon, lion = table.loc["muon"], table.loc["lion"]
+    assert muon.factor.flops == muon.low.flops == muon.high.flops == pytest.approx(1.1)
+    assert muon.factor.seconds == pytest.approx(1.5) and 0 < muon.low.seconds < 0.75
+    assert 3 < muon.high.seconds < np.inf
+    assert lion.low.seconds == 0 and np.isposinf(lion.high.seconds)  # one run has no spread

@@ -88,6 +88,19 @@ def test_sizes_and_ratios_are_told_apart_where_they_differ():
     assert np.sqrt(np.mean(np.square(own))) < 0.25 < np.sqrt(np.mean(np.square(pooled)))
 
 
+def test_a_residual_that_only_winners_bound_may_come_from_the_sweeps():
+    """Two races of unequal noise, and no setting beside the winners with two seeds."""
+    rng = np.random.default_rng(0)
+    races = {("s", 1): race(rng, 0.04, seeds=9), ("l", 1): race(rng, 0.01, seeds=9)}
+    level = noise.levels([[row] for rows in races.values() for row in rows], races, [])
+    assert level.bounded and len(level.races) == 2
+    other = level.with_residual(0.2, 12)
+    assert other.by_sweeps and not other.bounded and other.residual.df == 12
+    for key in races:
+        assert other.at(*key).residual.sd == pytest.approx(0.2 * level.at(*key).paired.sd)
+        assert other.at(*key).paired == level.at(*key).paired
+
+
 @pytest.mark.parametrize("carried", [0.0, 0.95])
 def test_the_interval_of_the_total_knows_that_seeds_are_shared(carried):
     inside, share = 0, 0

@@ -19,9 +19,8 @@ def saved(workdir):
 
 
 def test_packs_go_on_from_their_checkpoints(tmp_path):
-    """A trainer is killed once, and a worker is stopped once while its pack trains; where they
-    happened to be makes no difference."""
-    for name in ("killed", "stopped"):
+    """A trainer is killed once, and a worker is stopped once while its pack trains."""
+    for name in ("whole", "killed", "stopped"):
         trainer = "cluster_trainers:mortal" if name == "killed" else "lm.train:train_pack"
         words = ("--workers=1", f"--trainer={trainer}")
         child = process(tmp_path / name, *words, study=f"{STUDY}:real")
@@ -34,6 +33,7 @@ def test_packs_go_on_from_their_checkpoints(tmp_path):
             child = process(tmp_path / name, *words, study=f"{STUDY}:real")
         output, _ = child.communicate()
         assert child.returncode == 0, output
-        logs = "".join(path.read_text() for path in (tmp_path / name).glob("logs/*"))
-        assert "going on from the checkpoint at step" in logs + output
-    assert losses(tmp_path / "killed") == losses(tmp_path / "stopped") != {}
+        if name != "whole":
+            logs = "".join(path.read_text() for path in (tmp_path / name).glob("logs/*"))
+            assert "going on from the checkpoint at step" in logs + output
+        assert losses(tmp_path / name) == losses(tmp_path / "whole") != {}

@@ -5,10 +5,11 @@ import math
 import pytest
 
 from benchmarks.planner import recorded, replay
-from benchmarks.planner.landscape import Landscape, normal
+from benchmarks.planner.landscape import Landscape
 from configs import study as studies
 from sweeps.plan import config as study_config
 from sweeps.plan.cost import bound
+from sweeps.plan.forecast import normal
 from sweeps.plan.phases import PRIOR_DF, plan, prior, second, snap
 from sweeps.plan.rules import Published
 from sweeps.plan.study import Study
@@ -190,8 +191,8 @@ def test_upper_bound_is_never_exceeded():
 
 def test_noise_of_a_landscape_is_standard_normal_and_repeatable():
     trials = [Trial(Cell("a", "b", 1), freeze({"x": i}), 0) for i in range(2000)]
-    draws = [normal(0, trial) for trial in trials]
-    assert draws == [normal(0, trial) for trial in trials]
+    draws = [normal((0, trial)) for trial in trials]
+    assert draws == [normal((0, trial)) for trial in trials]
     assert abs(sum(draws) / 2000) < 0.1
     assert math.sqrt(sum(x * x for x in draws) / 2000) == pytest.approx(1, abs=0.06)
 
