@@ -4,6 +4,8 @@ PYTHON  ?= python3
 WORKDIR ?= runs/nano
 CONFIG  ?= configs/study.py:nano
 BIN     := .venv/bin
+# A file's tests go to one of two processes, in the order of tests/conftest.py.
+TESTS   := -n 2 --dist=loadfile --no-loadscope-reorder
 
 RUN      ?= 130m,1x,muon
 TOPOLOGY ?= v5e:16x16
@@ -31,15 +33,16 @@ study: .venv/study  ## race the optimizers of the nano study on this machine and
 	$(BIN)/python -m analysis.report $(WORKDIR)
 
 test: .venv/ready  ## every test
-	$(BIN)/python -m pytest -n 2 --dist=loadfile
+	$(BIN)/python -m pytest $(TESTS)
 
 fast: .venv/ready  ## the tests to run while working (under 3 minutes)
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow and not stress"
+	$(BIN)/python -m pytest $(TESTS) -m "not slow and not stress"
 
 # Other kernels round differently: trajectories and decompositions must not depend on the processor.
 numerics: .venv/ready  ## the numeric tests as on a processor without AVX
-	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(BIN)/python -m pytest -n 2 \
-	  tests/optim/rules tests/optim/linalg -k "trajectory or authors or study or linalg"
+	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
+	  $(BIN)/python -m pytest -n 2 tests/optim/rules tests/optim/linalg \
+	  -k "trajectory or authors or study or linalg"
 
 coverage: .venv/ready  ## do published numbers hold? a thousand synthetic studies and races, two hours
 	$(BIN)/python -m analysis.coverage --studies=1000 --out=docs/coverage.csv

@@ -3,26 +3,27 @@
     python -m benchmarks.workers --trials=10000 --workers=10,100,1000
 
 The planner, the ledger with its index, claims and the worker's own loop are the real ones; the
-store is in memory and counts its requests, each of which takes 50 ms of simulated time, and
-trainers sleep in simulated time. One process, no clock.
+store is in memory and counts its requests, each of which takes 50 ms of simulated time, in which
+others go on; trainers sleep in simulated time. One process, no clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import heapq
 import itertools
 import json
 import random
 import statistics
+import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from lm.config import what
 from lm.storage.store import Kept, Store, encode
-from sweeps.dispatch import accidents, right, worker
+from sweeps.dispatch import accidents, ledger, right, worker
 from sweeps.dispatch.executor import Executor, Report
 from sweeps.plan import config, phases
 from sweeps.plan.study import Study
@@ -32,19 +33,67 @@ TRAINING = 600.0  # seconds of a pack; half to one and a half times as much
 
 
 class Clock:
-    """The simulation's time, in the place of the module `time`."""
+    """Simulated time, in the place of the module `time`. Of many threads one runs: the one whose
+    time comes next; it runs until it sleeps.
+    """
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now, self.order, self.ended = 0.0, itertools.count(), threading.Event()
+        self.sleeping: list[tuple[float, int, threading.Lock]] = []
+        self.failed: BaseException | None = None
 
     def monotonic(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        self.now += seconds
+        until = self.now + seconds
+        if not self.sleeping or until <= self.sleeping[0][0]:
+            self.now = until
+            return
+        turn = self._turn(until)
+        self._next()
+        turn.acquire()
 
-    def time_ns(self) -> int:
-        return int(self.now * 1e9)
+    def play(self, parts: Sequence[Callable]) -> None:
+        """Runs functions at once, each from a moment of the first ten seconds, until all end."""
+        for i, part in enumerate(parts):
+            words = (part, self._turn(10 * i / len(parts)))
+            threading.Thread(target=self._play, args=words, daemon=True).start()
+        self._next()
+        self.ended.wait()
+        if self.failed:
+            raise self.failed
+
+    def _play(self, part: Callable, turn: threading.Lock) -> None:
+        turn.acquire()
+        try:
+            part()
+        except BaseException as error:
+            self.failed = error
+        self._next()
+
+    def _turn(self, until: float) -> threading.Lock:
+        turn = threading.Lock()
+        turn.acquire()
+        heapq.heappush(self.sleeping, (until, next(self.order), turn))
+        return turn
+
+    def _next(self) -> None:
+        if self.failed or not self.sleeping:
+            self.ended.set()
+            return
+        self.now, _, turn = heapq.heappop(self.sleeping)
+        turn.release()
+
+
+class Never:
+    """In the place of `threading.Event`: nobody is asked to stop."""
+
+    def __init__(self, clock: Clock):
+        self.wait = clock.sleep
+
+    def is_set(self) -> bool:
+        return False
 
 
 class Memory(Store):
@@ -56,10 +105,11 @@ class Memory(Store):
         self.folders: dict[str, dict[str, str]] = collections.defaultdict(dict)
         self.counts: collections.Counter = collections.Counter()
         self.lost: collections.Counter = collections.Counter()  # conditional puts, by folder
-        self.numbers = itertools.count(1)
+        self.numbers, self.seconds = itertools.count(1), 0.0  # of waiting for answers
 
     def _ask(self, kind: str) -> None:
         self.counts[kind] += 1
+        self.seconds += REQUEST
         self.clock.sleep(REQUEST)
 
     def _put(self, name: str, content: bytes) -> str:
@@ -74,10 +124,11 @@ class Memory(Store):
         return kept and kept.content
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        before = self.clock.now
-        found = [self.read(name) for name in names]
-        self.clock.now = before + REQUEST * -(-len(names) // 32)
-        return found
+        for _ in range(0, len(names), 32):  # so many at once
+            self.clock.sleep(REQUEST)
+            self.seconds += REQUEST
+        self.counts["get"] += len(names)
+        return [kept and kept.content for kept in map(self.objects.get, names)]
 
     def read_part(self, name: str, start: int, length: int) -> bytes | None:
         raise NotImplementedError
@@ -124,29 +175,29 @@ class Memory(Store):
 
 
 class Sleeping(Executor):
-    """Packs that end after a while with losses from a formula."""
+    """A pack at a time, which takes a while and has losses from a formula."""
 
-    def __init__(self, clock: Clock, rng: random.Random, losses: Any):
-        self.clock, self.rng, self.loss = clock, rng, losses
-        self.end: float | None = None
+    def __init__(self, clock: Clock, rng: random.Random):
+        self.clock, self.rng, self.busy, self.seconds = clock, rng, False, 0.0
 
     def capacity(self) -> int:
-        return 1 if self.end is None else 0
+        return 0 if self.busy else 1
 
     def start(self, configs: Sequence[dict], folders: Sequence[str], *, timeout: float) -> tuple:
-        self.end = self.clock.now + TRAINING * (0.5 + self.rng.random())
+        self.busy = True
         return configs, folders
 
     def poll(self, handle: tuple) -> Report | None:
-        if self.clock.now < self.end:
-            return None
+        seconds = TRAINING * (0.5 + self.rng.random())
+        self.seconds += seconds
+        self.clock.sleep(seconds)
         for run, folder in zip(*handle, strict=True):
             name = folder.rpartition("/")[2]
-            result = {"hash": name, "status": "finished", "loss": self.loss(run), "reason": None}
+            result = {"hash": name, "status": "finished", "loss": loss(run), "reason": None}
             result |= {"flops": 1e6, "seconds": 1.0, "tokens": 1.0}
             self.right.store.write(f"trials/{name}/config.json", encode(what(run)))
             self.right.finish(name, result)
-        self.end = None
+        self.busy = False
         return Report()
 
     def stop(self) -> None: ...
@@ -186,45 +237,49 @@ def simulate(study: Study, count: int, seed: int = 0) -> dict[str, float]:
     clock, rng, spent = Clock(), random.Random(seed), []
     store, plans = Memory(clock), {}
 
-    def plan(study: Study, outcomes: dict, _: object) -> phases.Plan:  # every worker's, once
-        key = hash(frozenset(outcomes))
+    def plan(study: Study, outcomes: dict, before: phases.Plan | None) -> phases.Plan:
+        """Many workers know the same and plan the same: once is enough here."""
+        key = hash(frozenset(run.hash for run in outcomes.values()))
         if key not in plans:
             began = time.perf_counter()
-            plans.clear()
-            plans[key] = phases.plan(study, outcomes)
+            while len(plans) > 20:
+                plans.pop(next(iter(plans)))
+            plans[key] = phases.plan(study, outcomes, before)
             spent.append(time.perf_counter() - began)
         return plans[key]
 
-    worker.time, right.time, accidents.plan, worker.random = clock, clock, plan, rng
+    worker.time = right.time = clock
+    worker.random, accidents.plan = rng, plan
+    ledger._lines = functools.lru_cache(64)(ledger._lines)
+    runs: dict[str, tuple] = {}
+    read = ledger._run
+    ledger._run = lambda line: runs.get(line[0]) or runs.setdefault(line[0], read(line))
     # Nobody dies here: heartbeats are counted below, not played.
-    right.Right.gone = lambda self, token: f"workers/{token}" not in store.objects
-    queue, waits = [], []
-    for i in range(count):
-        executor = Sleeping(clock, rng, loss)
-        one = worker.Worker(store, study, executor, log=lambda line: None, die=print)
-        one.right.renew()
-        one.open()
-        heapq.heappush(queue, (rng.random() * 10, i, one))
-    while queue:
-        now, i, one = heapq.heappop(queue)
-        clock.now = now
-        state = one.step()
-        waits.append(clock.now - now)
-        if state is None:
-            again = one.executor.end or clock.now + one.patience * (1 + rng.random())
-            heapq.heappush(queue, (max(again, clock.now), i, one))
-    done = len(store.find("trials", "result.json"))
-    asked = sum(store.counts.values())
+    right.Right.__enter__ = lambda self: self.renew() or self
+    right.Right.gone = lambda self, token: self.store.get(f"workers/{token}") is None
+    executors = []
+
+    def work() -> None:
+        executors.append(Sleeping(clock, rng))
+        one = worker.Worker(store, study, executors[-1], log=lambda line: None, die=print)
+        one.asked_to_stop = Never(clock)
+        one.run()
+
+    clock.play([work] * count)
+    done = sum(name.endswith("/result.json") for name in store.objects)
+    asked, trained = sum(store.counts.values()), sum(one.seconds for one in executors)
     return {
         "workers": count,
         "trials": done,
         "hours": clock.now / 3600,
+        "busy": trained / clock.now / count,
         "requests a trial": asked / done,
         "requests a second": asked / clock.now,
         "heartbeats a second": count / right.HEARTBEAT,
-        "claims lost": store.lost["claims"] / done,
-        "index puts lost": store.lost["index"] / done,
-        "overhead ms a trial": 1e3 * sum(waits) / done,
+        "claims lost a trial": store.lost["claims"] / done,
+        "index puts lost a trial": store.lost["index"] / done,
+        "results put twice": store.lost["trials"],
+        "seconds of store a trial": store.seconds / done,
         "planner ms": 1e3 * statistics.median(spent[-20:]),
     }
 

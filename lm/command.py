@@ -1,7 +1,10 @@
-"""How every command ends: what its user can mend is one line on stderr and exit code 2."""
+"""How every command begins and ends: its flags in full words, and one line on stderr with exit
+code 2 for what its user can mend.
+"""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import sys
 from collections.abc import Callable
@@ -13,6 +16,17 @@ MENDABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST),  # a file where a folder is to be
 )
+
+
+def parser(module: str, description: str | None, epilog: str = "") -> argparse.ArgumentParser:
+    """The flags of `python -m <module>`, which may not be abbreviated; texts keep their lines."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def guarded(run: Callable[[], int], *also: type[Exception], interrupted: str) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 import optim
-from lm.command import guarded
+from lm import command
 from lm.config import ConfigError, finalise
 from lm.data import corpus
 from lm.data.batches import Batches
@@ -39,12 +39,7 @@ COLUMNS = ("axis", "layer", "size", "seed", "rms", "change")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lm.coordinates",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command.parser("lm.coordinates", __doc__)
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--rule", default="mup", help="of optim.scaling, or none")
     parser.add_argument("--widths", help="as 16..256 (doublings) or 16,24,32")
@@ -54,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="folder for the numbers and the picture")
     arguments = parser.parse_args(argv)
-    return guarded(lambda: run(arguments), ValueError, interrupted="nothing was written")
+    return command.guarded(lambda: run(arguments), ValueError, interrupted="nothing was written")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -203,13 +203,8 @@ def _is_number(value) -> bool:
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m lm.downstream",
-        description="Scores a checkpoint on downstream tasks and writes downstream.json beside it.",
-        epilog=__doc__.split("\n\n")[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    what = "Scores a checkpoint on downstream tasks and writes downstream.json beside it."
+    out = command.parser("lm.downstream", what, __doc__.split("\n\n")[1])
     out.add_argument(
         "run", type=storage.place, help="WORKDIR/trials/HASH of a run that kept its checkpoint"
     )

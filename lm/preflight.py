@@ -18,19 +18,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm.command import guarded
+from lm import command
 from lm.config import ConfigError
 from lm.config_file import load_run
 from lm.pods import environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lm.preflight",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command.parser("lm.preflight", __doc__)
     parser.add_argument("--config", help="configs/run.py:SIZE,RATIO,OPTIMIZER")
     parser.add_argument(
         "--topology", default="v5e:16x16", help="as v5e:16x16, v5p:4x4x4, h100:8, h100:16x8"
@@ -47,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from lm.pods import table
 
         return table.make(arguments.all)
-    return guarded(lambda: run(arguments, overrides), interrupted="nothing was written")
+    return command.guarded(lambda: run(arguments, overrides), interrupted="nothing was written")
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:

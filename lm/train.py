@@ -145,12 +145,10 @@ def open_corpus(config: Mapping, log: Callable) -> Corpus:
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m lm.train",
-        description="Trains one run and writes config.json, curve.jsonl and result.json.",
-        epilog=__doc__.split("\n\n")[1] + "\n\nAny field: --config.train.seed=1",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    out = command.parser(
+        "lm.train",
+        "Trains one run and writes config.json, curve.jsonl and result.json.",
+        __doc__.split("\n\n")[1] + "\n\nAny field: --config.train.seed=1",
     )
     out.add_argument("--config", required=True, help="configs/run.py:SIZE,RATIO,OPTIMIZER")
     out.add_argument(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import shlex
 import subprocess
@@ -23,41 +22,22 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from lm import command, storage
 from lm.config import ConfigError
+from lm.run.progress import duration
 from lm.storage import open_store
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused, begun, config_of
 from sweeps.dispatch.ledger import Ledger
 from sweeps.plan import config, cost
-from sweeps.plan.forecast import forecast
+from sweeps.plan.design import Design, Speed, designs, left
 from sweeps.plan.study import Study
 
 RACES = Path(__file__).parents[1] / "configs" / "challenge.py"
-SEEDS = (33, 25, 17, 13, 9, 7, 5, 4, 3)  # the first is tuned on, the others are the verdict's
-ENOUGH = 5  # seeds below which fewer budgets are better than fewer seeds
-COMPILING = 10.0  # seconds a program, before one has been measured
-
-
-class Speed(NamedTuple):
-    """Of one worker: FLOP/s of training, and the seconds it takes to begin a program."""
-
-    rate: float
-    compiling: float = COMPILING
-    known: str = "assumed"
-
-    def hours(self, needed: cost.Cost, workers: int) -> float:
-        return (needed.flops / self.rate + needed.programs * self.compiling) / workers / 3600
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m sweeps.challenge",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = command.parser("sweeps.challenge", __doc__)
     add = out.add_argument
     add("optimizer", help="the challenger: an import path, my_opt:my_sgd, or any name")
     add("--against", default="adamw", help="the rival (default: adamw)")
@@ -100,20 +80,20 @@ def run(arguments: argparse.Namespace) -> int:
     if names[0] == names[1]:
         raise ConfigError(f"--against={names[1]} is the challenger itself")
     workdir = arguments.extend or arguments.workdir or _folder(arguments)
-    if arguments.extend and not (workdir / "study.json").is_file():
+    duel = Duel(arguments, workdir)
+    if arguments.extend and duel.held is None:
         raise Refused(f"--extend={workdir} holds no study")
-    race = Race(arguments, workdir)
-    race.named(race.ratios[:1], 3)  # a wrong name or size is told before anything is run
+    duel.named(duel.smallest._replace(seeds=3))  # a wrong name or size is told before anything runs
     from optim.catalogue import is_plugin
 
     if is_plugin(names[0]) and not arguments.dry_run:
         _check(names[0], arguments.force)
-    if race.raced() is None and len(race.designs()) > 1 and not arguments.dry_run:
-        race.measure()
-    ratios, seeds = race.design()
+    if duel.held is None and len(duel.designs()) > 1 and not arguments.dry_run:
+        duel.measure()
+    chosen = duel.design()
     if arguments.dry_run:
         return 0
-    race.run(ratios, seeds)
+    duel.run(chosen)
     out = workdir / "report"
     _do(["analysis.report", str(workdir), f"--baseline={names[1]}", f"--out={out}"], quiet=True)
     with open(out / "numbers.csv", newline="") as file:
@@ -151,55 +131,57 @@ def _do(words: Sequence[str], *, quiet: bool = False, allowed: Iterable[int] = (
     return done.returncode
 
 
-class Race:
-    """The race that a command asks for, in its designs: ratios and seeds."""
+class Duel:
+    """The race that a command asks for."""
 
     def __init__(self, arguments: argparse.Namespace, workdir: Path):
         self.given, self.workdir, self.began = arguments, workdir, time.monotonic()
-        self.ratios = arguments.ratios.split(",")
+        self.workers = max(1, arguments.workers)
+        self.smallest = Design((arguments.ratios.split(",")[0],), 1)
         sys.path.append(str(workdir / "optimizers"))  # of whoever began the race
-        done = self.finished().values()
-        self.speed = Speed(cost.rate(cost.HERE if done else arguments.device, done))
+        self.look()
+        runs = self.done.values()
+        self.speed = Speed(cost.rate(cost.HERE if runs else arguments.device, runs))
 
-    def words(self, ratios: Sequence[str], seeds: int) -> list[str]:
+    def look(self) -> None:
+        """Takes in what the workdir holds: its study, and the trials that are over."""
+        store = open_store(str(self.workdir))
+        self.held = begun(store) if config_of(store) else None
+        self.done = Ledger(store, self.held).open().outcomes if self.held else {}
+
+    def words(self, design: Design) -> list[str]:
         """The flags of `sweeps.run` that say which race."""
         names = [self.given.against, self.given.optimizer]
+        seeds = f"--config.seeds={list(range(design.seeds))}"
         if self.given.extend:
-            chosen = [f"--config.seeds={list(range(seeds))}"] if self.given.seeds else []
-            return [f"--config={RACES}:{self.workdir}", f"--optimizers={','.join(names)}", *chosen]
-        return [
-            f"--config={RACES}:{','.join([self.given.size, *ratios])}",
-            f"--optimizers={','.join(names)}",
-            f"--config.seeds={list(range(seeds))}",
-            f"--config.baseline={names[0]}",
-        ]
+            spec = [f"--config={RACES}:{self.workdir}", *[seeds] * bool(self.given.seeds)]
+        else:
+            spec = [f"--config={RACES}:{','.join([self.given.size, *design.ratios])}", seeds]
+            spec.append(f"--config.baseline={names[0]}")
+        return [*spec, f"--optimizers={','.join(names)}"]
 
-    def named(self, ratios: Sequence[str], seeds: int) -> Study:
+    def named(self, design: Design) -> Study:
         """Raises ConfigError, one line, for what cannot be raced."""
-        spec, optimizers, *overrides = self.words(ratios, seeds)
-        _, names = optimizers.split("=", 1)
-        named = config.load(spec.removeprefix("--config="), overrides, names.split(","))
+        spec, *overrides, optimizers = self.words(design)
+        names = optimizers.removeprefix("--optimizers=").split(",")
+        named = config.load(spec.removeprefix("--config="), overrides, names)
         named["data"]["fingerprint"] = named["data"]["fingerprint"] or "any"  # costs the same
         study = Study(named)
         study.check()
         return study
 
-    def raced(self) -> dict | None:
-        """The study that the workdir holds."""
-        path = self.workdir / "study.json"
-        return json.loads(path.read_text()) if path.is_file() else None
-
-    def run(self, ratios: Sequence[str], seeds: int) -> None:
+    def run(self, design: Design) -> None:
         """Races this design to its certificates; takes the speed from its first programs."""
-        given, before = self.given, set(self.finished())
+        given, before = self.given, set(self.done)
         more = [f"--workdir={self.workdir}", "--extend", f"--workers={given.workers}"]
         more += [f"--trainer={given.trainer}"] * bool(given.trainer)
         began = time.monotonic()
-        _do(["sweeps.run", *self.words(ratios, seeds), *more])
+        _do(["sweeps.run", *self.words(design), *more])
         wall = (time.monotonic() - began) * self.workers
-        new = {trial: run for trial, run in self.finished().items() if trial not in before}
+        self.look()
+        new = {trial: run for trial, run in self.done.items() if trial not in before}
         if trained := sum(run.seconds for run in new.values()):
-            programs = cost.of(self.held(), new).programs
+            programs = cost.of(self.held, new).programs
             rate = cost.rate(cost.HERE, new.values())
             self.speed = Speed(rate, (wall - trained) / programs, "measured")
 
@@ -209,84 +191,53 @@ class Race:
         Raises:
           Refused: on the device that is named that alone takes longer than there is time.
         """
-        smallest = self.ratios[:1], 1
-        _, hours = self.hours(self.named(*smallest))
+        (ratio,), _ = self.smallest
+        needed = left(self.named(self.smallest), self.done)
+        hours = self.speed.hours(needed, self.workers)
         if hours > self.given.hours:
             raise Refused(
-                f"--hours={self.given.hours:g} is too short: {smallest[0][0]} with one seed alone "
-                f"takes about {_duration(hours)} on --device={self.given.device}"
+                f"--hours={self.given.hours:g} is too short: {ratio} with one seed alone "
+                f"takes about {duration(3600 * hours)} on --device={self.given.device}"
             )
-        print(f"measuring: {smallest[0][0]} with one seed, which is part of the race")
-        self.run(*smallest)
+        print(f"measuring: {ratio} with one seed, which is part of the race")
+        self.run(self.smallest)
 
-    @property
-    def workers(self) -> int:
-        return max(1, self.given.workers)
-
-    def held(self) -> Study:
-        return Study(self.raced())
-
-    def finished(self) -> dict:
-        if not self.raced():
-            return {}
-        return Ledger(open_store(str(self.workdir)), self.held()).open().outcomes
-
-    def hours(self, study: Study) -> tuple[cost.Cost, float]:
-        """What is left to be trained of a design, and how long that takes."""
-        done = self.finished()
-        done = {trial: run for trial, run in done.items() if trial.cell in study.cells}
-        left = cost.of(study, forecast(study, done))
-        return left, self.speed.hours(left, self.workers)
-
-    def designs(self) -> list[tuple[list[str], int]]:
-        """What may be raced, (ratios, seeds), the best first: all ratios, then as many seeds as go.
-
-        A race that has begun keeps its own.
-        """
-        given, all_, held = self.given, self.ratios, self.raced() or {"seeds": []}
+    def designs(self) -> list[Design]:
+        """What may be raced, the best first; a race that has begun keeps its own."""
+        given, held = self.given, self.held.config if self.held else {"seeds": []}
         if given.extend or len(held["seeds"]) > 1:
-            ratios = [f"{ratio:g}x" for ratio in held["ratios"]]
-            return [(ratios, given.seeds or len(held["seeds"]))]
-        most = range(len(all_), 0, -1)
-        if given.seeds:
-            return [(all_[:k], given.seeds) for k in most]
-        several = [(all_[:k], n) for k in most for n in SEEDS if n >= ENOUGH]
-        return several + [(all_[:1], n) for n in SEEDS if n < ENOUGH]
+            ratios = tuple(f"{ratio:g}x" for ratio in held["ratios"])
+            return [Design(ratios, given.seeds or len(held["seeds"]))]
+        return designs(given.ratios.split(","), given.seeds)
 
-    def design(self) -> tuple[list[str], int]:
+    def design(self) -> Design:
         """The first design that the time holds; prints what it takes, and how that is known.
 
         Raises:
           Refused: not even the smallest race fits.
         """
         time_left = self.given.hours - (time.monotonic() - self.began) / 3600
-        for ratios, seeds in self.designs():
-            study = self.named(ratios, seeds)
-            left, hours = self.hours(study)
+        for design in self.designs():
+            study = self.named(design)
+            needed = left(study, self.done)
+            hours = self.speed.hours(needed, self.workers)
             if hours <= time_left:
                 break
         else:
             raise Refused(
-                f"--hours={self.given.hours:g} is too short: {_duration(hours)} more are expected, "
-                f"for {left.trials:,} trials"
+                f"--hours={self.given.hours:g} is too short: {duration(3600 * hours)} more are "
+                f"expected, for {needed.trials:,} trials"
             )
-        cells = ", ".join(f"{size} {ratio:g}x" for size, ratio in _settings(study))
+        settings = dict.fromkeys(cell[1:] for cell in study.cells)
+        cells = ", ".join(f"{size} {ratio:g}x" for size, ratio in settings)
         print(f"the race: {' against '.join(study.config['optimizers'])} at {cells}")
         print(
-            f"  {seeds} seeds, {left.trials:,} trials to train, {left.programs} programs: about "
-            f"{_duration(hours)} of {_duration(time_left)} left, by "
+            f"  {design.seeds} seeds, {needed.trials:,} trials to train, {needed.programs} "
+            f"programs: about {duration(3600 * hours)} of {duration(3600 * time_left)} left, by "
             f"{self.speed.rate:.2g} FLOP/s and {self.speed.compiling:.0f} s a program, "
             f"{self.speed.known}"
         )
-        return ratios, seeds
-
-
-def _settings(study: Study) -> list[tuple]:
-    return list(dict.fromkeys(cell[1:] for cell in study.cells))
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(hours * 60)} min"
+        return design
 
 
 def verdict(numbers: Iterable[dict], name: str, rival: str) -> list[str]:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from lm.config import what
 from lm.storage import open_store
-from sweeps.dispatch.accidents import ATTEMPTS, Accidents, Refused
+from sweeps.dispatch.accidents import ATTEMPTS, Accidents
+from sweeps.dispatch.begun import Refused, config_of
 from sweeps.dispatch.executor import Report
 from sweeps.dispatch.ledger import STATUSES, Ledger, certify, uncertify
 from sweeps.plan import config as study_config
@@ -57,7 +58,7 @@ class Race:
         full["data"]["fingerprint"] = full["data"]["fingerprint"] or "told"
         self.study, self.store = Study(full), open_store(str(workdir))
         self.study.check()
-        before = self.store.read_json("study.json")
+        before = config_of(self.store)
         if before and (change := study_config.other(before, full)):
             raise Refused(f"{workdir} holds a different study: {change}; choose another workdir")
         self.store.write_json("study.json", full)

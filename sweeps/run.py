@@ -15,14 +15,15 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from lm import command, storage
 from lm.config import FIELDS, ConfigError
-from lm.storage import Store, in_bucket, open_store
+from lm.storage import Store, open_store
+from lm.storage.store import encode
 from sweeps import work
 from sweeps.dispatch import driver
-from sweeps.dispatch.accidents import Accidents, Refused, forgive
+from sweeps.dispatch.accidents import Accidents, forgive
+from sweeps.dispatch.begun import Refused, config_of
 from sweeps.dispatch.ledger import Ledger, uncertify
 from sweeps.dispatch.local import TRAINER, keep_sources, sources
 from sweeps.plan import config, cost
@@ -34,12 +35,7 @@ from sweeps.watch import page
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m sweeps.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = command.parser("sweeps.run", __doc__)
     add_study(out)
     add = out.add_argument
     add("--dry_run", action="store_true", help="print the plan and its cost, train nothing")
@@ -85,7 +81,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], log: Callable =
     if arguments.dry_run:
         for line in config.own_grids(study.config):
             log(line)
-        outcomes = Ledger(store, study).open().outcomes
+        outcomes = Ledger(store, study).open(put=False).outcomes
         dry_run(study, outcomes, arguments.device, changes, log)
         return 0
     begin(study, store, arguments, log)
@@ -116,11 +112,10 @@ def _on_ray(study: Study, store: Store, arguments: argparse.Namespace, log: Call
     except ModuleNotFoundError as error:
         reason = f"--executor=ray needs the extra `cluster`: pip install ray ({error})"
         raise Refused(reason) from None
-    address = store.address if in_bucket(store.address) else str(Path(store.address).resolve())
-    words = [f"--workdir={address}", *work.flags(arguments)]
-    cluster = Cluster(arguments.address, arguments.resources, words, driver.machine_logs(store))
+    words = work.flags(arguments)
+    cluster = Cluster(arguments.address, arguments.resources, store.address, words)
     try:
-        return driver.follow(store, study, driver.OnCluster(cluster), log)
+        return driver.follow(store, study, cluster, log)
     finally:
         cluster.close()
 
@@ -140,7 +135,7 @@ def resolve(arguments: argparse.Namespace, overrides: Sequence[str], log: Callab
     study = Study(named)
     study.check()
     changes = []
-    if old := store.read_json("study.json"):
+    if old := config_of(store):
         if reason := config.incompatible(old, named):
             raise Refused(f"{workdir} holds a different study: {reason}; choose another workdir")
         changes = config.changes(old, named)
@@ -198,8 +193,10 @@ def begin(study: Study, store: Store, arguments: argparse.Namespace, log: Callab
     accidents.forget(state.pending if arguments.retry_failed else broken)
     if arguments.retry_failed:
         forgive(store)
-    store.write_json("study.json", study.config)
-    uncertify(study, state, store)
+    content = encode(study.config)
+    if store.read("study.json") != content or not store.list("workers"):
+        store.write("study.json", content)
+        uncertify(study, state, store)  # else others may be certifying as we look
     if own := [name for name, entry in study.config["optimizers"].items() if "source" in entry]:
         keep_sources(store, own)  # for workers, and whoever goes on with it
     if outcomes:

@@ -21,11 +21,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lm.command import guarded
+from lm import command
 from lm.storage import in_bucket, open_store
 from sweeps import run as run_lib
 from sweeps import work
-from sweeps.dispatch.accidents import Refused, set_aside, standing
+from sweeps.dispatch.accidents import set_aside, standing
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.ledger import certify
 
 OVER = 1  # exit code when every certificate has been written
@@ -34,12 +35,7 @@ SECONDS = 90  # before a task's end, for its packs to be saved
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m sweeps.slurm",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = command.parser("sweeps.slurm", __doc__)
     run_lib.add_study(out)
     add = out.add_argument
     add("--workers", type=_above_zero, default=1, help="tasks (default: 1)")
@@ -60,7 +56,7 @@ def _above_zero(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
-    return guarded(
+    return command.guarded(
         lambda: submit(arguments, overrides),
         Refused,
         interrupted="run the same command again to go on",

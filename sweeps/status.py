@@ -14,26 +14,21 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from lm.command import guarded
+from lm import command
 from lm.storage import place
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused
 from sweeps.watch import page, words
 from sweeps.watch.look import Watcher
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m sweeps.status",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command.parser("sweeps.status", __doc__)
     parser.add_argument("workdir", type=place, help="a folder or s3://, gs://, az://")
     parser.add_argument("--watch", action="store_true", help="refresh until interrupted")
     seconds = f"{page.EVERY:g}, or {page.FAR:g} where it is a bucket"
     parser.add_argument("--every", type=float, help=f"seconds between looks (default: {seconds})")
     arguments = parser.parse_args(argv)
-    return guarded(
+    return command.guarded(
         lambda: _show(str(arguments.workdir), arguments), Refused, interrupted="look again"
     )
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from lm import command, storage
 from lm.storage import Store, open_store
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused, begun
 from sweeps.dispatch.local import TRAINER, Children, Inline, sources
 from sweeps.dispatch.right import LOST
 from sweeps.dispatch.worker import Avoided, Stopping, Worker
@@ -31,12 +31,7 @@ AVOIDED = 4  # exit code on a node that is set aside
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m sweeps.work",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = command.parser("sweeps.work", __doc__)
     add = out.add_argument
     add("--workdir", required=True, type=storage.place, help="a folder, or s3://, gs://, az://")
     add_worker(out)
@@ -80,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     log: Callable = lambda line: print(line, flush=True)  # noqa: E731
     store = open_store(str(arguments.workdir))
     study = begun(store)
+    if study.config["told"]:
+        raise Refused(f"{store.address} is told its results (sweeps.Race): nothing trains it here")
     try:
         found = work(store, study, arguments, log)
     except Avoided as avoided:
@@ -95,26 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
     if failed:
         raise Refused(f"{len(failed)} trials failed for good; see python -m sweeps.status")
     return 0
-
-
-def begun(store: Store) -> Study:
-    """The study that a workdir holds.
-
-    Raises:
-      Refused: there is none, or it is told its results.
-    """
-    try:
-        config = store.read_json("study.json")
-    except ValueError as error:
-        raise Refused(f"{store.path('study.json')} cannot be read: {error}") from None
-    if config is None:
-        raise Refused(f"{store.address} holds no study; python -m sweeps.run begins one")
-    if config.get("told"):
-        raise Refused(f"{store.address} is told its results (sweeps.Race): nothing trains it here")
-    try:
-        return Study(config)
-    except (KeyError, TypeError) as error:
-        raise Refused(f"{store.path('study.json')} is of another version: {error!r}") from None
 
 
 def work(store: Store, study: Study, arguments: argparse.Namespace, log: Callable) -> Any:

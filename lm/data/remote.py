@@ -11,6 +11,7 @@ the file was read. Here it is arithmetic, so that a host asks for the records of
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -35,6 +36,16 @@ RUN = 512  # records that one request asks for, at most
 REQUESTS = 32  # under way at a time
 
 
+@contextlib.contextmanager
+def _asked() -> Iterator[None]:
+    """What a bucket or a disk refuses is an error of the corpus, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise CorpusError(f"{error.filename}: {error.strerror}") from error
+
+
+@_asked()
 def upload(folder: Path, address: str, log: Callable = print) -> None:
     """Puts a prepared corpus into a bucket; what is there of it already is not put again.
 
@@ -49,33 +60,30 @@ def upload(folder: Path, address: str, log: Callable = print) -> None:
     inside, digests, due = meta["fingerprint"], {}, prepare.Every()
     files = {"token_bytes.npy": (folder / "token_bytes.npy").read_bytes()}
     builder = dataset.open_dataset(str(folder / dataset.FOLDER))
-    try:
-        if (there := _meta(store)) and there["fingerprint"] != meta["fingerprint"]:
-            raise CorpusError(f"{address} holds another corpus; choose another address")
-        for split in meta["splits"]:
-            source, checksums = builder.as_data_source(split), []
-            found, known = hashlib.blake2b(digest_size=16), store.list(f"{inside}/{split}")
-            for start in range(0, len(source), OBJECT_RECORDS):
-                ids = range(start, min(len(source), start + OBJECT_RECORDS))
-                records = [r["tokens"].tobytes() for r in source.__getitems__(list(ids))]
-                checksums += map(zlib.crc32, records)
-                content, name = b"".join(records), f"{start // OBJECT_RECORDS:05d}"
-                found.update(content)
-                if name not in known:
-                    store.write(f"{inside}/{split}/{name}", content)
-                if due():
-                    log(f"{split}: {ids.stop / len(source):.0%} is in {address}")
-            digests[split] = found.hexdigest()
-            files[f"{split}.crc32"] = np.array(checksums, "<u4").tobytes()
-        if _fingerprint(meta, digests) != meta["fingerprint"]:
-            raise CorpusError(f"{folder} is damaged: remove it and prepare it again")
-        for name, content in files.items():
-            store.write(f"{inside}/{name}", content)
-        checks = {name: _digest(content) for name, content in files.items()}
-        remote = {"object_records": OBJECT_RECORDS, "digests": digests, "files": checks}
-        store.write_json("corpus.json", {**meta, "remote": remote})
-    except OSError as error:
-        raise CorpusError(f"{error.filename}: {error.strerror}") from error
+    if (there := _meta(store)) and there["fingerprint"] != meta["fingerprint"]:
+        raise CorpusError(f"{address} holds another corpus; choose another address")
+    for split in meta["splits"]:
+        source, checksums = builder.as_data_source(split), []
+        found, known = hashlib.blake2b(digest_size=16), store.list(f"{inside}/{split}")
+        for start in range(0, len(source), OBJECT_RECORDS):
+            ids = range(start, min(len(source), start + OBJECT_RECORDS))
+            records = [r["tokens"].tobytes() for r in source.__getitems__(list(ids))]
+            checksums += map(zlib.crc32, records)
+            content, name = b"".join(records), f"{start // OBJECT_RECORDS:05d}"
+            found.update(content)
+            if name not in known:
+                store.write(f"{inside}/{split}/{name}", content)
+            if due():
+                log(f"{split}: {ids.stop / len(source):.0%} is in {address}")
+        digests[split] = found.hexdigest()
+        files[f"{split}.crc32"] = np.array(checksums, "<u4").tobytes()
+    if _fingerprint(meta, digests) != meta["fingerprint"]:
+        raise CorpusError(f"{folder} is damaged: remove it and prepare it again")
+    for name, content in files.items():
+        store.write(f"{inside}/{name}", content)
+    checks = {name: _digest(content) for name, content in files.items()}
+    remote = {"object_records": OBJECT_RECORDS, "digests": digests, "files": checks}
+    store.write_json("corpus.json", {**meta, "remote": remote})
 
 
 def describe(address: str) -> list[str]:
@@ -85,10 +93,8 @@ def describe(address: str) -> list[str]:
 
 def read_meta(address: str) -> dict:
     """corpus.json at an address."""
-    try:
+    with _asked():
         meta = _meta(open_store(address))
-    except OSError as error:
-        raise CorpusError(f"{error.filename}: {error.strerror}") from error
     if meta is None or "remote" not in meta:
         raise CorpusError(
             f"no corpus at {address}; put one there: python -m lm.data upload NAME {address}"
@@ -217,10 +223,8 @@ class Records:
         number, inside = divmod(first, self.object_records)
         name = f"{self.folder}/{number:05d}"
         start, end = self._start(first), self._start(first + count)
-        try:
+        with _asked():
             content = self.store.read_part(name, inside * self.record_bytes, end - start)
-        except OSError as error:
-            raise CorpusError(f"{error.filename}: {error.strerror}") from error
         if content is None:
             raise CorpusError(f"{self.store.path(name)} is gone")
         for i in range(first, first + count):
@@ -287,12 +291,10 @@ def _meta(store: Store) -> dict | None:
 def _file(store: Store, meta: dict, folder: Path, name: str) -> bytes:
     """A small file beside the records, once fetched kept in the cache."""
     wanted, kept = meta["remote"]["files"][name], folder / name
-    try:
+    with _asked():
         if kept.exists() and _digest(content := kept.read_bytes()) == wanted:
             return content
         content = store.read(f"{meta['fingerprint']}/{name}")
-    except OSError as error:
-        raise CorpusError(f"{error.filename}: {error.strerror}") from error
     if content is None or _digest(content) != wanted:
         why = "is gone" if content is None else "is damaged; upload the corpus again"
         raise CorpusError(f"{store.path(meta['fingerprint'])}/{name} {why}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lm.model import flops
-from lm.run.program import Program
+
+if TYPE_CHECKING:  # `duration` is for programs without JAX too
+    from lm.run.program import Program
 
 EVERY_SECONDS = 2.0
 
@@ -64,11 +67,15 @@ class Progress:
         self.log("  ".join(parts))
 
 
-def duration(seconds: float) -> str:
-    """'42 s', '3m20s', '5h07m'."""
+def duration(seconds: float | None) -> str:
+    """'42 s', '3m20s', '5h07m', '4 days'; '?' where it is not known."""
+    if seconds is None:
+        return "?"
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    if seconds < 48 * 3600:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds / 86400:.0f} days"

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-UNSAVED = 143  # exit code of a process that SIGTERM ended and that saved nothing
 LOST = 75  # exit code of a process whose job lost another: the same command may go on
 
 

@@ -58,7 +58,7 @@ class Bucket(Store):
 
     def create(self, name: str, content: bytes) -> str | None:
         version = self.swap(name, content, None)
-        return version and json.loads(version)["e_tag"]
+        return version and _bare(json.loads(version))
 
     def delete(self, name: str) -> None:
         with self._words(name, "removed"), contextlib.suppress(FileNotFoundError):
@@ -107,7 +107,7 @@ class Bucket(Store):
     def _all(self, folder: str, **start) -> Iterator[tuple[str, str]]:
         with self._words(folder, "listed"):
             for chunk in obstore.list(self.store, f"{folder}/", chunk_size=1000, **start):
-                yield from sorted((meta["path"], meta["e_tag"]) for meta in chunk)
+                yield from sorted((meta["path"], _bare(meta)) for meta in chunk)
 
     @contextlib.contextmanager
     def _words(self, name: str, done: str) -> Iterator[None]:
@@ -120,6 +120,11 @@ class Bucket(Store):
             reason = said[1] if said else str(error).split("\n")[0].partition(" in ")[0]
             words = f"cannot be {done}: {reason[:300]}"
             raise OSError(errno.EACCES, words, self.path(name)) from None
+
+
+def _bare(meta) -> str:
+    """The ETag, which Azure's lists, unlike its answers to puts, give without quotes."""
+    return meta["e_tag"].strip('"')
 
 
 def _version(meta) -> str:

@@ -3,7 +3,8 @@
 A register is a folder of numbered generations; the highest is its value. Whoever links the next
 number first has replaced it: links are atomic on NFS too, and need no lock that a killed process
 could leave behind. A few old generations stay, so that a machine with an old view of the folder
-finds its number taken.
+finds its number taken. Who is overtaken that often before it has looked takes its put for failed,
+though it was not.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ class Disk(Store):
         except FileNotFoundError:
             return None  # the register was removed
         after = _generations(folder)
-        if after[-1:] != [new] or (version and version not in after):
-            (folder / new).unlink(missing_ok=True)  # it has moved on by more than is kept
+        if new not in after or int(after[-1]) >= int(new) + KEPT:
+            (folder / new).unlink(missing_ok=True)  # it had moved on by more than is kept
             return None
         for old in after[:-KEPT]:
             (folder / old).unlink(missing_ok=True)

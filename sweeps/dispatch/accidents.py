@@ -10,14 +10,16 @@ trials have failed; the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from lm.config import what
 from lm.storage import Store
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.executor import Report
-from sweeps.dispatch.ledger import Ledger
+from sweeps.dispatch.ledger import UNUSABLE, Ledger
 from sweeps.plan.phases import Plan, plan
 from sweeps.plan.study import Study
 from sweeps.plan.trial import Outcome, Trial
@@ -26,10 +28,6 @@ from sweeps.plan.trial import Outcome, Trial
 ATTEMPTS = {"failed": 2, "memory": 2, "timeout": 2, "killed": 4, "preempted": 20}
 GIVE_UP = 8  # so many trials of an optimizer failed and none finished: it cannot be trained here
 STRIKES = 2  # so many packs in a row died on a node while other nodes worked: it is set aside
-
-
-class Refused(Exception):
-    """The study cannot start or go on; one line says why."""
 
 
 class Attempt(NamedTuple):
@@ -172,33 +170,32 @@ class Node:
     """One machine's record in `nodes/<name>.json`: packs in a row that died there."""
 
     def __init__(self, store: Store, name: str):
-        self.store, self.name = store, f"nodes/{name}.json"
-        record: Any = None
-        try:
-            record = store.read_json(self.name)
-        except ValueError:
-            record = None
-        record = record or {}
-        self.strikes, self.worked = record.get("strikes", 0), record.get("worked", False)
+        self.store, self.name, self.strikes, self.worked = store, name, 0, False
+        with contextlib.suppress(*UNUSABLE):  # there is none yet, or it is damaged
+            record = store.read_json(f"nodes/{name}.json")
+            self.strikes, self.worked = int(record["strikes"]), bool(record["worked"])
 
     def ended(self, *, well: bool, fault: bool) -> None:
         """A pack has ended here: well, or perhaps by the node's fault."""
-        before = (self.strikes, self.worked)
+        before = {"strikes": self.strikes, "worked": self.worked}
         self.strikes = 0 if well else self.strikes + fault
         self.worked |= well
-        if before != (self.strikes, self.worked):
-            value = {"strikes": self.strikes, "worked": self.worked}
-            self.store.write_json(self.name, value)
+        now = {"strikes": self.strikes, "worked": self.worked}
+        if now != before:
+            self.store.write_json(f"nodes/{self.name}.json", now)
 
     def bad(self) -> bool:
         """Whether this node is to be left: all that its last packs did was to die, and others
         work.
         """
-        return self.strikes >= STRIKES and any(
-            (self.store.read_json(f"nodes/{name}") or {}).get("worked")
-            for name in self.store.list("nodes")
-            if f"nodes/{name}" != self.name
-        )
+        others = (node for node in nodes(self.store) if node.name != self.name)
+        return self.strikes >= STRIKES and any(node.worked for node in others)
+
+
+def nodes(store: Store) -> Iterator[Node]:
+    """The machines that packs have ended on."""
+    for name in store.list("nodes"):
+        yield Node(store, name.removesuffix(".json"))
 
 
 def standing(store: Store, study: Study) -> tuple[Plan, dict[Trial, str], Ledger]:
@@ -220,5 +217,4 @@ def forgive(store: Store) -> None:
 
 def set_aside(store: Store) -> list[str]:
     """The nodes that workers have left, for schedulers."""
-    names = [name.removesuffix(".json") for name in store.list("nodes")]
-    return [name for name in names if Node(store, name).bad()]
+    return [node.name for node in nodes(store) if node.bad()]

@@ -1,6 +1,6 @@
-"""The other end of `sweeps.dispatch.local.Children`: packs come, results go, as lines of JSON.
+"""The other end of `sweeps.dispatch.local.Children`: packs come through a pipe, results go back.
 
-    python -m sweeps.dispatch.child TRAINER THREADS SLOT SOURCES
+    python -m sweeps.dispatch.child TRAINER THREADS SLOT SOURCES PIPE
 
 It is started by a worker, and ends with it. The worker holds the right to the trials and puts their
 results; training here goes on when it says that one is put.
@@ -8,18 +8,17 @@ results; training here goes on when it says that one is put.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from lm.run.stopping import Termination
 from sweeps.dispatch.local import run_pack
-from sweeps.dispatch.right import LOST, Lost
 
 SIGNS = 0.5  # seconds between signs of life
 
@@ -27,14 +26,12 @@ SIGNS = 0.5  # seconds between signs of life
 class Remote:
     """The worker's right, from here."""
 
-    def __init__(self, answers: int, orders: queue.SimpleQueue):
-        self.answers, self.orders, self.told = answers, orders, 0.0
+    def __init__(self, pipe: Connection, orders: queue.SimpleQueue):
+        self.pipe, self.orders, self.told = pipe, orders, 0.0
 
     def say(self, **words: object) -> None:
         self.told = time.monotonic()
-        line = json.dumps(words).encode() + b"\n"
-        while line:
-            line = line[os.write(self.answers, line) :]
+        self.pipe.send(words)
 
     def hear(self) -> None:
         if time.monotonic() - self.told > SIGNS:
@@ -42,32 +39,26 @@ class Remote:
 
     def finish(self, name: str, result: Mapping) -> None:
         self.say(name=name, result=dict(result))
-        error = json.loads(self.orders.get())["put"]
-        if error and error[0] == LOST:
-            raise Lost(error[1])
-        if error:
-            raise OSError(*error)
+        if error := self.orders.get():
+            raise error
 
 
 def main() -> None:
-    trainer, threads, slot, sources = sys.argv[1:]
+    trainer, threads, slot, sources, number = sys.argv[1:]
     _stay_on(int(threads), int(slot))
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever training prints goes to the log
+    pipe, orders = Connection(int(number)), queue.SimpleQueue()
     termination = Termination()
     if Path(sources).is_dir():
         from optim import plugins
 
         plugins.look_in(sources)
-    orders: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
-    right = Remote(answers, orders)
+    threading.Thread(target=_listen, args=(pipe, orders), daemon=True).start()
+    right = Remote(pipe, orders)
     while True:
-        order = json.loads(orders.get())
+        configs, folders = orders.get()
         right.say(started=True)
         words = {"right": right, "termination": termination}
-        report = run_pack(trainer, order["configs"], order["folders"], **words)
-        right.say(report=report)
+        right.say(report=run_pack(trainer, configs, folders, **words))
 
 
 def _stay_on(threads: int, slot: int) -> None:
@@ -77,13 +68,15 @@ def _stay_on(threads: int, slot: int) -> None:
         os.sched_setaffinity(0, {cores[(slot * threads + i) % len(cores)] for i in range(threads)})
 
 
-def _listen(orders: queue.SimpleQueue) -> None:
+def _listen(pipe: Connection, orders: queue.SimpleQueue) -> None:
     """Ends this process at once when its worker is gone, even by kill -9, so that nothing trains
     twice.
     """
-    for line in sys.stdin:
-        orders.put(line)
-    os._exit(1)
+    try:
+        while True:
+            orders.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(1)
 
 
 if __name__ == "__main__":

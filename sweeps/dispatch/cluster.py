@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,12 +27,14 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from lm.storage import open_store
+from lm.storage import in_bucket, open_store
 from sweeps.dispatch import resources
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused
+from sweeps.dispatch.driver import Workers
 from sweeps.dispatch.resources import RANK, SLICE, Need
 
 LEFT = (0, 2, 4, 130, 143)  # exit codes after which a worker is not started again
+GROW = 10.0  # seconds between looks for new places
 
 
 class Seat:
@@ -58,27 +61,29 @@ class Seat:
             self.process.terminate()
 
     def _serve(self) -> None:
-        node, tries = ray.get_runtime_context().get_node_id()[:12], 0
-        path = Path(os.environ.get("BESTIARY_LOGS", "."))
-        while True:
-            environment = {**os.environ, "BESTIARY_NODE": node, "BESTIARY_TIED": "1"}
-            environment |= self._meet(tries) if self.count > 1 else {}
-            with contextlib.suppress(OSError):
-                path.mkdir(parents=True, exist_ok=True)
-            with open(path / f"{self.name}.{self.rank}.log", "ab") as log:
-                command = [sys.executable, "-m", "sweeps.work", *self.words]
-                self.process = subprocess.Popen(
-                    command, env=environment, stdout=log, stderr=subprocess.STDOUT
-                )
-            code = self.process.wait()
-            if self.stopped or code in LEFT:
-                ray.kill(ray.get_actor(f"{self.name}.{self.rank}"), no_restart=True)
-                return
+        tries = 0
+        while self._work() not in LEFT and not self.stopped:
             tries += 1
             time.sleep(min(60.0, 2.0**tries))
+        ray.kill(ray.get_actor(f"{self.name}.{self.rank}"), no_restart=True)
 
-    def _meet(self, tries: int) -> dict[str, str]:
-        """What joins the processes of a worker; the first says anew where, each time it starts."""
+    def _work(self) -> int:
+        """The worker's life once; its exit code."""
+        node = ray.get_runtime_context().get_node_id()[:12]
+        environment = {**os.environ, "BESTIARY_NODE": node, "BESTIARY_TIED": "1"}
+        environment |= self._meet() if self.count > 1 else {}
+        path = Path(os.environ["BESTIARY_LOGS"])
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)
+        with open(path / f"{self.name}.{self.rank}.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sweeps.work", *self.words],
+                **{"env": environment, "stdout": log, "stderr": subprocess.STDOUT},
+            )
+        return self.process.wait()
+
+    def _meet(self) -> dict[str, str]:
+        """What joins the processes of a worker: the first says where, each time it starts."""
         name = f"orders/{self.name}-address.json"
         if self.rank == 0:
             with socket.socket() as probe:
@@ -86,27 +91,30 @@ class Seat:
                 port = probe.getsockname()[1]
             address = f"{ray.util.get_node_ip_address()}:{port}"
             self.store.write_json(name, address)
-            self.address = address
-        else:
-            before = getattr(self, "address", None)
-            while (address := self.store.read_json(name)) in (None, before):
+        else:  # what an earlier first process has said answers no more
+            while not _answers(address := self.store.read_json(name)) and not self.stopped:
                 time.sleep(1.0)
-            self.address = address
         numbers = {"JAX_PROCESS_ID": str(self.rank), "JAX_NUM_PROCESSES": str(self.count)}
-        return {"JAX_COORDINATOR_ADDRESS": address, **numbers}
+        return {"JAX_COORDINATOR_ADDRESS": address or "", **numbers}
 
 
-class Cluster:
+def _answers(address: str | None) -> bool:
+    host, _, port = (address or "").rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port or 0)), timeout=5):
+        return True
+    return False
+
+
+class Cluster(Workers):
     """The workers of one workdir."""
 
-    def __init__(self, address: str, text: str, words: Sequence[str], logs: str):
+    def __init__(self, address: str, text: str, workdir: str, words: Sequence[str]):
         """Connects.
 
         Args:
           address: of a running cluster; "auto" finds the one this machine belongs to.
           text: `--resources`, what each worker gets.
-          words: flags of `sweeps.work`; the first is --workdir=...
-          logs: the folder for what workers print, on each node.
+          words: flags of `sweeps.work`.
         Raises:
           Refused: no cluster answers, or no node ever has what is asked for.
         """
@@ -114,17 +122,24 @@ class Cluster:
             self.need = resources.parse(text)
         except ValueError as error:
             raise Refused(str(error)) from None
-        self.words = [*words, "--sharded" if self.need.sharded else "--slots=1"]
+        bucket = in_bucket(workdir)
+        workdir = workdir if bucket else str(Path(workdir).resolve())
+        self.logs = f"{tempfile.gettempdir()}/bestiary-logs" if bucket else f"{workdir}/logs"
+        how = "--sharded" if self.need.sharded else "--slots=1"
+        self.words = [f"--workdir={workdir}", *words, how]
         self.name = "bestiary-" + hashlib.sha256(f"{self.words} {text}".encode()).hexdigest()[:12]
-        self.logs, self.groups = logs, []
+        self.groups, self.asked, self.grown = [], False, -GROW
         _connect(address)
         nodes = ray.nodes()
         if not resources.places(nodes, self.need):
             reason = resources.explain(nodes, self.need)
             raise Refused(f"nothing here can work on this study: {reason}")
 
-    def grow(self) -> int:
-        """Starts workers on places that have none; returns how many are new."""
+    def news(self) -> list[str]:
+        """Starts workers on places that have none, now and then."""
+        if time.monotonic() - self.grown < GROW or self.asked:
+            return []
+        self.grown = time.monotonic()
         nodes, new = ray.nodes(), 0
         slices = list(resources.slices(nodes, self.need)) if self.need.topology else []
         for i in range(resources.places(nodes, self.need)):
@@ -133,7 +148,7 @@ class Cluster:
             except ValueError:
                 self._start(f"{self.name}-{i}", {SLICE: slices[i]} if slices else {})
                 new += 1
-        return new
+        return [f"{new} workers are started"] if new else []
 
     def _start(self, name: str, labels: Mapping[str, str]) -> None:
         need, group = self.need, None
@@ -155,9 +170,9 @@ class Cluster:
             actor = ray.remote(Seat).options(**options)
             actor.remote(name, rank, need.hosts, self.words, environment)
 
-    def alive(self) -> bool:
-        """Whether any worker is still there, or waits for its place."""
-        return bool(self._there())
+    def ended(self) -> str | None:
+        left = f"all workers have left; what they said is in {self.logs} on their nodes"
+        return None if self._there() else left
 
     def _there(self) -> list[str]:
         """Names of the actors that are placed; where none is, of those that wait."""
@@ -171,16 +186,16 @@ class Cluster:
                 waiting.append(f"{self.name}-{i}.0")
         return waiting
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Lets all workers save and leave, or ends them."""
+    def stop(self) -> None:
         for name in self._there():
             with contextlib.suppress(ValueError, ray.exceptions.RayError):
                 actor = ray.get_actor(name)
-                ray.kill(actor) if at_once else actor.stop.remote()
+                ray.kill(actor) if self.asked else actor.stop.remote()
+        self.asked = True
 
     def close(self) -> None:
         """Leaves; the workers go on."""
-        if not self.alive():
+        if not self._there():
             for group in self.groups:
                 with contextlib.suppress(ValueError):
                     remove_placement_group(group)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import signal
 import subprocess
 import sys
@@ -13,10 +11,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lm.storage import Store, in_bucket
-from sweeps.dispatch.accidents import Refused, standing
+from sweeps.dispatch.accidents import standing
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.ledger import Ledger
 from sweeps.plan.phases import Plan
 from sweeps.plan.study import Study
@@ -78,28 +76,6 @@ class Process(Workers):
             self.process.terminate()
 
 
-class OnCluster(Workers):
-    """The workers of a Ray cluster."""
-
-    def __init__(self, cluster: Any):
-        """`cluster`: a `sweeps.dispatch.cluster.Cluster`."""
-        self.cluster, self.asked, self.grown = cluster, False, -math.inf
-
-    def news(self) -> list[str]:
-        if time.monotonic() - self.grown < 10.0 or self.asked:
-            return []
-        self.grown = time.monotonic()
-        new = self.cluster.grow()
-        return [f"{new} workers are started"] if new else []
-
-    def ended(self) -> str | None:
-        return None if self.cluster.alive() else "all workers of the cluster have left"
-
-    def stop(self) -> None:
-        self.cluster.stop(at_once=self.asked)
-        self.asked = True
-
-
 def follow(
     store: Store, study: Study, workers: Workers, log: Callable
 ) -> tuple[Plan, dict[Trial, str], Ledger]:
@@ -143,10 +119,3 @@ def _stopping(workers: Workers, log: Callable) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def machine_logs(store: Store) -> str:
-    """Where workers elsewhere leave what they print."""
-    if in_bucket(store.address):
-        return os.path.join(tempfile.gettempdir(), "bestiary-logs")
-    return str(Path(store.address).resolve() / "logs")

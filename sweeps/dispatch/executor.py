@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from sweeps.dispatch.right import Right
 
 # Why a pack ended without all its results. Divergence is not among them: it is a result. A pack
-# that was "stopped" has saved and counts as not finished, not as a failed attempt.
-CAUSES = ("failed", "memory", "killed", "timeout", "preempted", "disk", "stopped")
+# that was "stopped" has saved and counts as not finished, not as a failed attempt. "room": the
+# state is larger than this machine's memory, which is known before anything is compiled.
+CAUSES = ("failed", "memory", "room", "killed", "timeout", "preempted", "disk", "stopped")
 
 
 class Report(NamedTuple):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from sweeps.plan.trial import Cell, Outcome, Trial, freeze
 
 STATUSES = ("finished", "diverged", "infeasible")
 NUMBERS = ("flops", "seconds", "tokens")
-UNUSABLE = (ValueError, KeyError, TypeError, AttributeError)  # what `outcome` raises
+UNUSABLE = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged file raises
 SEGMENT = 500  # result lines of one register
 
 
@@ -72,8 +73,7 @@ class Ledger:
         found = self.store.find("trials", "result.json")
         lines = {line[0]: line for line in self._news()}
         known = {name for name, line in lines.items() if found.get(name) == line[1]}
-        for name in known:
-            self._enter(lines[name])
+        self._enter(lines[name] for name in known)
         rest = [name for name in found if name not in known]
         results = self.store.read_all([f"trials/{name}/result.json" for name in rest])
         configs = self.store.read_all([f"trials/{name}/config.json" for name in rest])
@@ -102,8 +102,7 @@ class Ledger:
     def look(self) -> bool:
         """Takes in what others have finished since; True if there was anything."""
         before = len(self.outcomes)
-        for line in self._news():
-            self._enter(line)
+        self._enter(self._news())
         return len(self.outcomes) > before
 
     def take(
@@ -161,8 +160,7 @@ class Ledger:
         waits for the next time.
         """
         while self._later and tries:
-            for line in self._news():
-                self._enter(line)
+            self._enter(self._news())
             if len(self._lines) >= SEGMENT:
                 self._number, self._version, self._lines = self._number + 1, None, []
             room = SEGMENT - len(self._lines)
@@ -187,12 +185,10 @@ class Ledger:
             self._number, self._version, self._lines = self._number + 1, None, []
         return found
 
-    def _enter(self, line: list) -> None:
-        name, _, cell, point, seed, status, loss, reason, *numbers = line
-        trial = Trial(Cell(*cell), freeze(dict(map(tuple, point))), seed)
-        if trial.cell in self.study.cells and trial not in self.outcomes:
-            loss = math.inf if loss is None else loss
-            self.outcomes[trial] = Outcome(status, loss, name, reason, *numbers)
+    def _enter(self, lines: Iterable[list]) -> None:
+        for trial, run in map(_run, lines):
+            if trial.cell in self.study.cells:
+                self.outcomes.setdefault(trial, run)
 
 
 def _line(trial: Trial, run: Outcome, version: str | None) -> list:
@@ -202,18 +198,27 @@ def _line(trial: Trial, run: Outcome, version: str | None) -> list:
     return [*named, run.status, loss, run.reason, *numbers]
 
 
+def _run(line: list) -> tuple[Trial, Outcome]:
+    name, _, cell, point, seed, status, loss, reason, *numbers = line
+    trial = Trial(Cell(*cell), freeze(dict(map(tuple, point))), seed)
+    return trial, Outcome(status, math.inf if loss is None else loss, name, reason, *numbers)
+
+
 def _text(lines: Iterable[list]) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
 def _lines(content: bytes) -> list[list]:
-    """Whole lines; a register cut short by a loss of power ends where it was cut."""
+    """Whole lines; a register cut short by a loss of power, or of another version, ends there."""
     lines = []
     for text in content.decode(errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, list) or len(line) != 8 + len(NUMBERS):
+            break
+        lines.append(line)
     return lines
 
 
@@ -227,8 +232,12 @@ def certify(
       failed: trials that are not tried again, and why. The cells that they hold up are certified
         as they stand: not complete.
     """
+    held: dict[Cell, dict[str, str]] = defaultdict(dict)
+    for trial in plan.pending if failed else ():
+        if trial in failed:
+            held[trial.cell][study.hash(trial)] = failed[trial]
     for cell in study.cells:
-        causes = {study.hash(t): failed[t] for t in plan.pending if t.cell == cell and t in failed}
+        causes = held.get(cell, {})
         over = cell in plan.repeats or (causes and cell in plan.searches)
         known = (plan.sensitive.get(cell.optimizer), causes) if over else None
         if over and written.get(cell) != known:

@@ -1,6 +1,6 @@
 """Packs on this machine: in this process, or in warm child processes that may crash without harm.
 
-A child imports JAX once and takes packs one after the other over its standard input. A crash, an
+A child imports JAX once and takes packs one after the other through a pipe. A crash, an
 out-of-memory kill or a hang takes down one child with one pack; it is replaced when the next pack
 needs it. A trainer is `f(configs, folders, *, log, right, termination)`.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,7 +24,7 @@ from lm.run.records import Right
 from lm.run.stopping import Stopped, Termination
 from lm.storage import Store, in_bucket
 from sweeps.dispatch.executor import Executor, Report
-from sweeps.dispatch.right import LOST, Lost, Pulse
+from sweeps.dispatch.right import Lost, Pulse
 
 TRAINER = "lm.train:train_pack"
 SAVED = 60.0  # seconds a stopped child may take to save
@@ -53,8 +53,10 @@ def run_pack(
             where = f" for {error.filename}" if error.filename else ""
             return Report("disk", f"no space left on the device{where}")
         return Report("failed", f"{type(error).__name__}: {error}")
+    except MemoryError as error:
+        return Report("room", str(error))
     except Exception as error:
-        full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        full = "RESOURCE_EXHAUSTED" in str(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return Report("memory" if full else "failed", reason)
     finally:
@@ -169,43 +171,43 @@ class Children(Executor):
 
 
 class _Child:
-    """One child process; it dies with its worker because its standard input closes."""
+    """One child process; it dies with its worker because the pipe closes."""
 
     def __init__(self, owner: Children):
-        self.owner, self.output, self.slot = owner, b"", owner.slots.pop(0)
-        self.stopped = 0.0
+        self.owner, self.slot, self.stopped = owner, owner.slots.pop(0), 0.0
+        self.pipe, its = multiprocessing.Pipe()
+        words = map(str, (owner.trainer, owner.threads, self.slot, owner.sources, its.fileno()))
         self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "sweeps.dispatch.child", owner.trainer),
-                *(str(owner.threads), str(self.slot), str(owner.sources)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            [sys.executable, "-m", "sweeps.dispatch.child", *words],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[its.fileno()],
             start_new_session=True,  # a signal to the worker's group is the worker's to handle
         )
-        os.set_blocking(self.process.stdout.fileno(), False)
+        its.close()
 
     def send(self, configs: Sequence[dict], folders: Sequence[str], timeout: float) -> None:
         self.pulse, self.timeout, self.deadline = Pulse(), timeout, float("inf")
-        self._tell({"configs": list(configs), "folders": list(folders)})
+        self._tell((list(configs), list(folders)))
 
-    def _tell(self, words: dict) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died while idle; poll says so
-            self.process.stdin.write(json.dumps(words).encode() + b"\n")
-            self.process.stdin.flush()
+    def _tell(self, words: object) -> None:
+        with contextlib.suppress(OSError):  # it is dead; poll says so
+            self.pipe.send(words)
+
+    def _hears(self) -> dict | None:
+        """What it says next, None where it says nothing."""
+        with contextlib.suppress(EOFError, OSError):
+            return self.pipe.recv() if self.pipe.poll() else None
+        return None
 
     def poll(self) -> Report | None:
-        self.output += self.process.stdout.read() or b""
-        while b"\n" in self.output:
-            line, self.output = self.output.split(b"\n", 1)
-            said = json.loads(line)
+        while said := self._hears():
             self.pulse.hear()
             if "report" in said:
-                return Report(*said["report"])
+                return said["report"]
             if "started" in said:  # its imports lie behind it
                 self.deadline = time.monotonic() + self.timeout
             if "result" in said:
-                self._tell({"put": self._put(said["name"], said["result"])})
+                self._tell(self._put(said["name"], said["result"]))
         if (code := self.process.poll()) is not None:
             return self._ended(code)
         for late, reason in (
@@ -219,15 +221,12 @@ class _Child:
             self.process.kill()
         return None
 
-    def _put(self, name: str, result: dict) -> list:
-        """What to tell the child: nothing when the result is put, else the error's number."""
+    def _put(self, name: str, result: dict) -> Exception | None:
+        """What to tell the child: nothing when the result is put."""
         try:
-            self.owner.right.finish(name, result)
-        except Lost:
-            return [LOST, "the right was taken"]
-        except OSError as error:
-            return [error.errno, error.strerror, str(error.filename)]
-        return []
+            return self.owner.right.finish(name, result)
+        except (Lost, OSError) as error:
+            return error
 
     def _ended(self, code: int) -> Report:
         if self.stopped:
@@ -251,6 +250,4 @@ class _Child:
         self.process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # one that the system does not let die
             self.process.wait(10)
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
+        self.pipe.close()

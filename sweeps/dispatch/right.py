@@ -136,14 +136,14 @@ class Right:
         ours, left = [], []
         for name in names:
             kept = self.store.get(f"claims/{name}")
-            owner = kept.content.decode() if kept else ""
-            if owner and not self.gone(owner):
+            owner = kept.content.decode(errors="replace") if kept else ""
+            if owner not in ("", self.token) and not self.gone(owner):
                 continue
             content, version = self.token.encode(), kept.version if kept else None
             if new := self.store.swap(f"claims/{name}", content, version):
                 self.claims[name] = new
                 ours.append(name)
-                left += [name] if owner else []
+                left += [name] if owner not in ("", self.token) else []
         return ours, left
 
     def release(self, names: Iterable[str], *, over: bool = False) -> None:

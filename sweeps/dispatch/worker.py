@@ -7,6 +7,7 @@ to claim waits for the others; what they leave behind when they are lost it take
 
 from __future__ import annotations
 
+import bisect
 import errno
 import math
 import os
@@ -19,7 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lm.storage import Store, in_bucket
-from sweeps.dispatch.accidents import Accidents, Node, Refused
+from sweeps.dispatch.accidents import Accidents, Node
+from sweeps.dispatch.begun import Refused
 from sweeps.dispatch.executor import Executor, Report
 from sweeps.dispatch.ledger import Ledger, certify
 from sweeps.dispatch.packs import Pack, Widths, packs
@@ -31,6 +33,7 @@ from sweeps.plan.trial import Trial, finite
 
 LOOK = (1.0, 5.0)  # seconds between looks at a disk and at a bucket
 RARELY = (5.0, 60.0)  # where nothing has come for long
+LOOKS = (100.0, 20.0)  # a second, of all workers together
 TRIED = (32, 1)  # claims of others looked at in one go, on a disk and in a bucket
 LOSSES = ("failed", "killed", "memory", "timeout")  # that may be the node's fault
 
@@ -74,12 +77,12 @@ class Worker:
         self.widths = Widths(min(study.config["pack"]["width"], executor.widest))
         self.running: dict[int, tuple[Pack, Any, float]] = {}
         self.again: list[Pack] = []  # parts of packs that died, to be run as they are
+        self.too_large: dict[str, str] = {}  # programs that this machine cannot hold, and why
         self.certified: dict = {}
-        self.state = Plan()
         self.began, self.done_flops, self.deaths = time.monotonic(), 0.0, 0
         far = in_bucket(store.address)
         self.often, self.rarely, self.tried = LOOK[far], RARELY[far], TRIED[far]
-        self.patience = self.often
+        self.patience, self.workers, self.looks = self.often, [self.right.token], LOOKS[far]
 
     def run(self) -> tuple[Plan, dict[Trial, str], Ledger]:
         """Works as long as there is something to do.
@@ -127,7 +130,7 @@ class Worker:
         state, failed = self._plan()
         todo = [trial for trial in state.pending if trial not in failed]
         if not self.asked_to_stop.is_set():
-            self._start(todo)
+            self._start(self._fit(todo))
         over = not todo and not self.running
         certify(self.study, state, self.store, self.certified, failed if over else {})
         if over:
@@ -136,14 +139,30 @@ class Worker:
             raise Stopping
         return None
 
+    def _fit(self, todo: list[Trial]) -> list[Trial]:
+        """The trials that this machine can hold; all of them where nobody else is there.
+
+        Raises:
+          Refused: none.
+        """
+        if not self.too_large:
+            return todo
+        fit = [trial for trial in todo if self.study.program(trial) not in self.too_large]
+        if todo and not fit and not self.running:
+            (reason, *_) = self.too_large.values()
+            if self._others():
+                raise Refused(f"what is left to train does not fit this machine: {reason}")
+            self.too_large.clear()
+            return todo
+        return fit
+
     def _tidy(self) -> None:
-        """Removes what killed workers left."""
+        """Removes what killed workers left: of lives, those up to the next that goes on."""
         over = {run.hash for run in self.ledger.outcomes.values()}
         for name in self.store.list("claims"):
             if name in over:
                 self.store.delete(f"claims/{name}")
-        for token in self.store.list("workers"):
-            self.right.gone(token)
+        self._others()
 
     def stop(self) -> None:
         """Running packs save and end, nothing new is begun; from a signal's handler."""
@@ -159,9 +178,9 @@ class Worker:
             if reason := cost.over_budget(cost.spent(runs), self.study.config["budget"], rate):
                 words = "which is spent; results are kept, raise the budget to go on"
                 raise Refused(f"{reason}, {words}")
-            self.state, failed = self.accidents.stand(outcomes)
+            state, failed = self.accidents.stand(outcomes)
             if not (found := self.accidents.write_off(self.ledger, failed)):
-                return self.state, failed
+                return state, failed
             for trial in found:
                 self.log(f"{trial.cell}: recorded as infeasible: {outcomes[trial].reason}")
 
@@ -175,40 +194,40 @@ class Worker:
             if self.again:
                 self._begin(self.again.pop(0))
                 continue
-            claims = self.store.list("claims")
+            claims, self.workers = self.store.list("claims"), sorted(self.store.list("workers"))
             here = {t for pack, *_ in self.running.values() for t in pack.trials}
             mine = [trial for trial in todo if trial not in here]
             free = [trial for trial in mine if self.study.hash(trial) not in claims]
             if not free:  # is one of the others gone?
-                taken = random.sample(mine, min(len(mine), self.tried))
-                free = [trial for trial in mine if trial in self._claim(taken)]
+                free = self._claim(random.sample(mine, min(len(mine), self.tried)))
                 if not free:
                     return
-            workers = sorted(self.store.list("workers"))
             found = packs(
                 free,
                 self.study.program,
                 self.study.flops,
                 width=self.widths,
-                workers=max(self.slots, len(workers)),
+                workers=max(self.slots, len(self.workers)),
                 alone=self.accidents.alone,
             )
             # The workers begin at different packs, so that few want the same.
-            turn = workers.index(self.right.token) if self.right.token in workers else 0
+            turn = bisect.bisect_left(self.workers, self.right.token)
             pack = found[turn % len(found)]
             ours = self._claim(pack.trials)
             done = self.ledger.take(ours, self.log)
             self.right.release(map(self.study.hash, done), over=True)
             left = tuple(trial for trial in ours if trial not in done)
-            rest = [t for t in self._mine(todo) if t not in (*left, *here)]
-            self.right.release(map(self.study.hash, rest))
+            used = {self.study.hash(trial) for trial in (*left, *here)}
+            self.right.release([name for name in self.right.claims if name not in used])
             if left:
                 self._begin(pack._replace(trials=left))
             elif done:
                 return  # the plan is another by now
 
-    def _mine(self, trials: Sequence[Trial]) -> list[Trial]:
-        return [trial for trial in trials if self.study.hash(trial) in self.right.claims]
+    def _others(self) -> bool:
+        """Whether anybody else works on the study."""
+        tokens = sorted(self.store.list("workers"), key=lambda token: token < self.right.token)
+        return not all(self.right.gone(t) for t in tokens if t != self.right.token)
 
     def _claim(self, trials: Sequence[Trial]) -> list[Trial]:
         """Those of the trials that are ours now; a lost worker's count as lost once more."""
@@ -237,8 +256,12 @@ class Worker:
     def _wait(self) -> None:
         """Returns when a pack has ended here, or when it is time to look at the others."""
         busy = self.executor.capacity() == 0
-        seconds = max(self.patience, 5 * self.often) if busy else self.patience
-        look = time.monotonic() + seconds * (1 + random.random())
+        seconds = max(self.patience, 5 * self.often * busy, len(self.workers) / self.looks)
+        seconds *= 1 + random.random()
+        if not self.running:
+            self.asked_to_stop.wait(seconds)
+            return
+        look = time.monotonic() + seconds
         while time.monotonic() < look and not self._collect():
             if self.asked_to_stop.is_set() and not self.running:
                 return
@@ -268,25 +291,34 @@ class Worker:
         if report.cause == "disk":
             kept = "finished results are kept, free some space and run again"
             raise OSError(errno.ENOSPC, f"{report.reason}; {kept}")
-        groups: list[list[Trial]] = []
-        if rest and report.cause == "stopped":
+        kept: set[Trial] = set()
+        if not rest:
+            self.widths.ran(pack.key, [self.ledger.outcomes[trial] for trial in pack.trials])
+        elif report.cause == "stopped":
             self.asked_to_stop.set()
             self.log(f"{len(rest)} trials are not finished and go on from what was saved")
-        elif rest:
+        else:
             self.log(
                 f"a pack of {len(pack.trials)} lost {len(rest)} trials "
                 f"({report.cause or 'failed'}): {report.reason or 'training wrote no result'}"
             )
-            if len(rest) > 1 and report.cause == "memory":
-                self.widths.too_wide(pack.key, len(pack.trials))
-            groups = self.accidents.lost(rest, report._replace(where=node_name()))
-        else:
-            self.widths.ran(pack.key, [self.ledger.outcomes[trial] for trial in pack.trials])
-        self.again += [pack._replace(trials=tuple(group)) for group in groups]
-        kept = {trial for group in groups for trial in group}
+            kept = self._lost(pack, rest, report)
         self.right.release(self.study.hash(trial) for trial in rest if trial not in kept)
         self._blame(pack, report, bool(rest))
         self._tell()
+
+    def _lost(self, pack: Pack, rest: Sequence[Trial], report: Report) -> set[Trial]:
+        """Decides on trials that a pack left without results; gives those that run again here."""
+        if len(rest) > 1 and report.cause in ("memory", "room"):
+            self.widths.too_wide(pack.key, len(pack.trials))
+        if report.cause == "room":
+            if len(rest) == 1 and self._others():  # theirs, and no attempt
+                self.too_large[pack.key] = report.reason
+                return set()
+            report = report._replace(cause="memory")
+        groups = self.accidents.lost(rest, report._replace(where=node_name()))
+        self.again += [pack._replace(trials=tuple(group)) for group in groups]
+        return {trial for group in groups for trial in group}
 
     def _blame(self, pack: Pack, report: Report, lost: bool) -> None:
         """Notes how this node does. Where nothing has worked yet, it gives the others time."""
@@ -298,7 +330,7 @@ class Worker:
         elsewhere = {attempt.where for t in pack.trials for attempt in self.accidents.of(t)}
         began = {t.cell.optimizer for t in self.ledger.outcomes} & {pack.trials[0].cell.optimizer}
         self.node.ended(well=False, fault=bool(began) and elsewhere <= {node_name()})
-        if not self.ledger.outcomes and len(self.store.list("workers")) > 1:
+        if not self.ledger.outcomes and len(self.workers) > 1:
             self.deaths += 1
             pause = min(60.0, self.right.every * 2.0 ** (self.deaths - 4))
             self.asked_to_stop.wait(pause if self.deaths > 2 else 0.0)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lm.storage import in_bucket, open_store
-from sweeps.dispatch.accidents import Accidents, Refused
+from sweeps.dispatch.accidents import Accidents
+from sweeps.dispatch.begun import Refused, begun
 from sweeps.dispatch.ledger import UNUSABLE, Ledger
 from sweeps.plan.phases import plan
 from sweeps.plan.study import Study
@@ -117,13 +118,10 @@ class Watcher:
     def __init__(self, address: str):
         """
         Raises:
-          Refused: there is no study; OSError: the store does not answer.
+          Refused: there is no study, or it is damaged; OSError: the store does not answer.
         """
         self.store = open_store(address)
-        config = self.store.read_json("study.json")
-        if config is None:
-            raise Refused(f"{address} holds no study (no study.json)")
-        self.study = Study(config)
+        self.study = begun(self.store)
         self.ledger: Ledger | None = None
         self.accidents = Accidents(self.store, self.study)
         self.expected, self.plan = Expected(self.study), None

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from lm.storage import in_bucket
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused
 from sweeps.watch import words
 from sweeps.watch.look import Look, Watcher
 
@@ -78,17 +78,24 @@ def watch(address: str, every: float | None = None) -> None:
     """Looks until interrupted, every so many seconds.
 
     Raises:
-      Refused: there is no study.
+      Refused: there is no study; OSError: the store does not answer at first.
     """
-    watcher, console, every = Watcher(address), Console(), every or _every(address)
+    looks, console = _looks(address, every or _every(address)), Console()
     if not console.is_terminal:
-        while True:
-            print(words.total(watcher.look()), flush=True)
-            time.sleep(every)
+        for look in looks:
+            print(words.total(look), flush=True)
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            show(live, watcher.look())
-            time.sleep(every)
+        for look in looks:
+            show(live, look)
+
+
+def _looks(address: str, every: float) -> Iterator[Look]:
+    watcher = Watcher(address)
+    yield watcher.look()
+    while True:
+        time.sleep(every)
+        with contextlib.suppress(OSError):  # the store may not answer for a while
+            yield watcher.look()
 
 
 def _every(address: str) -> float:

@@ -5,22 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lm.run.progress import duration
 from sweeps.plan.trial import Cell
 from sweeps.watch.look import COUNTS, Look
-
-
-def duration(seconds: float | None) -> str:
-    """'42 s', '3m20s', '5h07m', '4 days'; '?' where it is not known."""
-    if seconds is None:
-        return "?"
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02}s"
-    if seconds < 48 * 3600:
-        return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
-    return f"{seconds / 86400:.0f} days"
 
 
 def total(look: Look) -> str:

@@ -1,5 +1,6 @@
 """A trained checkpoint scored on tasks: the arithmetic here, the harness where it is installed."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -36,16 +37,24 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture
-def scorer(key):
+@pytest.fixture(scope="module")
+def scorer():
+    """(scorer, log p of 16 tokens): of a model that is not trained."""
     config = tiny.config()
-    params = model_lib.init(model_lib.build(config), key)
-    return config, params, downstream.Scorer(config, params, batch_size=2)
+    model = model_lib.build(config)
+    params = jax.jit(functools.partial(model_lib.init, model))(jax.random.key(0))
+
+    @jax.jit
+    def log_p_TV(tokens_T):
+        x_BTD, head_DV = model.apply({"params": params}, tokens_T[None])
+        return jax.nn.log_softmax((x_BTD @ head_DV)[0].astype(jnp.float32))
+
+    return downstream.Scorer(config, params, batch_size=2), log_p_TV
 
 
-def by_hand(config, params, tokens, count):
-    x_BTD, head_DV = model_lib.build(config).apply({"params": params}, jnp.array([tokens]))
-    log_p_TV = jax.nn.log_softmax((x_BTD @ head_DV)[0].astype(jnp.float32))
+def by_hand(log_p_TV, tokens, count):
+    """Filled up to 16 tokens: what follows a token changes nothing for it."""
+    log_p_TV = np.asarray(log_p_TV(jnp.array(tokens + [0] * (16 - len(tokens)))))
     asked = range(len(tokens) - 1 - count, len(tokens) - 1)
     nats = -sum(float(log_p_TV[t, tokens[t + 1]]) for t in asked)
     return -nats, all(int(log_p_TV[t].argmax()) == tokens[t + 1] for t in asked)
@@ -53,27 +62,27 @@ def by_hand(config, params, tokens, count):
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_scores_are_the_models_whatever_the_padding_and_the_order(scorer, rows, monkeypatch):
-    config, params, score = scorer
-    monkeypatch.setattr(downstream, "SCORES_BYTES", rows * 4 * config["model"]["heads"] * 16**2)
+    score, log_p = scorer
+    monkeypatch.setattr(downstream, "SCORES_BYTES", rows * 4 * tiny.MODEL["heads"] * 16**2)
     assert score.rows(16) == rows
     rng = np.random.default_rng(0)
     sequences = [rng.integers(0, 256, n).tolist() for n in (16, 3, 9, 2, 12)]
     counts = [4, 1, 8, 1, 2]
     for found, tokens, count in zip(score(sequences, counts), sequences, counts, strict=True):
-        nats, likeliest = by_hand(config, params, tokens, count)
+        nats, likeliest = by_hand(log_p, tokens, count)
         assert found[0] == pytest.approx(nats, rel=1e-5) and found[1] == likeliest
 
 
 def test_a_long_context_loses_its_beginning(scorer):
-    config, params, score = scorer
+    score, log_p = scorer
     tokens = list(range(40))
     (found,) = score([tokens], [3])
-    assert found[0] == pytest.approx(by_hand(config, params, tokens[-16:], 3)[0], rel=1e-5)
+    assert found[0] == pytest.approx(by_hand(log_p, tokens[-16:], 3)[0], rel=1e-5)
 
 
 def test_rolling_scores_each_token_once(scorer):
     pytest.importorskip("lm_eval")
-    *_, score = scorer
+    score, _ = scorer
     model = downstream.harness_model(score, Bytes())
     text = "x" * 50
     request = types.SimpleNamespace(args=(text,))

@@ -55,6 +55,7 @@ class Bucket(ThreadingHTTPServer):
         url = f"http://localhost:{self.server_port}"
         self.environment = environment(url)
         self.accidents, self.rng = accidents, random.Random(seed)
+        self.denied: tuple[str, ...] = ()  # XML methods that nobody has the right to
         self.counts: dict[str, int] = {}  # XML requests by method
 
     def __enter__(self):
@@ -190,6 +191,8 @@ class Request(BaseHTTPRequestHandler):
         """The API of S3, which Google speaks too."""
         if bucket != NAME:
             return self.reply(404, b"<Error><Message>there is no such bucket</Message></Error>")
+        if self.command in self.server.denied:
+            return self.reply(403, b"<Error><Message>Access Denied</Message></Error>")
         wait, before, after = self.server.fault()
         time.sleep(wait)
         if before:

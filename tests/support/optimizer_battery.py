@@ -327,16 +327,11 @@ def composes(b):
         rest = {name: tree for name, tree in part.items() if name != "left"}
         return gradient(rest) | {"left": part["left"]}
 
-    @jit_once
-    def accumulate(params):
-        one, two = (
-            jax.tree.map(lambda g, c=c: c * g, b.grads) | {"left": params["left"]}
-            for c in (0.5, 1.5)
-        )
-        carry = update(tx, params, tx.init(params), one, grad_fn)
-        return update(tx, *carry, two, grad_fn)[0]
-
-    new = accumulate(params)
+    step = jit_once(lambda *args: update(tx, *args, grad_fn))
+    new, state = params, tx.init(params)
+    for share in (0.5, 1.5):
+        grads = jax.tree.map(lambda g, share=share: share * g, b.grads)
+        new, state = step(new, state, grads | {"left": params["left"]})
     del new["left"]
     near(new, b.steps(1)[0], b.atol)
 

@@ -54,3 +54,7 @@ def table(workdir):
     files = sorted((workdir / "certificates").iterdir())
     names = sorted(path.name for path in (workdir / "trials").iterdir())
     return {path.name: path.read_bytes() for path in files}, names
+
+
+def certificate(workdir, cell):
+    return json.loads((workdir / "certificates" / f"{cell}.json").read_text())

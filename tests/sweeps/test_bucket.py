@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 
+import azurite
 import fake_bucket
 import pytest
 from study_rig import command, run, table
@@ -12,6 +13,7 @@ from analysis.runs import reader
 from lm.storage import open_store
 from sweeps import run as run_lib
 from sweeps import status, work
+from sweeps.dispatch.local import keep_sources, sources
 from sweeps.dispatch.worker import Worker
 
 
@@ -26,8 +28,20 @@ def bucket(monkeypatch, tmp_path):
     open_store.cache_clear()
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_a_study_in_a_bucket_ends_as_on_a_disk(bucket, tmp_path, capsys, scheme, monkeypatch):
+@pytest.fixture
+def azure(bucket, monkeypatch):
+    with azurite.azurite() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_study_in_a_bucket_ends_as_on_a_disk(
+    bucket, tmp_path, capsys, scheme, monkeypatch, request
+):
+    if scheme == "az":
+        request.getfixturevalue("azure")
     address, words = f"{scheme}://race/studies/tiny", ["--config.phases.II=[]"]
     assert run_lib.main([*command(address), *words]) == 0
     assert work.main([f"--workdir={address}", "--trainer=fake_trainer:train_pack"]) == 0
@@ -72,5 +86,42 @@ def test_what_a_bucket_does_not_hold_is_one_line(bucket, capsys):
         error = capsys.readouterr().err
         assert expected in error and error.count("\n") == 1
     bucket.objects["half/study.json"] = (1, json.dumps({"name": "x"})[:5].encode())
-    assert work.main(["--workdir=s3://race/half"]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    for main, words in (
+        (work.main, ["--workdir=s3://race/half"]),
+        (status.main, ["s3://race/half"]),
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "study.json cannot be read" in error and error.count("\n") == 1
+
+
+def test_who_has_no_rights_is_told_in_a_line_and_nothing_is_lost(bucket, capsys):
+    address, words = "s3://race/mine", ["--config.phases.II=[]"]
+    worker = [f"--workdir={address}", "--trainer=fake_trainer:train_pack"]
+    assert run_lib.main([*command(address), *words]) == 0
+    kept = dict(bucket.objects)
+    bucket.denied = ("PUT", "POST", "DELETE")
+    assert status.main([address]) == 0  # who may read may look
+    assert "2 of 2 cells certified" in capsys.readouterr().out
+    extended = [*command(address), *words, "--config.seeds=[0,1,2,3]", "--extend"]
+    assert run_lib.main([*extended, "--dry_run"]) == 0
+    for main, arguments in ((run_lib.main, extended), (work.main, worker)):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert "cannot be written: Access Denied" in error and error.count("\n") == 1
+    bucket.denied += ("GET",)
+    for main, arguments in ((work.main, worker), (status.main, [address])):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert "study.json: cannot be read: Access Denied" in error and error.count("\n") == 1
+    assert bucket.objects == kept
+
+
+def test_own_optimizers_travel_with_the_study(bucket, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "def make(learning_rate, beta2: float = 0.95): ...\n"
+    (tmp_path / "own_far.py").write_text(text)
+    store = open_store("s3://race/own")
+    keep_sources(store, ["own_far:make"])
+    assert (sources(store) / "own_far.py").read_text() == text
+    assert not sources(open_store("s3://race/none")).is_dir()

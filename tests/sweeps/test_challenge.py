@@ -8,6 +8,7 @@ import study_rig
 from configs import challenge as races
 from optim import plugins
 from sweeps import challenge
+from sweeps.plan import design
 from sweeps.plan.config import complete
 
 OWN = "def make(learning_rate, beta2: float = 0.95): ...\n"
@@ -76,7 +77,7 @@ def test_designs_take_all_budgets_first_and_then_seeds(name, capsys):
         assert run("nadamw", "--against=adamw", f"--hours={hours}", "--dry_run") == 0
         found[hours] = capsys.readouterr().out
     assert "nano-xs 0.5x\n" in found[0.009] and "nano-xs 0.5x, nano-xs 1x\n" in found[0.02]
-    assert f"  {challenge.SEEDS[0]} seeds" in found[20]
+    assert f"  {design.SEEDS[0]} seeds" in found[20]
     seeds = [int(said.split(" seeds")[0].split()[-1]) for said in found.values()]
     assert seeds[1:] == sorted(seeds[1:])
 

@@ -15,17 +15,21 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("workers, victim", [(0, "kill_trainer"), (2, "kill_parent")])
-def test_killed_at_any_point_it_ends_in_the_same_table(undisturbed, tmp_path, workers, victim):
+@pytest.mark.parametrize(
+    "workers, victim, after", [(0, "kill_trainer", 13), (2, "kill_parent", 30)]
+)
+def test_killed_at_any_point_it_ends_in_the_same_table(
+    undisturbed, tmp_path, workers, victim, after
+):
     """This process, or the worker that the driver has started."""
     codes = []
     while not codes or codes[-1]:
-        child = process(tmp_path, f"--workers={workers}", **{victim: 13})
+        child = process(tmp_path, f"--workers={workers}", **{victim: after})
         output, _ = child.communicate(timeout=300)
         codes.append(child.returncode)
         assert codes[-1] in (0, 2 if workers else -9), output
         assert not codes[-1] or not workers or "ended with exit code -9" in output
-    assert len(codes) - 1 == len(trained(undisturbed)) // 13
+    assert len(codes) - 1 == len(trained(undisturbed)) // after
     # What a killed process had begun and not put is begun again; a result is never put twice.
     assert len(trained(tmp_path)) <= len(trained(undisturbed)) + workers * (len(codes) - 1)
     assert table(tmp_path) == table(undisturbed)

@@ -10,7 +10,7 @@ import pytest
 import tiny_race
 
 import sweeps
-from sweeps.dispatch.accidents import Refused
+from sweeps.dispatch.begun import Refused
 
 
 def config():

@@ -8,10 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import tiny_race
 from study_rig import table, trained, until
 
 from sweeps import run as run_lib
-from sweeps import slurm, work
+from sweeps import slurm, status, work
+from sweeps.plan.config import complete
 
 ROOT = Path(__file__).parents[2]
 STUDY = str(ROOT / "tests/support/tiny_race.py")
@@ -112,7 +114,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, command, words, expected):
     "text, expected",
     [
         ("{", "cannot be read"),
-        ('{"told": true}', "is told its results"),
+        (json.dumps(complete({**tiny_race.get_config(), "told": True})), "is told its results"),
         ('{"name": "of the future"}', "is of another version"),
     ],
 )
@@ -121,6 +123,9 @@ def test_a_workdir_that_nobody_can_work_on_is_one_line(tmp_path, capsys, text, e
     assert work.main([f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
+    if "told" not in expected:  # which may be looked at all the same
+        assert status.main([str(tmp_path)]) == 2
+        assert capsys.readouterr().err == error
 
 
 @pytest.mark.parametrize("word", ['--sbatch=--comment="open', "--workers=0", "--workers=-1"])

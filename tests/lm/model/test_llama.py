@@ -1,5 +1,7 @@
 """lm/model/llama.py, attention.py, loss.py: counts, initialisers, causality, documents, chunks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +14,15 @@ from lm.model import attention, llama, loss
 from optim.roles import find_roles, path_name
 
 
+def fresh(module, seed=0):
+    return jax.jit(functools.partial(llama.init, module))(jax.random.key(seed))
+
+
 @pytest.fixture(scope="module", params=[{}, tiny.MODERN], ids=["study", "modern"])
 def net(request):
     config = tiny.config(sections={"model": request.param})
     module = llama.build(config)
-    return config, module, llama.init(module, jax.random.key(0))
+    return config, module, fresh(module)
 
 
 def test_published_sizes_count_as_published():
@@ -60,7 +66,7 @@ def test_declared_roles_and_axes_cover_every_parameter(net):
 def test_initialisers_are_the_studys():
     module = llama.build(tiny.config())
     wide = module.clone(hidden=64, blocks=module.blocks._replace(heads=4, mlp=256))
-    params = llama.init(wide, jax.random.key(1))
+    params = fresh(wide, seed=1)
     cut = 0.9866  # standard deviation of a normal truncated at three sigma
     blocks = params["blocks"]
     assert np.std(blocks["attention"]["query"]["kernel"]) == pytest.approx(cut / 8, rel=0.03)
@@ -73,10 +79,15 @@ def test_initialisers_are_the_studys():
     assert not np.allclose(*blocks["mlp"]["up"]["kernel"])  # layers are drawn apart
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def logits_BTV(module, params, tokens_BT):
+    x_BTD, head_DV = module.apply({"params": params}, tokens_BT)
+    return jnp.einsum("btd,dv->btv", x_BTD, head_DV)
+
+
 def logits(net, tokens_BT):
     _, module, params = net
-    x_BTD, head_DV = module.apply({"params": params}, tokens_BT)
-    return np.asarray(jnp.einsum("btd,dv->btv", x_BTD, head_DV))
+    return np.asarray(logits_BTV(module, params, tokens_BT))
 
 
 def test_no_position_sees_a_later_one(net):
@@ -104,7 +115,7 @@ def test_a_window_ends_what_a_position_sees(net):
 def test_a_tied_head_starts_with_the_same_logits():
     config = tiny.config()
     module = llama.build(config)
-    params = llama.init(module, jax.random.key(0))
+    params = fresh(module)
     tied = {name: leaf for name, leaf in params.items() if name != "head"}
     one, two = (config, module, params), (config, module.clone(tied=True), tied)
     a = tiny.tokens(1, 16)
@@ -134,7 +145,7 @@ def test_unrolled_and_rematerialised_layers_compute_the_same(net):
             x, head = module.apply({"params": params}, tokens)
             return loss.next_token(x, head, tokens).nats
 
-        return jax.value_and_grad(f)(params)
+        return jax.jit(jax.value_and_grad(f))(params)
 
     base = value(module)
     for other in (

@@ -17,8 +17,10 @@ def made(rule, optimizer="adamw", base=SMALL, **model):
     return tiny.config(optimizer, sections={"model": model, "parametrization": given})
 
 
-def deviations(init):
-    leaves = jax.tree.leaves_with_path(init(jax.random.key(0)))
+def deviations(config):
+    leaves = jax.tree.leaves_with_path(
+        jax.jit(parametrization.apply(config).init)(jax.random.key(0))
+    )
     return {path_name(path): float(np.std(leaf)) for path, leaf in leaves}
 
 
@@ -43,7 +45,7 @@ def test_a_wider_and_deeper_model(rule, head, residual, output):
     """Four times the width, three times the depth: deviations over the base's."""
     wide = made(rule, hidden=32, layers=6, mlp=64, heads=8)
     found = parametrization.apply(wide)
-    here, there = deviations(found.init), deviations(parametrization.apply(tiny.config()).init)
+    here, there = deviations(wide), deviations(tiny.config())
     # As many draws as leave the deviation of the smallest leaf (2 x 8 x 8) within 10 %.
     for path, ratio in {"embed/embedding": 1.0, "head/kernel": head}.items():
         assert here[path] / there[path] == pytest.approx(ratio, rel=0.1), path

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from lm.run.loop import Loop
 from lm.run.packed import Packed
 from lm.run.solo import Solo
 from lm.run.step import judged, only_judged
-from lm.run.stopping import LOST, UNSAVED, Stopped
+from lm.run.stopping import LOST, Stopped
 
 ROOT = Path(__file__).parents[3]
 CHECKPOINT = {"delete_when_finished": False, "keep": 3}
@@ -50,6 +51,7 @@ def config(optimizer="adamw", *, seed=0, mesh=1, **checkpoint):
 
 
 def loop(program, configs, folder, termination=None, log=lambda line: None):
+    """(curves, last states) of the runs, or the words of a stop."""
     folders = [folder / config_hash(c) for c in configs]
     corpus = train.open_corpus(configs[0], log)
     made = Loop(program(configs), folders, corpus, log, termination)
@@ -57,7 +59,13 @@ def loop(program, configs, folder, termination=None, log=lambda line: None):
         made.run()
     except Stopped as stopped:
         return str(stopped)
-    return [tiny.curve(folder) for folder in folders]
+    return [tiny.curve(folder) for folder in folders], made.program.fetch(made.state)
+
+
+def assert_the_same(found, whole):
+    """Every number of the curves and every leaf of the states, bit for bit."""
+    assert found[0] == whole[0] != [[]]
+    jax.tree.map(np.testing.assert_array_equal, found[1], whole[1])
 
 
 def solo(devices):
@@ -77,55 +85,46 @@ def slow_but(names):
 STATES = ["adamw", "soap", "sophia", "schedule_free"]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An AdamW run that nothing interrupts."""
+    return loop(solo(1), [config()], tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("optimizer", slow_but(STATES))
-def test_solo_resumes_bitwise(tmp_path, optimizer):
-    whole = loop(solo(1), [config(optimizer)], tmp_path / "whole")
+def test_solo_resumes_bitwise(whole, tmp_path, optimizer):
+    if optimizer != "adamw":
+        whole = loop(solo(1), [config(optimizer)], tmp_path / "whole")
     stopped = loop(solo(1), [config(optimizer)], tmp_path / "cut", StopAfter(3))
     assert "stopped at step 12/24" in stopped
-    assert loop(solo(1), [config(optimizer)], tmp_path / "cut") == whole
+    assert_the_same(loop(solo(1), [config(optimizer)], tmp_path / "cut"), whole)
 
 
-@pytest.mark.parametrize("optimizer", slow_but(["adamw", "soap"]))
-def test_pack_resumes_bitwise(tmp_path, optimizer):
-    configs = [config(optimizer), config(optimizer, seed=1)]
+def test_pack_resumes_bitwise(tmp_path):
+    configs = [config(), config(seed=1)]
     whole = loop(one_device, configs, tmp_path / "whole")
     loop(one_device, configs, tmp_path / "cut", StopAfter(3))
-    assert loop(one_device, configs, tmp_path / "cut") == whole
+    assert_the_same(loop(one_device, configs, tmp_path / "cut"), whole)
 
 
-def test_every_leaf_is_restored(tmp_path):
-    configs = [config("soap")]
-    loop(solo(1), configs, tmp_path, StopAfter(3))
-    program = Solo(configs, jax.devices()[:1])
-    folders = [tmp_path / config_hash(configs[0])]
-    made = Loop(program, folders, train.open_corpus(configs[0], print), print)
-    state_again = program.init()
-    for first in range(0, made.step, 4):
-        block = [source.block(first, 4) for source in made.sources.values()]
-        state_again, _ = program.advance(state_again, block, None, fresh=True)
-    jax.tree.map(np.testing.assert_array_equal, made.state, state_again)
-    made.close(delete=False)
-
-
-def test_other_meshes_continue_within_rounding(tmp_path):
-    whole = loop(solo(1), [config()], tmp_path / "whole")[0][-1]
+def test_other_meshes_continue_within_rounding(whole, tmp_path):
     for devices, calls in ((8, 2), (4, 2), (1, None)):
         stop = StopAfter(calls) if calls else None
-        last = loop(solo(devices), [config(mesh=-1)], tmp_path / "moved", stop)
-    assert last[0][-1]["validation_loss"] == pytest.approx(whole["validation_loss"], rel=1e-5)
+        moved = loop(solo(devices), [config(mesh=-1)], tmp_path, stop)
+    found, expected = (curves[0][-1]["validation_loss"] for curves, _ in (moved, whole))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(tmp_path):
+def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(whole, tmp_path):
     configs = [config(every_steps=4)]
-    whole = loop(solo(1), configs, tmp_path / "whole")
-    loop(solo(1), configs, tmp_path / "cut", StopAfter(3))
-    folder = tmp_path / "cut" / config_hash(configs[0]) / "checkpoint"
+    loop(solo(1), configs, tmp_path, StopAfter(3))
+    folder = tmp_path / config_hash(configs[0]) / "checkpoint"
     assert sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) == [4, 8, 12]
     for path in (folder / "12").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     lines = []
-    assert loop(solo(1), configs, tmp_path / "cut", log=lines.append) == whole
+    assert_the_same(loop(solo(1), configs, tmp_path, log=lines.append), whole)
     assert any("checkpoint 12 cannot be read, trying the one before" in line for line in lines)
     assert any("going on from the checkpoint at step 8/24" in line for line in lines)
 
@@ -158,7 +157,8 @@ def test_old_checkpoints_go_and_finished_runs_keep_none_by_default(tmp_path):
     assert not (tmp_path / config_hash(gone[0]) / "checkpoint").exists()
 
 
-COMMAND = ["--config=configs/run.py:nano-s,1x,adamw", "--config.log.every_steps=16"]
+# Not over before something happens to it.
+COMMAND = ["--config=configs/run.py:nano-xs,1x,adamw", "--config.train.steps=1000000"]
 
 
 def start(folder, **environment):
@@ -179,19 +179,20 @@ def line_with(words, process):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_a_fresh_process_goes_on(tmp_path):
-    whole = start(tmp_path / "whole")
-    out, _ = whole.communicate(timeout=300)
-    assert whole.returncode == 0, out
-    process = start(tmp_path / "cut")
-    line_with("loss", process)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and "stopped at step" in out
-    again = start(tmp_path / "cut")
-    out, _ = again.communicate(timeout=300)
-    assert again.returncode == 0 and "going on from the checkpoint at step" in out
-    folders = [next((tmp_path / name).glob("trials/*")) for name in ("whole", "cut")]
-    assert tiny.curve(folders[0]) == tiny.curve(folders[1]) != []
+    stops, said = [], ""
+    for resumed in (False, True):
+        process = start(tmp_path)
+        if resumed:
+            said = line_with("going on from the checkpoint at step", process)
+        line_with("tokens/s", process)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, out
+        stops.append(int(re.search(r"stopped at step (\d+)/", out)[1]))
+    assert f"step {stops[0]}/" in said and stops[0] < stops[1]
+    (folder,) = tmp_path.glob("trials/*")
+    steps = [line["step"] for line in tiny.curve(folder)]
+    assert steps == sorted(set(steps)) and steps[-1] <= stops[1]
 
 
 @pytest.mark.slow
@@ -205,7 +206,7 @@ def test_sigterm_before_there_is_anything_to_save_is_answered_at_once(tmp_path):
         line_with("waiting for another process", process)
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=300)
-    assert process.returncode == UNSAVED and "nothing to save yet" in out
+    assert process.returncode == 128 + signal.SIGTERM and "nothing to save yet" in out
 
 
 def test_time_asks_for_a_checkpoint_where_it_may_be_looked_at(tmp_path, monkeypatch):

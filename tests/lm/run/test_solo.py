@@ -61,9 +61,13 @@ def test_solo_is_the_packed_member(one):
     assert_close(one[1].params, packed.params, 1e-5)  # 1e-6 a step, 10 steps
 
 
-@pytest.mark.parametrize(("data", "model"), [(2, 4)])
-def test_any_mesh_trains_the_same_run(one, data, model):
-    _, state, report = trained(config(data=data, model=model), devices=8)
+@pytest.fixture(scope="module")
+def eight():
+    return trained(config(data=4, model=2), devices=8)
+
+
+def test_a_mesh_trains_the_same_run(one, eight):
+    _, state, report = eight
     assert_close(state.params, one[1].params, 1e-5)
     np.testing.assert_allclose(report.train_loss, one[2].train_loss, rtol=1e-5)
 
@@ -78,8 +82,8 @@ def test_matrix_optimizers_train_the_same_run_on_a_mesh(optimizer):
     assert_close(sharded.params, alone.params, 1e-4)
 
 
-def test_parameters_and_optimizer_state_are_born_and_stay_sharded():
-    program, state, _ = trained(config(data=4, model=2), devices=8, steps=5)
+def test_parameters_and_optimizer_state_are_born_and_stay_sharded(eight):
+    program, state, _ = eight
     fresh = program.init()
     for tree in (fresh, state):
         kernel = tree.params["blocks"]["mlp"]["up"]["kernel"]
@@ -101,9 +105,8 @@ def test_accumulation_is_one_big_batch(one):
     np.testing.assert_allclose(report.train_loss, one[2].train_loss, rtol=1e-5)
 
 
-@pytest.mark.parametrize("data, model", [(4, 2)])
-def test_the_loss_in_chunks_is_the_loss_on_a_mesh(one, data, model):
-    _, state, _ = trained(config(data=data, model=model, loss_chunks=4), devices=8)
+def test_the_loss_in_chunks_is_the_loss_on_a_mesh(one):
+    _, state, _ = trained(config(data=2, model=4, loss_chunks=4), devices=8)
     assert_close(state.params, one[1].params, 1e-5)
 
 
@@ -150,7 +153,7 @@ def test_evaluation_on_a_mesh_is_that_of_one_device(sequences):
     np.testing.assert_allclose(spread, alone, rtol=1e-6)
 
 
-def test_a_model_is_judged_where_its_optimizer_says():
+def test_a_model_is_judged_where_its_optimizer_says(one):
     """Schedule-Free trains at y and is evaluated at the average x, alone and in a pack."""
     program, state, _ = trained(config("schedule_free"))
     fixed = Evaluation(tiny.tokens(300, 16, vocab_size=64), None, 16, **program.rows)
@@ -160,7 +163,7 @@ def test_a_model_is_judged_where_its_optimizer_says():
         return float(program.fetch(program.evaluate(state, *batches, None))[0, 0])
 
     average = optim.evaluation_params(state.optimizer, state.params)
-    without = trained(config("adamw"))[1].optimizer  # offers nothing: the parameters themselves
+    without = one[1].optimizer  # offers nothing: the parameters themselves
     at_x = judged(state._replace(params=average, optimizer=without))
     at_y = judged(state._replace(optimizer=without))
     assert judged(state) == at_x != at_y

@@ -104,14 +104,14 @@ def test_matrices_are_not_gathered():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["soap", "kron"])
 def test_preconditioners_are_shared_out(name):
-    if name not in optim.catalogue.CATALOGUE:
-        pytest.skip(f"{name} is not in the catalogue")
     tx, step = stepper(name)
-    alone = jax.jit(step).lower(PARAMS, tx.init(PARAMS), GRADS).compile()
+    few = [f"blocks/{part}/kernel" for part in ("attention/query", "mlp/gate", "mlp/down")]
+    params, grads = ({k: tree[k] for k in few} for tree in (PARAMS, GRADS))
+    alone = jax.jit(step).lower(params, tx.init(params), grads).compile()
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     with jax.set_mesh(mesh):
-        specs = {k: NamedSharding(mesh, spec) for k, (_, spec) in LEAVES.items()}
-        params, grads = (jax.device_put(tree, specs) for tree in (PARAMS, GRADS))
+        specs = {k: NamedSharding(mesh, LEAVES[k][1]) for k in few}
+        params, grads = (jax.device_put(tree, specs) for tree in (params, grads))
         state = jax.jit(tx.init, out_shardings=optim.state_shardings(tx, params))(params)
         shared = jax.jit(step).lower(params, state, grads).compile()
     assert flops(shared) < 0.4 * flops(alone)

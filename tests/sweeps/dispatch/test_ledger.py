@@ -131,9 +131,10 @@ def test_the_index_spares_reading_and_is_rebuilt_from_the_results(race, tmp_path
     (tmp_path / "trials" / race.hash(trials[1]) / "result.json").write_text("{")
     found = load(tmp_path, race)
     assert trials[0] not in found.outcomes and list(found.corrupt) == [race.hash(trials[1])]
-    for path in tmp_path.glob("index/*/*/*"):
-        path.write_text('["cut sho')
-    assert set(load(tmp_path, race).outcomes) == set(trials[2:])
+    for text in ('["cut sho', '["of", "another version"]\n', "5\n"):
+        for path in tmp_path.glob("index/*/*/*"):
+            path.write_text(text)
+        assert set(load(tmp_path, race).outcomes) == set(trials[2:])
     assert set(whole) == set(trials[:6])
 
 

@@ -46,6 +46,8 @@ def test_claims_are_taken_without_waiting_and_given_back(store):
     a, b = worker(store), worker(store)
     assert a.claim(["p", "q"]) == (["p", "q"], [])
     assert b.claim(["q", "r"]) == (["r"], [])  # what it can get
+    del b.claims["r"]  # its put was done, and taken for failed
+    assert b.claim(["r"]) == (["r"], [])
     a.release(["q"])
     a.release(["p"], over=True)
     assert sorted(store.list("claims")) == ["q", "r"]
