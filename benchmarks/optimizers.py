@@ -2,6 +2,7 @@
 
     python -m benchmarks.optimizers            # about ten minutes on two cores
     python -m benchmarks.optimizers --quick    # under two minutes, for a look
+    python -m benchmarks.optimizers --optimizers=muon,my_opt:my_sgd     # beside AdamW, without (3)
 
 Three tables. (1) State bytes per parameter, and FLOPs of an update as a share of the model's
 forward and backward pass (6 N B T), by formula and as XLA counts the lowered program, where a
@@ -136,11 +137,12 @@ def study(name):
     return optim.build(name, NUMBERS, preset="study")
 
 
-def memory_and_flops(sizes):
+def memory_and_flops(names, sizes):
     """Table 1. Abstract: nothing is allocated, any size."""
     print("\nState bytes per parameter | update FLOPs / model FLOPs, by formula (as XLA counts)")
-    print(f"{'':10}" + "".join(f"{s:>29}" for s in sizes))
-    for name in optim.catalogue.CATALOGUE:
+    width = max(map(len, names))
+    print(f"{'':{width}}" + "".join(f"{s:>29}" for s in sizes))
+    for name in names:
         cells = []
         for size_name in sizes:
             size, tree = SIZES[size_name], abstract(SIZES[size_name])
@@ -152,13 +154,13 @@ def memory_and_flops(sizes):
             counted = jax.jit(step_of(tx)).lower(carry, tree).cost_analysis()["flops"]
             per = sum(told.state_bytes.values()) / told.parameters
             cells.append(f"{per:6.2f} | {told.flops / model:8.3%} ({counted / model:8.3%})")
-        print(f"{name:10}" + "".join(f"{cell:>29}" for cell in cells), flush=True)
+        print(f"{name:{width}}" + "".join(f"{cell:>29}" for cell in cells), flush=True)
 
 
-def against_adamw(size, rounds, calls):
+def against_adamw(names, size, rounds, calls):
     """Table 2."""
     tree, grads = random_tree(size, 0), random_tree(size, 1)
-    found = {n: Candidate(study(n), tree, grads) for n in optim.catalogue.CATALOGUE}
+    found = {n: Candidate(study(n), tree, grads) for n in names}
     times = race(found, rounds, calls)
     count = sum(math.prod(x.shape) for x in tree.values())
     base = min(times["adamw"])
@@ -166,8 +168,9 @@ def against_adamw(size, rounds, calls):
     print(
         f"(refreshes of SOAP and Kron included), relative to AdamW's {1e3 * base:.2f} ms; compiling"
     )
+    width = max(map(len, names))
     for name, candidate in found.items():
-        print(f"{name:10} {ratio(times, name, 'adamw'):28} {candidate.compile_seconds:6.2f} s")
+        print(f"{name:{width}} {ratio(times, name, 'adamw'):28} {candidate.compile_seconds:6.2f} s")
 
 
 def muon_dimensions(tree):
@@ -221,18 +224,27 @@ def compare(pairs, tree, grads, rounds, calls):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few layers, few rounds")
-    quick = parser.parse_args(argv).quick
+    parser.add_argument("--optimizers", help="names or import paths; default: the catalogue")
+    given = parser.parse_args(argv)
+    quick, names = given.quick, list(optim.catalogue.CATALOGUE)
+    if given.optimizers:
+        names = list(dict.fromkeys(["adamw", *given.optimizers.split(",")]))
+        try:
+            list(map(optim.catalogue.get, names))
+        except ValueError as error:
+            parser.error(str(error))
     device = jax.devices()[0]
     print(
         f"{device.platform} {device.device_kind}, jax {jax.__version__}, optax {optax.__version__}"
     )
     ladder = [name for name in SIZES if name not in BATCH]
-    memory_and_flops(["nano-s", "130m"] if quick else [ladder[1], ladder[-1], *BATCH])
+    memory_and_flops(names, ["nano-s", "130m"] if quick else [ladder[1], ladder[-1], *BATCH])
     shape = dict(layers=4, hidden=32) if quick else dict(layers=32, hidden=64)
     size = {**SIZES["nano-m"], **shape, "mlp": 4 * shape["hidden"]}
     rounds, calls = (3, 2) if quick else (15, 10)
-    against_adamw(size, rounds, calls)
-    side_by_side(size, rounds, calls)
+    against_adamw(names, size, rounds, calls)
+    if not given.optimizers:
+        side_by_side(size, rounds, calls)
 
 
 if __name__ == "__main__":
