@@ -274,9 +274,22 @@ def use(f: View, show) -> str:
         + show(figures.best_so_far, f)
         + show(figures.tuning_cost, f)
         + page.details("The same as a table", page.table(costs, spent))
+        + _around(f)
         + "<h3>Over all races</h3>"
         + show(figures.profile, f)
         + page.details("Loss against time, FLOPs and memory", "".join(efficient))
+    )
+
+
+def _around(f: View) -> str:
+    """What of ours goes around each optimizer by import path, as its runs' configs say."""
+    runs = f.study.runs
+    if "hp_around" not in runs:
+        return ""
+    own = runs.dropna(subset="hp_around").drop_duplicates("optimizer")
+    return page.bullets(
+        f"Around {run.optimizer} goes, of ours: {run.hp_around.replace('+', ', ')}."
+        for run in own.itertuples()
     )
 
 
