@@ -36,6 +36,7 @@ from optim.rules.shampoos.kron import kron, scale_by_kron
 from optim.rules.shampoos.shampoo import scale_by_shampoo, shampoo
 from optim.rules.shampoos.soap import scale_by_soap, soap
 from optim.rules.sophia import scale_by_sophia, sophia
+from optim.sphere import refuse_zeros
 from optim.stacks.placement import state_shardings
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "muonh",
     "nadamw",
     "normuon",
+    "refuse_zeros",
     "scale_by_adam_mini",
     "scale_by_adamuon",
     "scale_by_adamw",

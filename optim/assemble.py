@@ -25,14 +25,15 @@ class Multipliers(NamedTuple):
     gradient: Any = 1.0  # before the rule, whose epsilon is divided by it so
 
 
+Mask = Any  # a tree of bools, a function of the parameters to one, or None, see `of_kinds`
 Scaling = Callable[[str, Any], Multipliers] | None  # of a leaf's path and the leaf
 
 
 def finish(
     rule: optax.GradientTransformation,
-    learning_rate,
-    weight_decay=0.0,
-    max_grad_norm=0.0,
+    learning_rate: Number,
+    weight_decay: Number = 0.0,
+    max_grad_norm: Number = 0.0,
     ratios: Mapping[Kind, Any] | None = None,
     constrained: tuple[Kind, ...] = (),
     last: optax.GradientTransformation | None = None,
@@ -40,6 +41,7 @@ def finish(
     roles: Roles = None,
     clipped: tuple[Kind, ...] = KINDS,
     decayed: tuple[Kind, ...] = KINDS,
+    weight_decay_mask: Mask = None,
     weight_decay_kind: WeightDecay = "decoupled",
     state_dtypes: Mapping[StateKind, Dtype] | None = None,
     matrix_lr: Number = 1.0,
@@ -57,7 +59,8 @@ def finish(
     Args:
       rule: maps gradients to the (positive) update direction u.
       learning_rate: number, array or schedule; a schedule sees 0 at the first update.
-      weight_decay: decay of the leaves whose kind is in `decayed`.
+      weight_decay: decay of the leaves whose kind is in `decayed`, and of these, if there is a
+        `weight_decay_mask`, where that is true (see `of_kinds`).
       max_grad_norm: gradients of the kinds in `clipped` are scaled down to this global norm, taken
         over all of them together; 0 is off.
       ratios: the rule's own learning-rate ratio by kind; 1 where not given.
@@ -69,6 +72,18 @@ def finish(
       state_dtypes: storage dtype by kind of state, see `optim.stacks.dtypes` (static).
       matrix_lr, embedding_lr, head_lr, gain_lr: further ratio of a kind's learning rate.
       scaling: multipliers of each leaf, of a scaling rule; None: none.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`, whose `update` needs `params`.
+
+    Raises:
+      ValueError: an unknown kind of state; in `init` and `update`, a leaf whose role is not known,
+        a mask that does not fit, `update` without `params`.
+
+    Example:
+      >>> import optax, optim
+      >>> rule = optax.chain(optim.scale_by_adamw(beta2=0.95), optax.clip(1.0))
+      >>> tx = optim.finish(rule, learning_rate=0.01, weight_decay=0.1, decayed=("matrix", "head"))
     """
     rates = {"matrix": matrix_lr, "embedding": embedding_lr, "head": head_lr, "gain": gain_lr}
     chain = optax.chain(
@@ -82,6 +97,7 @@ def finish(
             constrained,
             roles=roles,
             decayed=decayed,
+            mask=weight_decay_mask,
             kind=weight_decay_kind,
             scaling=scaling,
         ),
@@ -143,13 +159,15 @@ def descend(
     *,
     roles: Roles = None,
     decayed: tuple[Kind, ...] = KINDS,
+    mask: Mask = None,
     kind: WeightDecay = "decoupled",
     scaling: Scaling = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Directions u to steps: -lr_t * ratio * (u + decay), with decay from the parameters before the
     step.
 
-    decay, for leaves whose kind is in `decayed`, lambda = `weight_decay` and peak the largest lr_t:
+    decay, for leaves as `of_kinds` chooses them by `decayed` and `mask`, with lambda =
+    `weight_decay` and peak the largest lr_t:
 
       "decoupled"    lambda w                            AdamW as everybody runs it (optax, torch)
       "independent"  lambda w / peak                     AdamW as its paper has it (1711.05101)
@@ -175,20 +193,24 @@ def descend(
             "corrected": lambda rate: weight_decay * rate / peak(learning_rate),
         }.get(kind, lambda rate: weight_decay)
 
-        def step(key_path, u, w, role: Role, radius=None):
+        def step(key_path, u, w, role: Role, decays: bool, radius=None):
             rate = lr if role.kind == "matrix" else auxiliary
             leaf = scaling(path_name(key_path), w) if scaling else Multipliers()
             ratio = (ratios or {}).get(role.kind, 1) * leaf.learning_rate
             if role.kind in constrained:
                 return sphere.step(w, u, rate * ratio, radius, role).astype(w.dtype)
-            if role.kind in decayed:
+            if decays:
                 decay = strength(rate) * leaf.weight_decay * w
                 u = u + (jnp.where(u * w >= 0, decay, 0) if kind == "cautious" else decay)
             return (-rate * ratio * u).astype(w.dtype)
 
-        rows = (updates, params, find_roles(updates, roles))
-        radii = (state.radius,) if constrained else ()
-        steps = jax.tree.map_with_path(step, *rows, *radii)
+        rows = [
+            updates,
+            params,
+            find_roles(updates, roles),
+            of_kinds(updates, decayed, roles, mask),
+        ]
+        steps = jax.tree.map_with_path(step, *rows, *([state.radius] if constrained else []))
         used = jnp.asarray(lr, jnp.float32)
         return steps, DescendState(optax.safe_increment(state.count), used, state.radius)
 
@@ -205,6 +227,27 @@ def peak(learning_rate):
     return found
 
 
-def of_kinds(tree, kinds: tuple[Kind, ...], roles: Roles = None):
-    """A tree of bools: which leaves have one of these kinds."""
-    return jax.tree.map(lambda _, role: role.kind in kinds, tree, find_roles(tree, roles))
+def of_kinds(tree, kinds: tuple[Kind, ...], roles: Roles = None, mask: Mask = None):
+    """A tree of bools: which leaves have one of these kinds, and are true in the mask if there is
+    one.
+
+    Args:
+      mask: as in optax, a tree of bools like `tree` or a prefix of it, or a function from `tree`
+        to such a one.
+
+    Raises:
+      ValueError: a mask of another structure.
+    """
+    found = jax.tree.map(lambda _, role: role.kind in kinds, tree, find_roles(tree, roles))
+    if mask is None:
+        return found
+
+    def below(is_on, leaves):
+        return jax.tree.map(lambda of_kind: bool(is_on) and of_kind, leaves)
+
+    try:
+        return jax.tree.map(below, mask(tree) if callable(mask) else mask, found)
+    except (ValueError, TypeError):
+        raise ValueError(
+            "weight_decay_mask is not a tree of bools like the parameters or a prefix of it"
+        ) from None

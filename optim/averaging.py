@@ -12,6 +12,7 @@ state and the parameters as they train, so that a run resumes as it was.
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,11 +23,26 @@ from optim.alias import Signature
 from optim.entry import Number
 
 
-def evaluation_params(state, params):
+def evaluation_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     """The parameters to evaluate: what the optimizer's state offers, else `params` themselves.
+
+    Args:
+      state: an optimizer's state, of any transformation.
+      params: the parameters as they train.
+
+    Returns:
+      Arrays in the structure and dtypes of `params`.
 
     Raises:
       ValueError: several parts of the state offer parameters.
+
+    Example:
+      >>> import optim
+      >>> import jax.numpy as jnp
+      >>> params = {"up": {"kernel": jnp.eye(2, 3)}}
+      >>> state = optim.schedule_free_adamw(learning_rate=0.01).init(params)
+      >>> optim.evaluation_params(state, params)["up"]["kernel"].shape
+      (2, 3)
     """
 
     def offers(node):
@@ -89,36 +105,47 @@ def average_iterates(
     return optax.GradientTransformation(init, update)
 
 
-def schedule_free(rule):
+def schedule_free(rule: Callable) -> Callable:
     """`rule` without a schedule: it steps z, takes gradients at y and is judged at the average x.
 
     Args:
-      rule: an optimizer that hands its `**common` to `optim.assemble.finish`; so is the result,
-        with three more numbers after the learning rate:
+      rule: an optimizer made by `optim.alias.optimizer`; so is the result, with three more numbers
+        after the learning rate:
 
           interpolation    beta, how near y is to the average; the momentum of the method. A rule
                            with a momentum of its own wants that small or 0.
           weight_power     r, by which later iterates weigh more.
           weight_lr_power  p; with warm-up the early iterates weigh less.
 
-    Decay acts at y. Use the schedule "constant", with warm-up if any. Sources: `average_iterates`
-    is Defazio et al. 2024, arXiv 2405.15682; facebookresearch/schedule_free at 70785b5,
-    adamw_schedulefree_reference.py 150-230 and wrap_schedulefree_reference.py 100-175 (whose decay
-    of the base rule acts at z). Deviations: warm-up is the schedule's, which starts at a rate of 0
-    and climbs one step later; x and z are both kept, so that bfloat16 parameters lose nothing, for
-    4 bytes a parameter more than the authors' code, which finds x again from y and z.
+    Decay acts at y. Use the schedule "constant", with warm-up if any.
+
+    Returns:
+      An optimizer with the arguments of `rule` and these.
+
+    Example:
+      >>> import optim
+      >>> tx = optim.schedule_free(optim.lion)(learning_rate=0.001, interpolation=0.9)
+
+    References:
+      `average_iterates` is Defazio et al. 2024, arXiv 2405.15682; facebookresearch/schedule_free at
+      70785b5, adamw_schedulefree_reference.py 150-230 and wrap_schedulefree_reference.py 100-175
+      (whose decay of the base rule acts at z). Deviations: warm-up is the schedule's, which starts
+      at a rate of 0 and climbs one step later; x and z are both kept, so that bfloat16 parameters
+      lose nothing, for 4 bytes a parameter more than the authors' code, which finds x again from y
+      and z.
     """
     names = {"interpolation": 0.9, "weight_power": 0.0, "weight_lr_power": 2.0}
     rows = list(inspect.signature(rule).parameters.values())
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     more = [inspect.Parameter(k, kind, default=v, annotation=Number) for k, v in names.items()]
 
-    @functools.wraps(rule)
-    def free(learning_rate, *given, **options):
-        values = dict(zip(names, given, strict=False))
-        values |= {name: options.pop(name) for name in names if name in options}
-        last = average_iterates(learning_rate, **values)
-        return rule(learning_rate, *given[len(names) :], **options, last=last)
+    signature = Signature([rows[0], *more, *rows[1:]])
 
-    free.__signature__ = Signature([rows[0], *more, *rows[1:]])
+    @functools.wraps(rule)
+    def free(*args, **kwargs):
+        given = signature.given(rule.__name__, args, kwargs)
+        values = {name: given.pop(name) for name in names if name in given}
+        return rule(**given, last=average_iterates(given["learning_rate"], **values))
+
+    free.__signature__ = signature
     return free

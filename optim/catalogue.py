@@ -13,7 +13,7 @@ from typing import Any
 import optax
 
 from optim import plugins
-from optim.assemble import Scaling
+from optim.assemble import Mask, Scaling
 from optim.entry import PRESETS, Entry, nearest
 from optim.roles import Roles
 from optim.rules import (
@@ -86,7 +86,8 @@ def names() -> list[str]:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimizer with every number and option; made, completed and checked by `spec`."""
+    """An optimizer with every number and option; made, completed and checked by `spec`, where the
+    Example is."""
 
     name: str
     preset: str
@@ -109,13 +110,20 @@ class OptimizerSpec:
         return {k: v for k, v in self.values.items() if k not in traced}
 
     def build(
-        self, *, roles: Roles = None, scaling: Scaling = None, **traced
+        self,
+        *,
+        roles: Roles = None,
+        scaling: Scaling = None,
+        weight_decay_mask: Mask = None,
+        **traced,
     ) -> optax.GradientTransformationExtraArgs:
         """The whole optimizer: clip, rule, decay with its mask, schedule.
 
         Args:
           roles: what each leaf is, see `optim.roles.find_roles`; None finds Flax names.
           scaling: each leaf's multipliers by a scaling rule, see `optim.scaling.leafwise`.
+          weight_decay_mask: of the leaves whose kind decays only those where it is true; a tree of
+            bools or a function, see `optim.assemble.of_kinds`.
           **traced: numbers, scalar arrays, tracers or schedules in the place of the spec's own;
             `steps`, `warmup`, `decay`, `min_lr_ratio` shape the schedule. Without `steps` the
             learning rate is constant after warm-up.
@@ -143,6 +151,7 @@ class OptimizerSpec:
         moving = {k: v for k, v in values.items() if fields[k].traced and callable(v)}
 
         around = {"roles": roles} | ({"scaling": scaling} if scaling else {})
+        around |= {} if weight_decay_mask is None else {"weight_decay_mask": weight_decay_mask}
         if scaling and is_plugin(self.name):
             raise ValueError(
                 f"optimizer {self.name}: scaling rules know the catalogue's names only"
@@ -167,7 +176,7 @@ def check(name: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"optimizer {name}: warmup={warmup!r} is outside [0, steps={steps!r}]")
 
 
-def spec(name: str, *, preset: str | None = None, **values) -> OptimizerSpec:
+def spec(name: str, *, preset: str | None = None, **values: Any) -> OptimizerSpec:
     """The specification of the optimizer `name`: a preset with some values changed.
 
     Args:
@@ -177,9 +186,19 @@ def spec(name: str, *, preset: str | None = None, **values) -> OptimizerSpec:
         "authors"; for an optimizer from elsewhere "study", which its `search_space` may change.
       **values: numbers (scalar arrays, tracers and schedules too) and static options, flat.
 
+    Returns:
+      An `OptimizerSpec`: `.values` in full, `.traced` and `.static`, and `.build()`.
+
     Raises:
       ValueError: in one line, with field, value and allowed range or nearest name. Only what is
         not known yet passes unchecked: arrays, tracers and schedules.
+
+    Example:
+      >>> import optim
+      >>> known = optim.spec("muon", learning_rate=0.02, ns_steps=7)
+      >>> known.static["ns_steps"], known.traced["momentum"]
+      (7, 0.95)
+      >>> tx = known.build(learning_rate=0.01)
     """
     preset = preset or ("study" if is_plugin(name) else "authors")
     if preset not in PRESETS:
@@ -195,11 +214,26 @@ def build(
     *,
     preset: str | None = None,
     roles: Roles = None,
-    **values,
+    weight_decay_mask: Mask = None,
+    **values: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """`spec(name, preset=preset, ...).build(roles=roles)` of the values in `hparams` and by name.
+    """The whole optimizer by name: clip, rule, decay with its mask, schedule.
+
+    Args:
+      name, preset, **values: as for `spec`; `hparams` too is a mapping of such values.
+      roles, weight_decay_mask: as for `OptimizerSpec.build`.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`.
 
     Raises:
       ValueError: as `spec` and `OptimizerSpec.build`.
+
+    Example:
+      >>> import optim
+      >>> import jax.numpy as jnp
+      >>> tx = optim.build("muon", learning_rate=0.02, steps=1000, warmup=100)
+      >>> state = tx.init({"up": {"kernel": jnp.eye(2, 3)}})
     """
-    return spec(name, preset=preset, **{**(hparams or {}), **values}).build(roles=roles)
+    known = spec(name, preset=preset, **{**(hparams or {}), **values})
+    return known.build(roles=roles, weight_decay_mask=weight_decay_mask)

@@ -118,10 +118,10 @@ def traced(subject: Subject) -> None:
 
 def vmapped(subject: Subject) -> None:
     rates = subject.numbers["learning_rate"] * jnp.array([1.0, 0.5])
-    run = lambda rate: subject.scan(subject.numbers | {"learning_rate": rate})[0]  # noqa: E731
-    together, alone = jax.jit(jax.vmap(run))(rates), jax.jit(run)
-    for i in range(2):
-        agree(jax.tree.map(lambda x, i=i: x[i], together), alone(rates[i]))
+    at = lambda rate: subject.numbers | {"learning_rate": rate}  # noqa: E731
+    together = jax.jit(jax.vmap(lambda rate: subject.scan(at(rate))[0]))(rates)
+    for i, rate in enumerate(rates):
+        agree(jax.tree.map(lambda x, i=i: x[i], together), subject.run(numbers=at(rate))[0])
 
 
 def scanned(subject: Subject) -> None:

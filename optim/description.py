@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
@@ -47,7 +48,7 @@ def describe(
     params: optax.Params,
     *,
     roles: Roles = None,
-    **values,
+    **values: Any,
 ) -> Description:
     """Role of every leaf, state bytes by kind and FLOPs of one update.
 

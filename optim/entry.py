@@ -9,6 +9,7 @@ import collections.abc
 import difflib
 import inspect
 import numbers
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,16 +26,15 @@ Number = optax.ScalarOrSchedule  # may be traced; a function is one of the step
 Precision = Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32", None]
 
 PRESETS = ("study", "authors")
+SURROUNDINGS = {"weight_decay": 0.1, "max_grad_norm": 1.0, "decayed": ("matrix", "head")}
 FLOAT32_MAX = 3.4028235e38
 INT32_MAX = 2**31 - 1
 BELOW_ONE = 1 - 2**-24  # of float32: a decay rate of exactly 1 never forgets its zero start
 
-# Allowed ranges, both ends included, of names that mean the same everywhere. Other numbers and
-# floats are at least 0, other whole numbers at least 1.
+# Allowed ranges, both ends included, by name. Decay rates (DECAY_RATE) are below 1, other numbers
+# and floats at least 0, other whole numbers at least 1; a default is always allowed.
+DECAY_RATE = re.compile(r"(.*_)?(beta\d?|momentum)")
 RANGES = {
-    "beta1": (0.0, BELOW_ONE),
-    "beta2": (0.0, BELOW_ONE),
-    "momentum": (0.0, BELOW_ONE),
     "steps": (1, INT32_MAX),
     "decay": (0.0, 1.0),
     "min_lr_ratio": (0.0, 1.0),
@@ -42,8 +42,13 @@ RANGES = {
     "auxiliary_decay": (0.0, 1.0),
     "decay_power": (1e-3, 1e3),
     "seed": (0, INT32_MAX),
+    "rank_fraction": (1e-3, 1.0),
+    "init_eigenvalue": (1e-30, 1e30),
+    "preconditioner_update_probability": (0.0, 1.0),
+    "update_prob_flat_start": (-FLOAT32_MAX, FLOAT32_MAX),
 }
 
+APART = ("roles", "scaling", "weight_decay_mask")  # arguments that no config can hold
 # Numbers that every optimizer of the catalogue has and that change nothing at these values: there
 # they are no part of a run's identity.
 RATES = {"matrix_lr": 1.0, "embedding_lr": 1.0, "head_lr": 1.0, "gain_lr": 1.0}
@@ -59,16 +64,46 @@ class Field(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def of(cls, name: str, default: Any, hint: Any) -> "Field":
+        """The field of an argument, as its name, default and annotation say."""
+        default = None if default is inspect.Parameter.empty else default
+        traced = may_be_traced(hint)
+        low, high = 0.0, FLOAT32_MAX
+        if name in RANGES:
+            low, high = RANGES[name]
+        elif DECAY_RATE.fullmatch(name):
+            high = BELOW_ONE
+        elif not traced and int in (hint, *typing.get_args(hint)):
+            low, high = 1, INT32_MAX
+        if isinstance(default, int | float):
+            low, high = min(low, default), max(high, default)
+        return cls(default, hint, traced, low, high)
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises ValueError, one line, unless the value of the argument `name` is allowed.
+
+        Scalar arrays, tracers and schedules pass as numbers: their values are not known here.
+        """
+        if not fits(value, self.type) and not (value is None and self.default is None):
+            raise ValueError(f"{name}={value!r} is not {words(self.type)}")
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        one_of = typing.get_origin(self.type) is Literal
+        if number and not one_of and not self.low <= value <= self.high:
+            end = "1)" if self.high == BELOW_ONE else f"{self.high:.10g}]"
+            raise ValueError(f"{name}={value!r} is outside [{self.low:.10g}, {end}")
+
 
 @dataclass(frozen=True)
 class Entry:
     """One optimizer in the catalogue.
 
     alias     the full optimizer, `alias(learning_rate, ..., *, roles=None, ...)`, all annotated.
-    study     values of the `study` preset where they differ from the alias's defaults.
+    study     values of the `study` preset where they differ from `surroundings` and, for the rest,
+              from the alias's defaults.
     schedule  the default learning-rate schedule of both presets.
-    bounds    {name: (low, high)} for numbers whose range is not the usual one (`RANGES`).
     flops     (role, leaf, values) -> FLOPs of the leaf's matrix work per step, if there is any.
+    surroundings  what the study puts around every rule.
     place     (path, array, mesh) -> PartitionSpec of a state array that belongs to no parameter;
               see `optim.state_shardings`.
     version   raised when the rule comes to make other numbers: from 2 on it is a static option of
@@ -78,10 +113,10 @@ class Entry:
     alias: Callable
     study: Mapping[str, Any]
     schedule: Shape = "cosine"
-    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     flops: Callable[[Role, Any, Mapping[str, Any]], float] | None = None
     place: Callable | None = None
     version: int = 1
+    surroundings: Mapping[str, Any] = field(default_factory=lambda: SURROUNDINGS)
 
     @cached_property
     def fields(self) -> dict[str, Field]:
@@ -90,48 +125,36 @@ class Entry:
         for p in inspect.signature(self.alias, eval_str=True).parameters.values():
             if p.annotation is p.empty:
                 raise ValueError(f"{self.alias.__name__}: argument {p.name!r} has no annotation")
-            rows[p.name] = (None if p.default is p.empty else p.default, p.annotation)
-        rows = {name: row for name, row in rows.items() if name not in ("roles", "scaling")}
+            if p.name not in APART:
+                rows[p.name] = (p.default, p.annotation)
         rows |= {name: (default, Number) for name, default in NUMBERS.items()}
         rows |= {"schedule": (self.schedule, Shape)}
         if self.version > 1:
             rows["version"] = self.version, Literal[self.version]
-        found = {
-            name: Field(default, hint, may_be_traced(hint), *self._range(name, hint))
-            for name, (default, hint) in rows.items()
-        }
+        found = {name: Field.of(name, *row) for name, row in rows.items()}
         return dict(sorted(found.items(), key=lambda item: not item[1].traced))
-
-    def _range(self, name: str, hint) -> tuple[float, float]:
-        whole = int in (hint, *typing.get_args(hint))
-        usual = (1, INT32_MAX) if whole else (0.0, FLOAT32_MAX)
-        return self.bounds.get(name, RANGES.get(name, usual))
 
     def defaults(self, preset: str) -> dict[str, Any]:
         """Every number and option of a preset (of `PRESETS`)."""
         authors = {name: field.default for name, field in self.fields.items()}
-        return authors | (self.study if preset == "study" else {})
+        return authors | ({**self.surroundings, **self.study} if preset == "study" else {})
 
     def check(self, name: str, value: Any) -> None:
-        """Raises ValueError, one line, unless `value` is allowed for the number or option `name`.
-
-        Scalar arrays, tracers and schedules pass as numbers: their values are not known here.
-        """
+        """Raises ValueError, one line, unless `value` is allowed for the argument `name`."""
         if name not in self.fields:
             raise ValueError(
                 f"{name!r} is not a hyper-parameter or option{nearest(name, self.fields)}"
             )
-        default, hint, _, low, high = self.fields[name]
-        if not fits(value, hint) and not (value is None and default is None):
-            raise ValueError(f"{name}={value!r} is not {words(hint)}")
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if number and typing.get_origin(hint) is not Literal and not low <= value <= high:
-            end = "1)" if high == BELOW_ONE else f"{high:.10g}]"
-            raise ValueError(f"{name}={value!r} is outside [{low:.10g}, {end}")
+        self.fields[name].check(name, value)
 
 
 def may_be_traced(hint: Any) -> bool:
-    """May an argument of this annotation be an array, a tracer or a schedule?"""
+    """May an argument of this annotation (`Number`, or `ArrayLike` of a bare rule) be an array?"""
+    return jax.Array in typing.get_args(hint)
+
+
+def may_be_scheduled(hint: Any) -> bool:
+    """May it be a function of the step too?"""
     return set(typing.get_args(Number)) <= set(typing.get_args(hint))
 
 
@@ -140,6 +163,10 @@ def fits(value: Any, hint: Any) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
+    if may_be_traced(hint):
+        if value is None or callable(value):
+            return type(None) in args if value is None else may_be_scheduled(hint)
+        return fits(value, float) or getattr(value, "shape", None) == ()
     if origin is Literal:
         return any(type(value) is type(allowed) and value == allowed for allowed in args)
     if origin is tuple:
@@ -152,8 +179,6 @@ def fits(value: Any, hint: Any) -> bool:
         return callable(value)
     if args:  # a union
         return any(fits(value, part) for part in args)
-    if hint is jax.Array:
-        return getattr(value, "shape", None) == () and not isinstance(value, numbers.Number)
     kind = {float: numbers.Real, int: numbers.Integral}.get(hint, hint)
     return isinstance(value, kind) and (hint is bool or not isinstance(value, bool))
 
@@ -162,7 +187,8 @@ def words(hint: Any) -> str:
     """What an annotation allows, for error messages."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if may_be_traced(hint):
-        return "a number, a scalar array or a schedule"
+        scheduled = may_be_scheduled(hint)
+        return "a number, a scalar array or a schedule" if scheduled else "a number or scalar array"
     if origin is Literal:
         return f"one of {', '.join(map(repr, args))}"
     if origin is tuple:

@@ -17,6 +17,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import shutil
 import sys
 import traceback
@@ -32,15 +33,25 @@ from typing import Any, Literal
 import jax
 import optax
 
-from optim.assemble import Dtype, StateKind, clip_by_norm, of_kinds
-from optim.entry import BELOW_ONE, FLOAT32_MAX, RANGES, Entry, Field, Number, nearest
+from optim.assemble import Dtype, Mask, StateKind, clip_by_norm, of_kinds
+from optim.entry import BELOW_ONE, FLOAT32_MAX, RANGES, SURROUNDINGS, Entry, Field, Number, nearest
 from optim.roles import KINDS, Kind, Roles
 from optim.schedules import NUMBERS, scheduled
 from optim.stacks.dtypes import in_float32
 
 SPACE = ("start", "grids", "ranges", "of_steps", "static", "wrap")  # keys of `search_space`
 MASKS = ("mask", "weight_decay_mask")  # arguments that get the mask of the decayed leaves
-OURS = ("name", "preset", "source", "batch_size", "schedule", "clipped", "decayed", "state_dtypes")
+OURS = (
+    "name",
+    "preset",
+    "source",
+    "around",
+    "batch_size",
+    "schedule",
+    "clipped",
+    "decayed",
+    "state_dtypes",
+)
 GROUP = "bestiary.optimizers"
 FOLDERS: list[Path] = []  # of kept sources, the latest first
 
@@ -81,19 +92,25 @@ class Plugin(Entry):
     """The entry of an optimizer by path.
 
     file    its module.
-    digest  of its source, 16 hex digits; the static option `source` of every specification.
+    digest  of its source, 16 hex digits; the static option `source` of every specification, beside
+            `around`, which says what goes around it.
+    bounds  {name: (low, high)} of its own numbers.
     space   the module's `search_space`.
     wrap    whether a schedule goes around, and clipping and decay unless it takes roles.
     """
 
     file: Path = Path()
     digest: str = ""
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
     wrap: bool = True
 
     @cached_property
     def fields(self) -> dict[str, Field]:
         found = dict(super().fields)
+        for name, (low, high) in self.bounds.items():
+            if name in found:
+                found[name] = found[name]._replace(low=low, high=high)
         if not self.wrap:
             found["schedule"] = found["schedule"]._replace(type=Literal["constant"])
         return found
@@ -169,10 +186,12 @@ def _entry(module: types.ModuleType, function: Callable) -> Plugin:
             if name not in (*own, *NUMBERS, "batch_size", "weight_decay", "max_grad_norm"):
                 raise ValueError(f"search_space: no argument {name!r}{nearest(name, own)}")
     file, digest = _source(module, function)
-    around = wrap and "roles" not in own
-    clips = around and "max_grad_norm" not in own
-    decays = around and not any(n.startswith("weight_decay") for n in own if n not in MASKS)
-    masks = [name for name in MASKS if name in own] if around else []
+    surrounded = wrap and "roles" not in own
+    clips = surrounded and "max_grad_norm" not in own
+    decays = surrounded and not any(n.startswith("weight_decay") for n in own if n not in MASKS)
+    masks = [name for name in MASKS if name in own] if surrounded else []
+    parts = {"clip": clips, "decay": decays, "decay-mask": masks, "schedule": wrap}
+    around = "+".join(name for name, given in parts.items() if given) or "nothing"
 
     def extra(name, default, hint):
         return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
@@ -189,18 +208,23 @@ def _entry(module: types.ModuleType, function: Callable) -> Plugin:
         "decayed": (decays or masks, KINDS, tuple[Kind, ...]),
         "state_dtypes": (wrap, None, Mapping[StateKind, Dtype] | None),
         "roles": (True, None, Roles),
+        "weight_decay_mask": (decays or masks, None, Mask),
         "source": (True, digest, Literal[digest]),
+        "around": (True, around, Literal[around]),
     }
     listed |= {n: extra(n, default, hint) for n, (given, default, hint) in options.items() if given}
 
-    def alias(learning_rate, *, roles=None, source=None, **values):
-        del source
+    def alias(learning_rate, *, roles=None, weight_decay_mask=None, **values):
+        values = {n: v for n, v in values.items() if n not in ("source", "around")}
+        if weight_decay_mask is not None and not (decays or masks):
+            raise ValueError(f"{function.__name__} itself says what decays: no weight_decay_mask")
         clipped, decayed = values.pop("clipped", KINDS), values.pop("decayed", KINDS)
         max_grad_norm = values.pop("max_grad_norm") if clips else 0.0
         weight_decay = values.pop("weight_decay") if decays else 0.0
         state_dtypes = values.pop("state_dtypes", None)
         theirs = {name: _tuples(value) for name, value in values.items()}
-        theirs |= {name: lambda tree: of_kinds(tree, decayed, roles) for name in masks}
+        mask = lambda tree: of_kinds(tree, decayed, roles, weight_decay_mask)  # noqa: E731
+        theirs |= dict.fromkeys(masks, mask)
         theirs |= {"roles": roles} if "roles" in own else {}
         for name, value in theirs.items():
             if value is None and name != "roles" and own[name].default is Parameter.empty:
@@ -215,7 +239,7 @@ def _entry(module: types.ModuleType, function: Callable) -> Plugin:
 
             def decay(updates, params):
                 step = lambda u, w, c: u - rate * weight_decay * w if c else u  # noqa: E731
-                return jax.tree.map(step, updates, params, of_kinds(updates, decayed, roles))
+                return jax.tree.map(step, updates, params, mask(updates))
 
             return optax.chain(
                 *[clip_by_norm(max_grad_norm, clipped, roles=roles)] * clips,
@@ -229,8 +253,8 @@ def _entry(module: types.ModuleType, function: Callable) -> Plugin:
 
     # Parameters without a default first, as a signature must be; all are given by keyword.
     alias.__signature__ = inspect.Signature(list(listed.values()))
-    usual = {"max_grad_norm": 1.0, "weight_decay": 0.1, "decayed": ("matrix", "head")}
-    study = {name: value for name, value in usual.items() if options[name][0]}
+    surroundings = {n: value for n, value in SURROUNDINGS.items() if options[n][0]}
+    study = {}
     if isinstance(rate := own["learning_rate"].default, float):
         study["learning_rate"] = rate
     if not wrap:
@@ -246,8 +270,9 @@ def _entry(module: types.ModuleType, function: Callable) -> Plugin:
         alias,
         study,
         schedule,
-        bounds,
         place=place,
+        bounds=bounds,
+        surroundings=surroundings,
         file=file,
         digest=digest,
         space=space,
@@ -325,8 +350,8 @@ def _parts(hint: Any) -> tuple:
 
 
 def _range(name: str) -> tuple[float, float]:
-    is_beta = name in ("b1", "b2", "b3", "beta", "beta3")
-    return (0.0, BELOW_ONE) if is_beta else (-FLOAT32_MAX, FLOAT32_MAX)
+    decays = re.fullmatch(r"b(eta)?\d?|momentum", name)
+    return (0.0, BELOW_ONE) if decays else (-FLOAT32_MAX, FLOAT32_MAX)
 
 
 def _plain(value: Any) -> bool:

@@ -16,6 +16,7 @@ could never move, is an error, where it gives NaN or stays frozen there.
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
 
@@ -28,7 +29,7 @@ def radii(params, kinds: tuple[Kind, ...] = KINDS, *, roles: Roles = None):
 
     Raises:
       ValueError: a matrix of norm 0, by its parameter's name. (Under `jit` values are not known:
-        ask `refuse_zeros` afterwards, or its first step is NaN.)
+        ask `optim.refuse_zeros` afterwards, or its first step is NaN.)
     """
 
     def radius(key_path, p, role: Role):
@@ -42,11 +43,21 @@ def radii(params, kinds: tuple[Kind, ...] = KINDS, *, roles: Roles = None):
     return jax.tree.map_with_path(radius, params, find_roles(params, roles))
 
 
-def refuse_zeros(state) -> None:
-    """For an optimizer state that `init` made under `jit`, several at once too.
+def refuse_zeros(state: optax.OptState) -> None:
+    """For an optimizer state that `init` made under `jit`, where values are not known; for several
+    at once too.
+
+    Args:
+      state: of any optimizer; only one on the hyperball can be refused.
 
     Raises:
-      ValueError: as `radii`.
+      ValueError: naming a matrix of zeros, which the hyperball could never move.
+
+    Example:
+      >>> import jax, optim
+      >>> import jax.numpy as jnp
+      >>> tx = optim.hyperball(optim.lion)(learning_rate=0.01)
+      >>> optim.refuse_zeros(jax.jit(tx.init)({"up": {"kernel": jnp.eye(4)}}))
     """
 
     def has_radius(node):

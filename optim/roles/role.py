@@ -30,6 +30,11 @@ class Role:
              such as query, key and value; each is optimised as a matrix of its own.
 
     Every axis of the leaf is in exactly one of batch, inputs, outputs; a gain has no inputs.
+
+    Example:
+      >>> import optim
+      >>> layers = optim.Role("matrix", batch=(0,), inputs=(1,), outputs=(2, 3), heads=2)
+      >>> tx = optim.muon(0.02, roles=lambda path, leaf: layers)
     """
 
     kind: Kind

@@ -1,13 +1,13 @@
 """Adam-mini: one second moment per block of parameters."""
 
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import Role, Roles, find_roles
@@ -86,19 +86,8 @@ def scale_by_adam_mini(
     return optax.GradientTransformation(init, update)
 
 
-@takes_common(decayed=("matrix", "embedding", "head"))
-def adam_mini(
-    learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.999,
-    epsilon: Number = 1e-8,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    gain_blocks: GainBlocks = "vector",
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_adam_mini, decayed=("matrix", "embedding", "head"))
+def adam_mini(rule, learning_rate: Number, **common):
     """AdamW with about half its memory: one second moment per block instead of per entry.
 
     It wants AdamW's hyper-parameters. The roles of query and key matter: without `part` and
@@ -118,8 +107,7 @@ def adam_mini(
       their own norm (as it was run); decay on matrices and head. It stored v at full size; the
       numbers are the same.
     """
-    rule = scale_by_adam_mini(beta1, beta2, epsilon, roles=roles, gain_blocks=gain_blocks)
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
@@ -129,10 +117,7 @@ ENTRY = Entry(
         beta1=0.9,
         beta2=0.98,
         epsilon=1e-20,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
         gain_blocks="entry",
         clipped=("gain",),
-        decayed=("matrix", "head"),
     ),
 )

@@ -1,28 +1,20 @@
 """AdamC: AdamW with corrected weight decay."""
 
-from typing import Unpack
-
-import optax
-
-from optim.alias import Common, takes_common
+from optim.alias import optimizer
 from optim.assemble import finish
 from optim.entry import Entry, Number
-from optim.roles import Roles
 from optim.rules.adamw import scale_by_adamw
 
 
-@takes_common(decayed=("matrix", "head"), weight_decay_kind="corrected")
-def adamc(
-    learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.95,
-    epsilon: Number = 1e-8,
-    weight_decay: Number = 0.1,
-    max_grad_norm: Number = 1.0,
-    *,
-    roles: Roles = None,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(
+    scale_by_adamw,
+    beta2=0.95,
+    weight_decay=0.1,
+    max_grad_norm=1.0,
+    decayed=("matrix", "head"),
+    weight_decay_kind="corrected",
+)
+def adamc(rule, learning_rate: Number, **common):
     r"""AdamC: AdamW whose decay falls with the square of the scheduled learning rate.
 
     .. math::
@@ -45,8 +37,7 @@ def adamc(
 
       Preset "study": the best rate of the recorded Qwen3 ladder at 130M.
     """
-    rule = scale_by_adamw(beta1, beta2, epsilon)
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(adamc, study=dict(learning_rate=10e-3, epsilon=1e-15))

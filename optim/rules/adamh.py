@@ -1,14 +1,13 @@
 """AdamH: Adam with its matrices on the hyperball."""
 
 from collections.abc import Sequence
-from typing import Unpack
 
 import optax
 
-from optim.alias import Common, takes_common
+from optim.alias import optimizer
 from optim.assemble import clip_by_norm, finish
 from optim.entry import Entry, Number
-from optim.roles import KINDS, Kind, Roles
+from optim.roles import Kind, Roles
 from optim.rules.adamw import scale_by_adamw
 
 SPHERE: tuple[Kind, ...] = ("matrix", "head")
@@ -23,20 +22,17 @@ def clip_apart(
     return optax.chain(*[clip_by_norm(max_norm, group, roles=roles) for group in kept])
 
 
-@takes_common
+@optimizer(scale_by_adamw, beta2=0.95, max_grad_norm=1.0)
 def adamh(
+    rule,
     learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.95,
-    epsilon: Number = 1e-8,
     adam_lr_ratio: Number = 1.0,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 1.0,
     *,
-    roles: Roles = None,
-    clipped: tuple[Kind, ...] = KINDS,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+    max_grad_norm,
+    clipped,
+    roles,
+    **common,
+):
     """Adam whose matrices and head keep their norm; plain AdamW for embedding and gains.
 
     The step is that of `optim.sphere` with Adam's direction.
@@ -58,9 +54,8 @@ def adamh(
     """
     clip = clip_apart(max_grad_norm, (SPHERE, REST), clipped, roles=roles)
     return finish(
-        optax.chain(clip, scale_by_adamw(beta1, beta2, epsilon)),
+        optax.chain(clip, rule),
         learning_rate,
-        weight_decay,
         ratios=dict.fromkeys(REST, adam_lr_ratio),
         constrained=SPHERE,
         roles=roles,
@@ -68,6 +63,4 @@ def adamh(
     )
 
 
-ENTRY = Entry(
-    adamh, study=dict(learning_rate=20e-3, adam_lr_ratio=3 / 13, decayed=("matrix", "head"))
-)
+ENTRY = Entry(adamh, study=dict(learning_rate=20e-3, adam_lr_ratio=3 / 13, weight_decay=0.0))

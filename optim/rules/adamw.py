@@ -1,29 +1,23 @@
 """AdamW: Adam with decoupled weight decay."""
 
-from typing import Unpack
-
 import optax
+from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.entry import Entry, Number
-from optim.roles import Roles
-
-scale_by_adamw = optax.scale_by_adam
 
 
-@takes_common
-def adamw(
-    learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.999,
-    epsilon: Number = 1e-8,
-    weight_decay: Number = 0.01,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@takes_options
+def scale_by_adamw(
+    beta1: ArrayLike = 0.9, beta2: ArrayLike = 0.999, epsilon: ArrayLike = 1e-8
+) -> optax.GradientTransformation:
+    """Adam's direction; arguments as in `adamw`."""
+    return optax.scale_by_adam(beta1, beta2, epsilon)
+
+
+@optimizer(scale_by_adamw, weight_decay=0.01)
+def adamw(rule, learning_rate: Number, **common):
     r"""AdamW: Adam with decoupled weight decay.
 
     .. math::
@@ -47,8 +41,7 @@ def adamw(
       <https://arxiv.org/abs/2509.02046>`_, 2025: its starting point, its clipping, and no decay of
       embedding and gains.
     """
-    rule = scale_by_adamw(beta1, beta2, epsilon)
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
@@ -58,8 +51,5 @@ ENTRY = Entry(
         beta1=0.9,
         beta2=0.95,
         epsilon=1e-20,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        decayed=("matrix", "head"),
     ),
 )

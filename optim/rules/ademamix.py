@@ -1,17 +1,16 @@
 """AdEMAMix: a fast and a slow mean gradient."""
 
 import math
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
-from optim.entry import BELOW_ONE, Entry, Number
-from optim.roles import Roles
+from optim.entry import Entry, Number
 
 
 class ScaleByAdEMAMixState(NamedTuple):
@@ -81,22 +80,8 @@ def slow_rate(count, beta1, beta3, warmup):
     return jnp.where(count < warmup, -jnp.expm1(-math.log(2.0) / (steps + 1)), 1 - beta3)
 
 
-@takes_common
-def ademamix(
-    learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.999,
-    beta3: Number = 0.9999,
-    alpha: Number = 2.0,
-    epsilon: Number = 1e-8,
-    alpha_warmup: Number = 0,
-    beta3_warmup: Number = 0,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_ademamix)
+def ademamix(rule, learning_rate: Number, **common):
     r"""AdEMAMix: AdamW whose numerator adds a mean over tens of thousands of old gradients.
 
     .. math::
@@ -125,23 +110,16 @@ def ademamix(
       Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
       run it, with the paper's alpha and a beta3 for thousands of steps.
     """
-    rule = scale_by_ademamix(
-        beta1, beta2, beta3, alpha, epsilon, alpha_warmup=alpha_warmup, beta3_warmup=beta3_warmup
-    )
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
     ademamix,
-    bounds={"beta3": (0.0, BELOW_ONE)},
     study=dict(
         learning_rate=8e-3,
         beta2=0.95,
         beta3=0.999,
         alpha=8.0,
         epsilon=1e-15,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        decayed=("matrix", "head"),
     ),
 )

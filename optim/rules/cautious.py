@@ -1,13 +1,13 @@
 """Cautious AdamW: no step against the gradient."""
 
-from typing import Literal, Unpack
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import Role, Roles, find_roles
@@ -59,20 +59,8 @@ def scale_by_cautious(
     return optax.GradientTransformation(adam.init, update)
 
 
-@takes_common
-def cautious(
-    learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.999,
-    epsilon: Number = 1e-6,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    statistics: Statistics = "matrix",
-    normalizer: Literal["clamp", "epsilon"] = "clamp",
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_cautious)
+def cautious(rule, learning_rate: Number, **common):
     """AdamW that skips the coordinates whose update points against the gradient.
 
     It wants AdamW's hyper-parameters; usually 30 to 45 % of the coordinates are skipped, and the
@@ -94,10 +82,7 @@ def cautious(
       <https://arxiv.org/abs/2509.02046>`_, 2025: mean + epsilon, over all layers of a stacked leaf
       at once.
     """
-    rule = scale_by_cautious(
-        beta1, beta2, epsilon, roles=roles, statistics=statistics, normalizer=normalizer
-    )
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
@@ -107,10 +92,7 @@ ENTRY = Entry(
         beta1=0.95,
         beta2=0.98,
         epsilon=1e-20,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
         statistics="leaf",
         normalizer="epsilon",
-        decayed=("matrix", "head"),
     ),
 )

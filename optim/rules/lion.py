@@ -1,28 +1,21 @@
 """Lion: the sign of an interpolated momentum."""
 
-from typing import Unpack
-
 import optax
+from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.entry import Entry, Number
-from optim.roles import Roles
-
-scale_by_lion = optax.scale_by_lion
 
 
-@takes_common
-def lion(
-    learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.99,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@takes_options
+def scale_by_lion(beta1: ArrayLike = 0.9, beta2: ArrayLike = 0.99) -> optax.GradientTransformation:
+    """Lion's direction; arguments as in `lion`."""
+    return optax.scale_by_lion(beta1, beta2)
+
+
+@optimizer(scale_by_lion)
+def lion(rule, learning_rate: Number, **common):
     r"""Lion: the sign of an interpolated momentum.
 
     .. math::
@@ -44,8 +37,7 @@ def lion(
       Preset "study": the same rule with the numbers of Wen et al, `Fantastic Pretraining Optimizers
       and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025.
     """
-    rule = scale_by_lion(beta1, beta2)
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
@@ -55,7 +47,5 @@ ENTRY = Entry(
         beta1=0.95,
         beta2=0.95,
         weight_decay=0.7,
-        max_grad_norm=1.0,
-        decayed=("matrix", "head"),
     ),
 )

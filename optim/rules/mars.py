@@ -1,16 +1,16 @@
 """MARS: its approximate form on AdamW."""
 
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish, of_kinds
 from optim.entry import Entry, Number
-from optim.roles import KINDS, Kind, Role, Roles, find_roles
+from optim.roles import Role, Roles, find_roles
 
 ClipScope = Literal["tree", "matrix"]
 
@@ -87,26 +87,23 @@ def scale_by_mars(
     )
 
 
-@takes_common
+@optimizer(scale_by_mars)
 def mars(
+    rule,
     learning_rate: Number,
-    beta1: Number = 0.95,
-    beta2: Number = 0.99,
-    gamma: Number = 0.025,
-    epsilon: Number = 1e-8,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 1.0,
     gain_learning_rate_ratio: Number = 1.0,
     gain_beta1: Number = 0.9,
     gain_beta2: Number = 0.95,
     gain_weight_decay: Number = 0.1,
     *,
-    roles: Roles = None,
-    clip_scope: ClipScope = "matrix",
     gains_by_adamw: bool = True,
-    decayed: tuple[Kind, ...] = KINDS,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+    epsilon,
+    max_grad_norm,
+    roles,
+    decayed,
+    weight_decay_mask,
+    **common,
+):
     """AdamW on variance-reduced gradients, from the last minibatch's gradient at no extra pass.
 
     Args:
@@ -126,22 +123,20 @@ def mars(
       <https://arxiv.org/abs/2509.02046>`_, 2025: c clipped by its norm over the tree, everything by
       MARS.
     """
-    rule = scale_by_mars(
-        beta1, beta2, gamma, epsilon, max_grad_norm, roles=roles, clip_scope=clip_scope
-    )
+    del max_grad_norm  # the rule clips
     ratios = {}
     if gains_by_adamw:
         # Gains have a decay of their own: theirs is added to the direction here, not by `finish`.
         adamw = [optax.scale_by_adam(gain_beta1, gain_beta2, epsilon)]
         if "gain" in decayed:
-            adamw.append(optax.add_decayed_weights(gain_weight_decay))
+            mask = lambda tree: of_kinds(tree, ("gain",), roles, weight_decay_mask)  # noqa: E731
+            adamw.append(optax.add_decayed_weights(gain_weight_decay, mask))
         rules = {True: optax.chain(*adamw), False: rule}
         rule = optax.partition(rules, lambda tree: of_kinds(tree, ("gain",), roles))
         ratios = {"gain": gain_learning_rate_ratio}
         decayed = tuple(kind for kind in decayed if kind != "gain")
-    return finish(
-        rule, learning_rate, weight_decay, ratios=ratios, roles=roles, decayed=decayed, **common
-    )
+    shared = dict(roles=roles, decayed=decayed, weight_decay_mask=weight_decay_mask)
+    return finish(rule, learning_rate, ratios=ratios, **shared, **common)
 
 
 ENTRY = Entry(
@@ -152,10 +147,7 @@ ENTRY = Entry(
         beta2=0.95,
         gamma=0.025,
         epsilon=1e-25,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
         clip_scope="tree",
         gains_by_adamw=False,
-        decayed=("matrix", "head"),
     ),
 )

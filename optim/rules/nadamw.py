@@ -1,14 +1,11 @@
 """NAdamW: AdamW with Nesterov momentum."""
 
-from typing import Unpack
-
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.entry import Entry, Number
-from optim.roles import Roles
 
 
 @takes_options
@@ -19,18 +16,8 @@ def scale_by_nadamw(
     return optax.scale_by_adam(beta1, beta2, epsilon, nesterov=True)
 
 
-@takes_common
-def nadamw(
-    learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.999,
-    epsilon: Number = 1e-8,
-    weight_decay: Number = 1e-4,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_nadamw, weight_decay=1e-4)
+def nadamw(rule, learning_rate: Number, **common):
     r"""NAdamW: AdamW whose momentum looks one step ahead.
 
     .. math::
@@ -51,8 +38,7 @@ def nadamw(
       Preset "study": numbers of Wen et al, `Fantastic Pretraining Optimizers and Where to Find Them
       <https://arxiv.org/abs/2509.02046>`_, 2025.
     """
-    rule = scale_by_nadamw(beta1, beta2, epsilon)
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
@@ -62,8 +48,5 @@ ENTRY = Entry(
         beta1=0.95,
         beta2=0.95,
         epsilon=1e-25,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        decayed=("matrix", "head"),
     ),
 )

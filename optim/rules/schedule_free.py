@@ -1,28 +1,25 @@
 """Schedule-Free AdamW: an average of iterates in the place of momentum and schedule."""
 
-from typing import Unpack
-
 import optax
+from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.averaging import schedule_free as wrap
 from optim.entry import Entry, Number
-from optim.roles import Roles
+
+
+@takes_options
+def scale_by_mean_square(
+    beta2: ArrayLike = 0.999, epsilon: ArrayLike = 1e-8
+) -> optax.GradientTransformation:
+    """The gradient over the root of its mean square, with bias correction."""
+    return optax.scale_by_rms(beta2, epsilon, eps_in_sqrt=False, bias_correction=True)
 
 
 @wrap
-@takes_common
-def schedule_free_adamw(
-    learning_rate: Number,
-    beta2: Number = 0.999,
-    epsilon: Number = 1e-8,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_mean_square)
+def schedule_free_adamw(rule, learning_rate: Number, **common):
     r"""AdamW without momentum, whose average takes the place of momentum and of a schedule.
 
     .. math::
@@ -47,8 +44,7 @@ def schedule_free_adamw(
       Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
       run it, at a constant rate.
     """
-    rule = optax.scale_by_rms(beta2, epsilon, eps_in_sqrt=False, bias_correction=True)
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
@@ -58,8 +54,5 @@ ENTRY = Entry(
         learning_rate=16e-3,
         beta2=0.95,
         epsilon=1e-15,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        decayed=("matrix", "head"),
     ),
 )

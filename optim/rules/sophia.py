@@ -1,16 +1,15 @@
 """Sophia-H: momentum over the Hessian's diagonal."""
 
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.entry import Entry, Number
-from optim.roles import Roles
 from optim.stacks.probes import gaussian_like, probe_key
 
 
@@ -106,24 +105,8 @@ def scale_by_sophia(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@takes_common
-def sophia(
-    learning_rate: Number,
-    beta1: Number = 0.96,
-    beta2: Number = 0.99,
-    gamma: Number = 0.01,
-    epsilon: Number = 1e-12,
-    weight_decay: Number = 0.2,
-    max_grad_norm: Number = 1.0,
-    *,
-    roles: Roles = None,
-    refresh_every: int = 10,
-    refresh: Literal["before", "after"] = "before",
-    correction: Literal["inside", "outside"] = "outside",
-    floor: Literal["sum", "max"] = "sum",
-    seed: int = 0,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_sophia, weight_decay=0.2, max_grad_norm=1.0)
+def sophia(rule, learning_rate: Number, *, seed: int = 0, **common):
     """Sophia with Hutchinson's estimator, Gaussian probes.
 
     A Hessian-vector product costs two to three gradients, every `refresh_every` steps. If it pays,
@@ -157,18 +140,7 @@ def sophia(
       Them <https://arxiv.org/abs/2509.02046>`_, 2025, ran it: the quotient of the corrected m
       clipped, estimate at the end of updates 10, 20, ...
     """
-    rule = scale_by_sophia(
-        beta1,
-        beta2,
-        gamma,
-        epsilon,
-        refresh_every=refresh_every,
-        refresh=refresh,
-        correction=correction,
-        floor=floor,
-        seed=seed,
-    )
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
@@ -179,11 +151,8 @@ ENTRY = Entry(
         beta2=0.99,
         gamma=0.0125,
         epsilon=1e-12,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
         refresh="after",
         correction="inside",
         floor="max",
-        decayed=("matrix", "head"),
     ),
 )

@@ -22,7 +22,8 @@ def budget(rule: str, *, batch: float = 1.0, tokens: float = 1.0) -> dict[str, f
         tau        1              1              kappa / tokens        1          1
         nanochat   sqrt(kappa)    1              sqrt(kappa) / tokens  1          1
 
-    "sqrt": the SDE of Adam, arXiv 2205.10287. (ArchScale leaves beta1, after 2507.07101.)
+    "sqrt": the SDE of Adam, arXiv 2205.10287, where the noise of the gradient outweighs its mean;
+    its betas are positive up to kappa < 1 / (1 - beta). (ArchScale leaves beta1, after 2507.07101.)
     "adamw_sde": arXiv 2411.15958, as ArchScale's pretrain.py 1211-1219 has it.
     "tau": keeps AdamW's memory of its weights, batch / (rate decay tokens), in units of the whole
     run, arXiv 2405.13698; 2505.13738 fits a power law in tokens per parameter instead.
@@ -34,6 +35,11 @@ def budget(rule: str, *, batch: float = 1.0, tokens: float = 1.0) -> dict[str, f
 
     Raises:
       ValueError: an unknown name.
+
+    Example:
+      >>> import optim
+      >>> optim.scaling.budget("tau", batch=2.0, tokens=8.0)["weight_decay"]
+      0.25
     """
     if rule not in BUDGETS:
         raise ValueError(f"rule={rule!r} is unknown{nearest(rule, BUDGETS)}")

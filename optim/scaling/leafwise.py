@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import optax
 
 from optim.assemble import Multipliers, Scaling
 from optim.roles import Role, Roles, find_roles, path_name, stack_shape
@@ -19,8 +20,8 @@ def leafwise(
     rule: str,
     optimizer: str,
     values: Mapping[str, Any],
-    params,
-    base,
+    params: optax.Params,
+    base: optax.Params,
     *,
     roles: Roles = None,
     depth: float = 1.0,
@@ -44,6 +45,14 @@ def leafwise(
     Raises:
       ValueError: the rule has no answer for this optimizer, or cannot scale a decay that the
         optimizer does itself; parameters that the base lacks.
+
+    Example:
+      >>> import jax, optim
+      >>> shapes = (jax.ShapeDtypeStruct((n, n), "float32") for n in (8, 4))
+      >>> wide, narrow = ({"up": {"kernel": x}} for x in shapes)
+      >>> known = optim.spec("adamw", learning_rate=0.01)
+      >>> scaling, _ = optim.scaling.leafwise("mup", known.name, known.values, wide, narrow)
+      >>> tx = known.build(scaling=scaling)
     """
     options = {
         "weight_decay_kind": values["weight_decay_kind"],

@@ -114,9 +114,12 @@ def spectral(leaf: Leaf) -> Multipliers:
     and Dion ("ratio"). Init std 1 / sqrt(r_i) min(1, sqrt(r_o / r_i)). Epsilon and coupled decay
     stay.
 
-    Source: arXiv 2310.17813, sections 3 and 4; the growth of Muon's update from 2512.05620.
-    Validity: width only, losses without decay. Both take an update's stable rank as constant. SOAP,
-    Shampoo and AdaMuon have no known spectral norm and are refused: normalise their update first.
+    Source: arXiv 2310.17813, sections 3 and 4, whose deviations nanotron's parametrization.py has
+    too; the growth of Muon's update from 2512.05620. Validity: width only, losses without decay.
+    Both take an update's stable rank as constant. SOAP, Shampoo and AdaMuon have no known spectral
+    norm and are refused: normalise their update first.
+
+    Contradictions: nanotron gives AdamW the paper's rate of SGD, outputs / inputs.
     """
     if leaf.family == "adam":
         rate = 1 / leaf.inputs
@@ -244,6 +247,13 @@ def multipliers(
 
     Raises:
       ValueError: an unknown name, or the reason why the rule has no answer for this optimizer.
+
+    Example:
+      >>> import optim
+      >>> role = optim.Role("matrix", inputs=(0,), outputs=(1,))
+      >>> sizes = {"shape": (1024, 4096), "base": (256, 1024)}
+      >>> optim.scaling.multipliers("mup", optimizer="adamw", role=role, **sizes)
+      {'learning_rate': 0.25, 'epsilon': 0.25, 'weight_decay': 1.0, 'init_std': 0.5}
     """
     leaf = measure(
         optimizer,
@@ -282,7 +292,15 @@ def model(rule: str, *, optimizer: str, width: float = 1.0, depth: float = 1.0) 
         completep                       1 / r_L        1 / r_w
         hyperp                          1 / sqrt(r_L)  1 / r_w, on the hyperball 1
 
-    Sources as in each rule. ValueError for an unknown name.
+    Sources as in each rule.
+
+    Raises:
+      ValueError: an unknown name.
+
+    Example:
+      >>> import optim
+      >>> optim.scaling.model("completep", optimizer="adamw", width=4.0, depth=2.0)
+      {'residual': 0.5, 'output': 0.25}
     """
     _named(rule)
     on_sphere = family_of(optimizer) == "hyperball"

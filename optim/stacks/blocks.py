@@ -66,6 +66,17 @@ class Plan:
             for width, across in self.columns
         ]
 
+    def flops(self, products: float, cubes: float) -> float:
+        """FLOPs of work on every block and each of its sides with a full factor: `products` times
+        height * width * side, and `cubes` times side^3."""
+        sides = [
+            (number, height * width, side)
+            for number, height, width in self.block_shapes()
+            for side, full in ((height, self.inputs), (width, self.outputs))
+            if full
+        ]
+        return float(sum(n * (products * area * s + cubes * s**3) for n, area, s in sides))
+
     def _to_matrices(self, leaf):
         x = to_stack(leaf, self.role)
         if not self.vector:

@@ -19,10 +19,10 @@ SHARED_AXES = ("data", "model")
 LARGEST_COPY = 2**20  # bytes of a state array that may be whole on every device
 
 
-def state_shardings(tx, params, place: Callable | None = None):
-    """Where each array of the optimizer state `tx.init(params)` lies, a tree of `NamedSharding`.
-
-        state = jax.jit(tx.init, out_shardings=optim.state_shardings(tx, params))(params)
+def state_shardings(
+    tx: optax.GradientTransformation, params: optax.Params, place: Callable | None = None
+):
+    """Where each array of the optimizer state `tx.init(params)` lies.
 
     Args:
       tx: an optax transformation, or its `init`.
@@ -30,6 +30,9 @@ def state_shardings(tx, params, place: Callable | None = None):
       place: (path, array, mesh) -> the `PartitionSpec` of a state array that belongs to no
         parameter, or None. Paths end as the state names it ("inner/table"); the array has shape
         and dtype.
+
+    Returns:
+      A tree of `NamedSharding` like the state.
 
     An array in a parameter's place lies like the parameter where it has its axes, or length 1 (one
     entry for many) instead; other arrays there, such as factors, as `stack_spec` says. Counters and
@@ -39,6 +42,15 @@ def state_shardings(tx, params, place: Callable | None = None):
       ValueError: one line, naming a state array of more than LARGEST_COPY bytes that belongs to no
         parameter and that `place` does not place (every device would hold a copy), or one that
         cannot lie as `place` says.
+
+    Example:
+      >>> import jax, optim
+      >>> import jax.numpy as jnp
+      >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> rows = jax.NamedSharding(mesh, jax.P("data"))
+      >>> params = {"up": {"kernel": jax.device_put(jnp.eye(4), rows)}}
+      >>> tx = optim.lion(learning_rate=0.001)
+      >>> state = jax.jit(tx.init, out_shardings=optim.state_shardings(tx, params))(params)
     """
     init = getattr(tx, "init", tx)
     leaves, treedef = jax.tree.flatten(params)

@@ -72,6 +72,33 @@ def test_kinds_of_weight_decay(kind, decay):
         np.testing.assert_allclose(updates[key], -0.2 * ratio * (u + decayed), rtol=1e-6)
 
 
+MASK = {"embed": True, "w": True, "scale": False, "head": False}  # a prefix of the parameters
+
+
+@pytest.mark.parametrize(
+    "name", ["adamw", "soap", "mars", "kl_shampoo", "optax:sgd", "optax:adamw"]
+)
+def test_a_mask_beside_kinds_says_what_decays(name):
+    """Of matrices and gains only the matrix: what zero gradients leave is decay."""
+    numbers = dict(learning_rate=0.1, weight_decay=0.5, decayed=("matrix", "gain"))
+    mask = MASK if name == "adamw" else lambda params: MASK
+    tx = optim.build(name, numbers, weight_decay_mask=mask)
+    zero, state = jax.tree.map(jnp.zeros_like, PARAMS), tx.init(PARAMS)
+    update = jax.jit(tx.update)
+    for _ in range(2):  # SOAP's kin do nothing in their first
+        updates, state = update(zero, state, PARAMS)
+    moved = {key: bool(jnp.any(x != 0)) for key, x in first(updates).items()}
+    assert moved == {"embed": False, "w": True, "scale": False, "head": False}
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="weight_decay_mask is not a tree of bools like the param"):
+        apply(optim.lion(0.1, weight_decay_mask={"w": True}))
+    name = "optax.contrib:schedule_free_adamw"
+    with pytest.raises(ValueError, match="adamw itself says what decays: no weight_decay_mask"):
+        optim.build(name, learning_rate=0.1, weight_decay_mask=MASK)
+
+
 def test_rates_by_role_and_a_cooldown_of_their_own():
     """Half-way, matrices cool down over all steps, the others have not begun."""
     hparams = {"learning_rate": 0.4, "steps": 8, "decay": 1.0, "auxiliary_decay": 0.25}

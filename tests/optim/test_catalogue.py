@@ -149,6 +149,8 @@ def test_inject_hyperparams_takes_the_alias():
 
     tx = optax.inject_hyperparams(lion)(learning_rate=0.1, beta1=0.8)
     same(steps(tx), steps(lion(0.1, 0.8)))
+    bare = optax.inject_hyperparams(optim.scale_by_lion)(beta1=optax.linear_schedule(0.8, 0.9, 5))
+    assert set(bare.init(PARAMS).hyperparams) == {"beta1", "beta2"}
 
 
 def test_describe_takes_any_transformation():

@@ -55,6 +55,7 @@ def test_floats_may_be_traced_and_the_rest_is_static(write):
     own = ("learning_rate", "momentum", "power")
     assert set(own) < set(spec.traced)
     assert spec.static["nesterov"] is False and spec.static["window"] == 10
+    assert spec.static["around"] == "clip+decay+schedule"
     assert optim.spec(**spec.flat()) == spec
 
 
@@ -76,7 +77,8 @@ def test_wrap_false_leaves_it_alone_and_hands_it_the_steps(write):
     name = write("wrap = False\n" + MAKE.replace("window=10", "steps: int = 0"))
     spec = optim.spec(name, learning_rate=0.1, steps=7)
     near(steps(spec.build()), steps(optax.sgd(0.1, 0.9)))
-    for wrong in ({"schedule": "cosine"}, {"warmup": 3}, {"weight_decay": 0.1}):
+    wrongs = ({"schedule": "cosine"}, {"warmup": 3}, {"weight_decay": 0.1}, {"around": "schedule"})
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             optim.spec(name, **wrong)
 
@@ -91,7 +93,7 @@ def test_roles_are_handed_over(write):
         "    return optax.stateless(update)\n"
     )
     spec = optim.spec(name, learning_rate=1.0)
-    assert "weight_decay" not in spec.values
+    assert "weight_decay" not in spec.values and spec.static["around"] == "schedule"
     moved = steps(spec.build(), 1)
     near(moved, {"w": PARAMS["w"] - GRADS["w"], "scale": PARAMS["scale"]})
 

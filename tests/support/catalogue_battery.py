@@ -28,6 +28,14 @@ UNCONSTRAINED_ONLY = (
     optimizer_battery.minimises_a_quadratic,
     optimizer_battery.minimises_rosenbrock,
 )
+# What these do to trees, dtypes and meshes is what AdamW, Muon and KL-Shampoo do.
+ALIKE = ("nadamw", "lion", "ademamix", "adamc", "adamuon", "muonc", "kl_soap")
+ASKED_OF_OTHERS = (
+    optimizer_battery.bfloat16_parameters,
+    optimizer_battery.odd_trees,
+    optimizer_battery.composes,
+    optimizer_battery.mesh_equals_one_device,
+)
 
 
 @functools.cache
@@ -55,6 +63,7 @@ def cases(names):
         for check in CHECKS
         if check is not optimizer_battery.state_round_trips_through_orbax
         and not (name in CONSTRAINED and check in UNCONSTRAINED_ONLY)
+        and not (name in ALIKE and check in ASKED_OF_OTHERS)
     ]
 
 

@@ -1,15 +1,14 @@
 """AdaMuon: a second moment on orthogonalised signs."""
 
-from typing import Unpack
-
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
-from optim.entry import BELOW_ONE, Entry, Number
+from optim.alias import optimizer, takes_options
+from optim.entry import Entry, Number
 from optim.roles import Roles
+from optim.rules.adamw import scale_by_adamw
 from optim.rules.muons import parts
-from optim.rules.muons.parts import FALLBACK, JORDAN, NewtonSchulz, matrix_flops
+from optim.rules.muons.parts import FALLBACK, JORDAN, NewtonSchulz, matrix_flops, with_adam
 
 
 @takes_options
@@ -41,28 +40,8 @@ def scale_by_adamuon(
     )
 
 
-@takes_common(clipped=FALLBACK)
-def adamuon(
-    learning_rate: Number,
-    momentum: Number = 0.95,
-    muon_beta2: Number | None = None,
-    beta1: Number = 0.9,
-    beta2: Number = 0.95,
-    epsilon: Number = 1e-8,
-    muon_epsilon: Number = 1e-7,
-    adamuon_epsilon: Number = 1e-8,
-    rms: Number = 0.2,
-    muon_to_adam_lr: Number = 1.0,
-    weight_decay: Number = 0.01,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    options: NewtonSchulz = JORDAN,
-    nesterov: bool = True,
-    averaged: bool = True,
-    sign: bool = True,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_adamuon, scale_by_adamw, beta2=0.95, weight_decay=0.01, clipped=FALLBACK)
+def adamuon(rule, adam, learning_rate: Number, muon_to_adam_lr: Number = 1.0, **common):
     r"""AdaMuon for hidden matrices, AdamW for embedding, head and gains.
 
     .. math::
@@ -95,35 +74,17 @@ def adamuon(
       Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
       run it.
     """
-    rule = scale_by_adamuon(
-        momentum,
-        muon_beta2,
-        muon_epsilon,
-        adamuon_epsilon,
-        rms,
-        options=options,
-        roles=roles,
-        nesterov=nesterov,
-        averaged=averaged,
-        sign=sign,
-    )
-    adam = (beta1, beta2, epsilon)
-    rest = (learning_rate, weight_decay, max_grad_norm, muon_to_adam_lr)
-    return parts.with_adam(rule, adam, *rest, roles=roles, **common)
+    return with_adam(rule, adam, learning_rate, muon_to_adam_lr, **common)
 
 
 ENTRY = Entry(
     adamuon,
     flops=matrix_flops,
     version=2,  # bfloat16 keeps its coefficients
-    bounds={"muon_beta2": (0.0, BELOW_ONE)},
     study=dict(
         learning_rate=8e-3,
         muon_beta2=0.95,
         epsilon=1e-15,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        decayed=("matrix", "head"),
         ns_dtype=None,
     ),
 )

@@ -1,17 +1,18 @@
 """Dion: low-rank orthonormal updates by power iteration."""
 
 import math
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.entry import Entry, Number, Precision
 from optim.linalg import lapack
 from optim.roles import Role, Roles, find_roles, from_stack, stack_shape, to_stack
+from optim.rules.adamw import scale_by_adamw
 from optim.rules.muons.parts import FALLBACK, Scale, fit_shape, with_adam
 from optim.stacks.batching import map_grouped, turn
 from optim.stacks.placement import share_out
@@ -106,27 +107,8 @@ def matrix_flops(role: Role, leaf, values) -> float:
     return stack * (power + 4.0 * short * long * r)
 
 
-@takes_common(clipped=FALLBACK)
-def dion(
-    learning_rate: Number,
-    momentum: Number = 0.95,
-    beta1: Number = 0.9,
-    beta2: Number = 0.95,
-    epsilon: Number = 1e-8,
-    dion_epsilon: Number = 1e-8,
-    adam_lr_ratio: Number = 1.0,
-    weight_decay: Number = 0.01,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    rank_fraction: float = 1.0,
-    rank_multiple_of: int = 1,
-    power_iterations: int = 1,
-    precision: Precision = "highest",
-    scale: Scale = "ratio",
-    seed: int = 0,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_dion, scale_by_adamw, beta2=0.95, weight_decay=0.01, clipped=FALLBACK)
+def dion(rule, adam, learning_rate: Number, adam_lr_ratio: Number = 1.0, **common):
     r"""Dion for hidden matrices, AdamW for embedding, head and gains.
 
     .. math::
@@ -161,36 +143,19 @@ def dion(
       Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
       run it.
     """
-    rule = scale_by_dion(
-        momentum,
-        dion_epsilon,
-        roles=roles,
-        rank_fraction=rank_fraction,
-        rank_multiple_of=rank_multiple_of,
-        power_iterations=power_iterations,
-        precision=precision,
-        scale=scale,
-        seed=seed,
-    )
-    adam = (beta1, beta2, epsilon)
-    rest = (learning_rate, weight_decay, max_grad_norm, adam_lr_ratio)
-    return with_adam(rule, adam, *rest, roles=roles, **common)
+    return with_adam(rule, adam, learning_rate, adam_lr_ratio, **common)
 
 
 ENTRY = Entry(
     dion,
     schedule="wsd",
     flops=matrix_flops,
-    bounds={"rank_fraction": (1e-3, 1.0)},
     study=dict(
         learning_rate=16e-3,
         beta1=0.95,
         epsilon=1e-15,
         adam_lr_ratio=0.2,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
         decay=0.6,
-        decayed=("matrix", "head"),
         rank_fraction=0.25,
     ),
 )

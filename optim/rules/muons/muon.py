@@ -1,15 +1,14 @@
 """Muon: momentum orthogonalised by Newton-Schulz."""
 
-from typing import Unpack
-
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.entry import Entry, Number
 from optim.roles import Roles
+from optim.rules.adamw import scale_by_adamw
 from optim.rules.muons import parts
-from optim.rules.muons.parts import FALLBACK, JORDAN, NewtonSchulz, Scale, matrix_flops
+from optim.rules.muons.parts import FALLBACK, JORDAN, NewtonSchulz, Scale, matrix_flops, with_adam
 
 
 @takes_options
@@ -35,25 +34,8 @@ def scale_by_muon(
     )
 
 
-@takes_common(clipped=FALLBACK)
-def muon(
-    learning_rate: Number,
-    momentum: Number = 0.95,
-    beta1: Number = 0.9,
-    beta2: Number = 0.95,
-    epsilon: Number = 1e-10,
-    muon_epsilon: Number = 1e-7,
-    muon_to_adam_lr: Number = 0.015,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    options: NewtonSchulz = JORDAN,
-    nesterov: bool = True,
-    averaged: bool = True,
-    scale: Scale = "spectral",
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_muon, scale_by_adamw, beta2=0.95, epsilon=1e-10, clipped=FALLBACK)
+def muon(rule, adam, learning_rate: Number, muon_to_adam_lr: Number = 0.015, **common):
     r"""Muon for hidden matrices, AdamW for embedding, head and gains.
 
     .. math::
@@ -84,18 +66,7 @@ def muon(
       <https://arxiv.org/abs/2509.02046>`_, 2025, ran: summed momentum, K = 10 (its text says 5),
       in the gradients' dtype.
     """
-    rule = scale_by_muon(
-        momentum,
-        muon_epsilon,
-        options=options,
-        roles=roles,
-        nesterov=nesterov,
-        averaged=averaged,
-        scale=scale,
-    )
-    adam = (beta1, beta2, epsilon)
-    rest = (learning_rate, weight_decay, max_grad_norm, muon_to_adam_lr)
-    return parts.with_adam(rule, adam, *rest, roles=roles, **common)
+    return with_adam(rule, adam, learning_rate, muon_to_adam_lr, **common)
 
 
 ENTRY = Entry(
@@ -111,10 +82,7 @@ ENTRY = Entry(
         epsilon=1e-15,
         muon_epsilon=1e-15,
         muon_to_adam_lr=0.2,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
         decay=0.6,
-        decayed=("matrix", "head"),
         averaged=False,
         ns_steps=10,
         ns_dtype=None,

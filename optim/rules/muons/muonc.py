@@ -1,36 +1,47 @@
 """MuonC: Muon with corrected weight decay, as marin's optimizer ladder ran it."""
 
-from typing import Unpack
-
 import optax
+from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common
+from optim.alias import optimizer, takes_options
 from optim.entry import Entry, Number
 from optim.roles import Roles
+from optim.rules.adamw import scale_by_adamw
 from optim.rules.muons import parts
-from optim.rules.muons.parts import FALLBACK, LEVANTER, NewtonSchulz, Scale, matrix_flops
+from optim.rules.muons.parts import FALLBACK, LEVANTER, NewtonSchulz, Scale, matrix_flops, with_adam
 
 
-@takes_common(clipped=FALLBACK, decayed=("matrix", "head"), weight_decay_kind="corrected")
-def muonc(
-    learning_rate: Number,
-    momentum: Number = 0.95,
-    beta1: Number = 0.9,
-    beta2: Number = 0.95,
-    epsilon: Number = 1e-8,
-    muon_epsilon: Number = 1e-8,
-    muon_to_adam_lr: Number = 0.03,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 1.0,
+@takes_options
+def scale_by_muonc(
+    momentum: ArrayLike = 0.95,
+    muon_epsilon: ArrayLike = 1e-8,
+    options: NewtonSchulz = LEVANTER,
     *,
     roles: Roles = None,
-    options: NewtonSchulz = LEVANTER,
     nesterov: bool = True,
     averaged: bool = True,
     renormalized: bool = True,
     scale: Scale = "spectral",
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
+    """MuonC's rule for matrices, heads and embeddings; arguments as in `muonc`."""
+    return optax.chain(
+        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
+        parts.orthogonalize(muon_epsilon, options, roles=roles),
+        parts.fit_rank(roles=roles) if renormalized else optax.identity(),
+        parts.fit_shape(scale, roles=roles),
+    )
+
+
+@optimizer(
+    scale_by_muonc,
+    scale_by_adamw,
+    beta2=0.95,
+    max_grad_norm=1.0,
+    clipped=FALLBACK,
+    decayed=("matrix", "head"),
+    weight_decay_kind="corrected",
+)
+def muonc(rule, adam, learning_rate: Number, muon_to_adam_lr: Number = 0.03, **common):
     r"""Muon for hidden matrices, AdamC for embedding, head and gains.
 
     .. math::
@@ -51,20 +62,12 @@ def muonc(
 
       Preset "study": the best rate of that ladder at 130M.
     """
-    rule = optax.chain(
-        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
-        parts.orthogonalize(muon_epsilon, options, roles=roles),
-        parts.fit_rank(roles=roles) if renormalized else optax.identity(),
-        parts.fit_shape(scale, roles=roles),
-    )
-    adam = (beta1, beta2, epsilon)
-    rest = (learning_rate, weight_decay, max_grad_norm, muon_to_adam_lr)
-    return parts.with_adam(rule, adam, *rest, roles=roles, **common)
+    return with_adam(rule, adam, learning_rate, muon_to_adam_lr, **common)
 
 
 ENTRY = Entry(
     muonc,
     schedule="wsd",
     flops=matrix_flops,
-    study=dict(learning_rate=20e-3, muon_to_adam_lr=0.2, weight_decay=0.1, decay=0.8),
+    study=dict(learning_rate=20e-3, muon_to_adam_lr=0.2, decay=0.8),
 )

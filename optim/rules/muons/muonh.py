@@ -1,37 +1,47 @@
 """MuonH: Muon with its matrices on the hyperball."""
 
-from typing import Unpack
-
 import optax
+from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.entry import Entry, Number
-from optim.roles import KINDS, Kind, Roles
+from optim.roles import Roles
 from optim.rules.adamh import REST, SPHERE, clip_apart
+from optim.rules.adamw import scale_by_adamw
 from optim.rules.muons import parts
 from optim.rules.muons.parts import LEVANTER, NewtonSchulz, matrix_flops
 
 
-@takes_common
-def muonh(
-    learning_rate: Number,
-    momentum: Number = 0.95,
-    beta1: Number = 0.9,
-    beta2: Number = 0.95,
-    epsilon: Number = 1e-8,
-    muon_epsilon: Number = 1e-8,
-    muon_to_adam_lr: Number = 1.0,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 1.0,
+@takes_options
+def scale_by_polar_factor(
+    momentum: ArrayLike = 0.95,
+    muon_epsilon: ArrayLike = 1e-8,
+    options: NewtonSchulz = LEVANTER,
     *,
     roles: Roles = None,
-    options: NewtonSchulz = LEVANTER,
-    clipped: tuple[Kind, ...] = KINDS,
     nesterov: bool = True,
     averaged: bool = False,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
+    """Muon's direction without a size."""
+    return optax.chain(
+        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
+        parts.orthogonalize(muon_epsilon, options, roles=roles),
+    )
+
+
+@optimizer(scale_by_polar_factor, scale_by_adamw, beta2=0.95, max_grad_norm=1.0)
+def muonh(
+    rule,
+    adam,
+    learning_rate: Number,
+    muon_to_adam_lr: Number = 1.0,
+    *,
+    max_grad_norm,
+    clipped,
+    roles,
+    **common,
+):
     """Muon whose matrices keep their norm; Adam for the rest, the head on the hyperball too.
 
     The step is that of `optim.sphere` with Muon's direction, whose size and shape factor
@@ -55,16 +65,10 @@ def muonh(
 
       Preset "study": the best rate of the recorded Qwen3 ladder at 130M, whose ratio is 3/13.
     """
-    rule = optax.chain(
-        parts.momentum(momentum, nesterov=nesterov, averaged=averaged),
-        parts.orthogonalize(muon_epsilon, options, roles=roles),
-    )
     clip = clip_apart(max_grad_norm, (("matrix",), ("head",), REST), clipped, roles=roles)
-    adam = optax.scale_by_adam(beta1, beta2, epsilon)
     return finish(
         optax.chain(clip, parts.by_kind(rule, adam, roles)),
         learning_rate,
-        weight_decay,
         ratios=dict.fromkeys(REST, muon_to_adam_lr),
         constrained=SPHERE,
         roles=roles,
@@ -75,5 +79,5 @@ def muonh(
 ENTRY = Entry(
     muonh,
     flops=matrix_flops,
-    study=dict(learning_rate=20e-3, muon_to_adam_lr=3 / 13, decayed=("matrix", "head")),
+    study=dict(learning_rate=20e-3, muon_to_adam_lr=3 / 13, weight_decay=0.0),
 )

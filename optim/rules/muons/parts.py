@@ -222,26 +222,17 @@ def by_kind(
 
 def with_adam(
     rule: optax.GradientTransformation,
-    adam: tuple,
+    adam: optax.GradientTransformation,
     learning_rate,
-    weight_decay,
-    max_grad_norm,
     ratio,
     *,
     roles: Roles = None,
     **common,
 ) -> optax.GradientTransformationExtraArgs:
-    """The whole optimizer of a matrix rule: Adam of (beta1, beta2, epsilon) for everything else, at
-    `ratio` times the learning rate. Other arguments as in `optim.assemble.finish`."""
-    return finish(
-        by_kind(rule, optax.scale_by_adam(*adam), roles),
-        learning_rate,
-        weight_decay,
-        max_grad_norm,
-        ratios=dict.fromkeys(FALLBACK, ratio),
-        roles=roles,
-        **common,
-    )
+    """The whole optimizer of a matrix rule: `adam` for everything else, at `ratio` times the
+    learning rate. Other arguments as in `optim.assemble.finish`."""
+    ratios = dict.fromkeys(FALLBACK, ratio)
+    return finish(by_kind(rule, adam, roles), learning_rate, ratios=ratios, roles=roles, **common)
 
 
 def matrix_flops(role: Role, leaf, values) -> float:

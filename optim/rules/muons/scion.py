@@ -1,13 +1,13 @@
 """Scion: linear minimisation over norm balls."""
 
-from typing import Literal, NamedTuple, Unpack
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
 from optim.entry import Entry, Number
 from optim.roles import Role, Roles, find_roles, stack_shape
@@ -76,24 +76,16 @@ def scale_by_signum(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@takes_common(clipped=FALLBACK)
-def scion(
-    learning_rate: Number,
-    momentum: Number = 0.9,
-    beta1: Number = 0.9,
-    scion_epsilon: Number = 1e-7,
-    scion_to_signum_lr: Number = 1.0,
-    spectral_radius: Number = 50.0,
-    sign_radius: Number = 3000.0,
-    weight_decay: Number = 1.0,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    options: NewtonSchulz = JORDAN,
-    outer_norm: OuterNorm = "sign_per_feature",
-    scale: Scale = "ratio",
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(
+    scale_by_scion,
+    scale_by_signum,
+    spectral_radius=50.0,
+    sign_radius=3000.0,
+    outer_norm="sign_per_feature",
+    weight_decay=1.0,
+    clipped=FALLBACK,
+)
+def scion(rule, outer, learning_rate: Number, scion_to_signum_lr: Number = 1.0, *, roles, **common):
     r"""Scion: each layer moves to the edge of a norm ball, spectral for matrices, max-norm outside.
 
     .. math::
@@ -121,26 +113,9 @@ def scion(
       <https://arxiv.org/abs/2509.02046>`_, 2025, ran: no radii, the factor sqrt(max(1, out/in)) of
       Muon, K = 10, plain sign outside the matrices, AdamW-style decay.
     """
-    matrix_rule = scale_by_scion(
-        momentum,
-        scion_epsilon,
-        spectral_radius,
-        options=options,
-        roles=roles,
-        scale=scale,
-    )
-    outer_rule = scale_by_signum(
-        beta1, sign_radius, spectral_radius, roles=roles, outer_norm=outer_norm
-    )
-    return finish(
-        by_kind(matrix_rule, outer_rule, roles),
-        learning_rate,
-        weight_decay,
-        max_grad_norm,
-        ratios=dict.fromkeys(FALLBACK, scion_to_signum_lr),
-        roles=roles,
-        **common,
-    )
+    ratios = dict.fromkeys(FALLBACK, scion_to_signum_lr)
+    both = by_kind(rule, outer, roles)
+    return finish(both, learning_rate, ratios=ratios, roles=roles, **common)
 
 
 ENTRY = Entry(
@@ -157,9 +132,7 @@ ENTRY = Entry(
         spectral_radius=1.0,
         sign_radius=1.0,
         weight_decay=0.0,
-        max_grad_norm=1.0,
         decay=0.4,
-        decayed=("matrix", "head"),
         outer_norm="sign",
         ns_steps=10,
         ns_dtype=None,

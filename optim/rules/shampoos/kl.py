@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Unpack
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options, with_defaults
-from optim.entry import BELOW_ONE, Entry, Number, Precision
+from optim.alias import optimizer, takes_options, with_defaults
+from optim.entry import Entry, Number, Precision
 from optim.linalg import eigenbasis, lapack
-from optim.roles import KINDS, Kind, Role, Roles
+from optim.roles import Role, Roles
 from optim.rules.muons.parts import with_adam
-from optim.rules.shampoos.shampoo import NO_LIMIT, squares
+from optim.rules.shampoos.shampoo import NO_LIMIT, each, number, squares
 from optim.rules.shampoos.soap import decay_after_step
 from optim.stacks.batching import map_grouped
 from optim.stacks.blocks import plan, plan_tree
@@ -150,30 +151,21 @@ def scale_by_kl(
 
     def new_bases(factors, bases, call):
         """(bases, kept) after a call: found in the first, refreshed when it is time."""
-        olds, treedef = jax.tree.flatten(bases)
-        pairs = list(zip(jax.tree.leaves(factors), olds, strict=True))
 
-        def all_by(decomposition):
-            def run(pairs):
-                rows = map_grouped(lambda pair: decomposition(*pair), pairs)
-                new, kept = zip(*rows, strict=True)
-                return treedef.unflatten(new), sum(map(jnp.sum, kept)).astype(jnp.int32)
-
-            return run
-
-        def keep(pairs):
-            del pairs
+        def keep(factors, bases):
             return bases, jnp.zeros((), jnp.int32)
 
-        def find(factors, last):
-            return eigenbasis.decompose(factors, last, 1e-30)[:2]
+        def refresh(factors, bases):
+            bases, kept, *_ = each(power_step, factors, bases)
+            return bases, number(kept)
 
-        if not olds:
-            return bases, jnp.zeros((), jnp.int32)
-        branch = jnp.where(
-            call == 1, 2, jnp.where((call - 1) % options.precondition_frequency == 0, 1, 0)
-        )
-        return jax.lax.switch(branch, [keep, all_by(power_step), all_by(find)], pairs)
+        def find(factors, bases):
+            bases, kept, *_ = each(partial(eigenbasis.decompose, shift=1e-30), factors, bases)
+            return bases, number(kept)
+
+        due = (call - 1) % options.precondition_frequency == 0
+        branch = jnp.where(call == 1, 2, jnp.where(due, 1, 0))
+        return jax.lax.switch(branch, [keep, refresh, find], factors, bases)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -205,33 +197,25 @@ def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
     if role.kind != "matrix":
         return 0.0
     cut = plan(leaf, role, largest=NO_LIMIT, vectors=False, block_size=values["block_size"])
-    total = 0.0
-    for number, height, width in cut.block_shapes():
-        for side in (height, width):
-            refresh = (2 + 8 / 3) * side**3 / values["precondition_frequency"]
-            total += number * (10 * height * width * side + refresh)
-    return total
+    return cut.flops(10, (2 + 8 / 3) / values["precondition_frequency"])
 
 
-@takes_common
+@optimizer(scale_by_kl, weight_decay=0.01)
 def kl_shampoo(
+    rule,
     learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 0.98,
-    shampoo_beta: Number | None = None,
-    epsilon: Number = 1e-8,
     adam_beta1: Number = 0.9,
     adam_beta2: Number = 0.95,
     adam_epsilon: Number = 1e-8,
     adam_lr_ratio: Number = 1.0,
-    weight_decay: Number = 0.01,
-    max_grad_norm: Number = 0.0,
     *,
-    roles: Roles = None,
-    options: KLOptions = AUTHORS,
-    decayed: tuple[Kind, ...] = KINDS,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+    weight_decay,
+    roles,
+    decayed,
+    weight_decay_mask,
+    weight_decay_kind,
+    **common,
+):
     r"""KL-Shampoo for hidden matrices, AdamW for embedding, head and gains.
 
     .. math::
@@ -265,14 +249,14 @@ def kl_shampoo(
       Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
       run it.
     """
-    rule = scale_by_kl(beta1, beta2, shampoo_beta, epsilon, options=options, roles=roles)
-    if common.get("weight_decay_kind", "decoupled") == "decoupled":
+    shared = dict(roles=roles, weight_decay_mask=weight_decay_mask)
+    if weight_decay_kind == "decoupled":
         after = tuple(kind for kind in decayed if kind == "matrix")
-        late = decay_after_step(learning_rate, weight_decay, roles=roles, decayed=after)
+        late = decay_after_step(learning_rate, weight_decay, decayed=after, **shared)
         rule = optax.chain(rule, late)
-    adam = (adam_beta1, adam_beta2, adam_epsilon)
-    rest = (learning_rate, weight_decay, max_grad_norm, adam_lr_ratio)
-    return with_adam(rule, adam, *rest, roles=roles, decayed=decayed, **common)
+    adam = optax.scale_by_adam(adam_beta1, adam_beta2, adam_epsilon)
+    shared |= dict(weight_decay=weight_decay, weight_decay_kind=weight_decay_kind, decayed=decayed)
+    return with_adam(rule, adam, learning_rate, adam_lr_ratio, **shared, **common)
 
 
 kl_soap = with_defaults(
@@ -296,15 +280,7 @@ STUDY = dict(
     shampoo_beta=0.95,
     epsilon=1e-15,
     adam_epsilon=1e-15,
-    weight_decay=0.1,
-    max_grad_norm=1.0,
-    decayed=("matrix", "head"),
     block_size=256,
 )
-BOUNDS = {
-    "adam_beta1": (0.0, BELOW_ONE),
-    "adam_beta2": (0.0, BELOW_ONE),
-    "init_eigenvalue": (1e-30, 1e30),
-}
-KL_SHAMPOO = Entry(kl_shampoo, flops=matrix_flops, bounds=BOUNDS, study=STUDY)
-KL_SOAP = Entry(kl_soap, flops=matrix_flops, bounds=BOUNDS, study=STUDY)
+KL_SHAMPOO = Entry(kl_shampoo, flops=matrix_flops, study=STUDY)
+KL_SOAP = Entry(kl_soap, flops=matrix_flops, study=STUDY)

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
-from optim.entry import FLOAT32_MAX, Entry, Number, Precision
+from optim.entry import Entry, Number, Precision
 from optim.linalg import kron_factors
 from optim.roles import Role, Roles, find_roles
 from optim.stacks.batching import map_grouped
@@ -246,13 +246,9 @@ def _fit(g, v, factors, learning_rate, balances, due):
 def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
     """FLOPs of a step's matrix products, with fits as rare as they get."""
     options = KronOptions(**{name: values[name] for name in vars(AUTHORS)})
-    cut, total = plan(leaf, role, **options.cut), 0.0
-    for number, height, width in cut.block_shapes():
-        for side, full in ((height, cut.inputs), (width, cut.outputs)):
-            fit = 7 * height * width * side + 2 * side**3  # a, b, two outer products; times Q
-            fit *= values["preconditioner_update_probability"]
-            total += number * (4 * height * width * side + fit) * full
-    return total
+    often = values["preconditioner_update_probability"]
+    # u; a, b and two outer products in a fit, and their product with Q.
+    return plan(leaf, role, **options.cut).flops(4 + 7 * often, 2 * often)
 
 
 def clip_update_rms(
@@ -273,22 +269,18 @@ def clip_update_rms(
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-@takes_common(decayed=("matrix", "embedding", "head"))
+@optimizer(scale_by_kron, decayed=("matrix", "embedding", "head"))
 def kron(
+    rule,
     learning_rate: Number,
-    beta1: Number = 0.9,
-    preconditioner_lr: Number = 0.1,
-    preconditioner_update_probability: Number = 0.03,
-    update_prob_flat_start: Number = 500,
     max_update_rms: Number = 1.1,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 0.0,
     *,
-    roles: Roles = None,
-    options: KronOptions = AUTHORS,
-    seed: int = 0,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+    max_grad_norm,
+    roles,
+    statistics,
+    normalize_grads,
+    **common,
+):
     """PSGD Kron: momentum, whitened on both sides of every matrix, clipped in root mean square.
 
     It wants a learning rate a few times smaller than AdamW's and more decay. There is no second
@@ -312,23 +304,10 @@ def kron(
       up to sides of 25,000. At the study's four sizes its merging of small dimensions toward 8192
       leaves matrices as they are; `merge_toward=8192` does the same to smaller ones.
     """
-    rule = scale_by_kron(
-        beta1,
-        preconditioner_lr,
-        preconditioner_update_probability,
-        update_prob_flat_start,
-        options=options,
-        roles=roles,
-        seed=seed,
-    )
-    clip = clip_update_rms(max_update_rms, roles=roles, statistics=options.statistics)
+    clip = clip_update_rms(max_update_rms, roles=roles, statistics=statistics)
+    max_grad_norm = 0.0 if normalize_grads else max_grad_norm
     return finish(
-        optax.chain(rule, clip),
-        learning_rate,
-        weight_decay,
-        0.0 if options.normalize_grads else max_grad_norm,
-        roles=roles,
-        **common,
+        optax.chain(rule, clip), learning_rate, max_grad_norm=max_grad_norm, roles=roles, **common
     )
 
 
@@ -336,10 +315,6 @@ ENTRY = Entry(
     kron,
     version=2,  # its probes follow the run's seed
     flops=matrix_flops,
-    bounds={
-        "preconditioner_update_probability": (0.0, 1.0),
-        "update_prob_flat_start": (-FLOAT32_MAX, FLOAT32_MAX),
-    },
     study=dict(
         learning_rate=2e-3,
         beta1=0.98,
@@ -347,8 +322,6 @@ ENTRY = Entry(
         preconditioner_update_probability=0.05,
         update_prob_flat_start=500,
         weight_decay=0.9,
-        max_grad_norm=1.0,
-        decayed=("matrix", "head"),
         **vars(STUDY),
     ),
 )

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Unpack
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
+from optim.alias import optimizer, takes_options
 from optim.assemble import finish
-from optim.entry import BELOW_ONE, Entry, Number, Precision
+from optim.entry import Entry, Number, Precision
 from optim.linalg import eigenbasis, lapack
 from optim.roles import Role, Roles
 from optim.stacks.batching import map_grouped
@@ -154,31 +155,28 @@ def scale_by_shampoo(
 
     def new_roots(factors, last, exponents, correction, call):
         """(roots, kept): computed when it is time, else as before."""
-        olds, treedef = jax.tree.flatten(last)
-        if not olds:
-            return last, jnp.zeros((), jnp.int32)
-        powers = jax.tree.leaves(
-            [dict.fromkeys(sides, e) for sides, e in zip(last, exponents, strict=True)]
-        )
 
-        def compute(factors):
-            rows = zip(jax.tree.leaves(factors), olds, powers, strict=True)
-            items = [(f / correction, old, jnp.full(f.shape[:1], e, f.dtype)) for f, old, e in rows]
-            found = map_grouped(lambda item: inverse_root(*item, epsilon), items)
-            new, kept = zip(*found, strict=True)
-            return treedef.unflatten(new), sum(map(jnp.sum, kept)).astype(jnp.int32)
+        def compute(factors, last):
+            powers = [
+                {side: jnp.full(f.shape[:1], e, f.dtype) for side, f in sides.items()}
+                for sides, e in zip(factors, exponents, strict=True)
+            ]
+            corrected = jax.tree.map(lambda f: f / correction, factors)
+            root = partial(inverse_root, epsilon=epsilon)
+            roots, kept, *_ = each(root, corrected, powers, last)
+            return roots, number(kept)
 
-        def keep(factors):
+        def keep(factors, last):
             del factors
             return last, jnp.zeros((), jnp.int32)
 
         due = (call % options.precondition_frequency == 0) & (call > options.start)
-        return jax.lax.cond(due | (call == options.start), compute, keep, factors)
+        return jax.lax.cond(due | (call == options.start), compute, keep, factors, last)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def inverse_root(matrices, last, exponents, epsilon):
+def inverse_root(matrices, exponents, last, epsilon):
     """(A^-e, kept) of symmetric (N, d, d), exponents (N,): eigenvalues are raised to epsilon as a
     whole if the least is below it. `last` where the result is not finite, and which these are."""
     values, vectors = lapack.eigh(matrices)
@@ -203,6 +201,20 @@ def squares(cut: Plan, shape, make) -> dict[str, jax.Array]:
     return {side: jnp.tile(make(d), (number, 1, 1)) for side, d in lengths.items()}
 
 
+def each(decomposition, *trees):
+    """The results of a decomposition of each leaf of the trees, like the last of them: all of the
+    same side length at once, of whatever parameter."""
+    leaves, treedef = jax.tree.flatten(trees[-1])
+    items = list(zip(*map(jax.tree.leaves, trees[:-1]), leaves, strict=True))
+    columns = zip(*map_grouped(lambda item: decomposition(*item), items), strict=True)
+    return [treedef.unflatten(column) for column in columns] if leaves else [trees[-1]] * 3
+
+
+def number(flags) -> jax.Array:
+    """How many of the flags of a tree are set, () int32."""
+    return sum(map(jnp.sum, jax.tree.leaves(flags)), jnp.zeros((), jnp.int32)).astype(jnp.int32)
+
+
 def plans(blocks):
     """The plan of each piece."""
     return [p for p in blocks.plans for _ in range(len(p.rows) * len(p.columns))]
@@ -212,38 +224,16 @@ def has_squares(options: ShampooOptions) -> bool:
     return options.grafting not in ("none", "sgd")
 
 
-def options_of(values: Mapping[str, Any]) -> ShampooOptions:
-    return ShampooOptions(**{name: values[name] for name in vars(AUTHORS)})
-
-
 def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
     """FLOPs of a step's products and, spread over the steps between, of the eigendecompositions
     (about 25 d^3)."""
-    options = options_of(values)
-    cut, total = plan(leaf, role, **options.cut), 0.0
-    for number, height, width in cut.block_shapes():
-        for side, full in ((height, cut.inputs), (width, cut.outputs)):
-            products = 4 * height * width * side  # the factor, the direction
-            total += number * (products + 25 * side**3 / options.precondition_frequency) * full
-    return total
+    options = ShampooOptions(**{name: values[name] for name in vars(AUTHORS)})
+    # The factor and the direction; the decomposition.
+    return plan(leaf, role, **options.cut).flops(4, 25 / options.precondition_frequency)
 
 
-@takes_common
-def shampoo(
-    learning_rate: Number,
-    beta1: Number = 0.9,
-    beta2: Number = 1.0,
-    epsilon: Number = 1e-12,
-    exponent: Number = 0.25,
-    grafting_beta2: Number = 0.999,
-    grafting_epsilon: Number = 1e-10,
-    weight_decay: Number = 0.0,
-    max_grad_norm: Number = 0.0,
-    *,
-    roles: Roles = None,
-    options: ShampooOptions = AUTHORS,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+@optimizer(scale_by_shampoo)
+def shampoo(rule, learning_rate: Number, **common):
     r"""Shampoo: the mean gradient between inverse roots of its outer products.
 
     .. math::
@@ -276,24 +266,18 @@ def shampoo(
       Optimizers and Where to Find Them <https://arxiv.org/abs/2509.02046>`_, 2025, which did not
       run it, every tenth step and in blocks of 256.
     """
-    numbers = (beta1, beta2, epsilon, exponent, grafting_beta2, grafting_epsilon)
-    rule = scale_by_shampoo(*numbers, options=options, roles=roles)
-    return finish(rule, learning_rate, weight_decay, max_grad_norm, roles=roles, **common)
+    return finish(rule, learning_rate, **common)
 
 
 ENTRY = Entry(
     shampoo,
     flops=matrix_flops,
-    bounds={"beta2": (0.0, 1.0), "grafting_beta2": (0.0, BELOW_ONE)},
     study=dict(
         learning_rate=8e-3,
         beta1=0.95,
         beta2=0.95,
         grafting_beta2=0.95,
         grafting_epsilon=1e-15,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        decayed=("matrix", "head"),
         precondition_frequency=10,
         grafting="adam",
         block_size=256,

@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optim.alias import Common, takes_common, takes_options
-from optim.assemble import finish, of_kinds
+from optim.alias import optimizer, takes_options
+from optim.assemble import Mask, finish, of_kinds
 from optim.entry import Entry, Number, Precision
 from optim.linalg import eigenbasis
-from optim.roles import KINDS, Kind, Role, Roles, find_roles, path_name
-from optim.rules.shampoos.shampoo import squares
+from optim.roles import KINDS, Kind, Role, Roles, find_roles
+from optim.rules.shampoos.shampoo import each, number, squares
 from optim.stacks.batching import map_grouped
 from optim.stacks.blocks import plan, plan_tree
 from optim.stacks.placement import replicate, share_out
@@ -188,13 +188,6 @@ def _new_bases(factors, bases, v, call, options: SoapOptions, shift):
     every = options.precondition_frequency
     tick = call if options.count_first_call else call - 1
 
-    def each(decomposition, factors, bases):
-        """The results of a decomposition, each like `bases`."""
-        olds, treedef = jax.tree.flatten(bases)
-        pairs = list(zip(jax.tree.leaves(factors), olds, strict=True))
-        columns = zip(*map_grouped(lambda pair: decomposition(*pair), pairs), strict=True)
-        return [treedef.unflatten(column) for column in columns] if olds else [bases] * 3
-
     def keep(factors, bases, v):
         return bases, v, jnp.zeros((), jnp.int32)
 
@@ -203,35 +196,31 @@ def _new_bases(factors, bases, v, call, options: SoapOptions, shift):
         if options.staggered:
             step = partial(eigenbasis.power_step_of_some, tick=tick, every=every)
         bases, orders, kept = each(step, factors, bases)
-        return bases, list(map(eigenbasis.sort, v, orders)), _count(kept)
+        return bases, list(map(eigenbasis.sort, v, orders)), number(kept)
 
     def find(factors, bases, v):
         bases, kept, *_ = each(partial(eigenbasis.decompose, shift=shift), factors, bases)
-        return bases, v, _count(kept)
+        return bases, v, number(kept)
 
     due = True if options.staggered else tick % every == 0
     branch = jnp.where(call == 1, 2, jnp.where(due, 1, 0))
     return jax.lax.switch(branch, [keep, refresh, find], factors, bases, v)
 
 
-def _count(flags) -> jax.Array:
-    return sum(map(jnp.sum, jax.tree.leaves(flags)), jnp.zeros((), jnp.int32)).astype(jnp.int32)
-
-
 def matrix_flops(role: Role, leaf, values: Mapping[str, Any]) -> float:
     """FLOPs of a step's matrix products and, spread over the steps between, of a refresh."""
     options = SoapOptions(**{name: values[name] for name in vars(AUTHORS)})
-    cut, total = plan(leaf, role, **options.cut), 0.0
-    for number, height, width in cut.block_shapes():
-        for side, full in ((height, cut.inputs), (width, cut.outputs)):
-            products = 8 * height * width * side  # g and m forth, u back, the factor
-            refresh = (2 + 8 / 3) * side**3  # one product, QR
-            total += number * (products + refresh / options.precondition_frequency) * full
-    return total
+    # g and m forth, u back, the factor; one product and QR.
+    return plan(leaf, role, **options.cut).flops(8, (2 + 8 / 3) / options.precondition_frequency)
 
 
 def decay_after_step(
-    learning_rate, weight_decay, *, roles: Roles = None, decayed: tuple[Kind, ...] = KINDS
+    learning_rate,
+    weight_decay,
+    *,
+    roles: Roles = None,
+    decayed: tuple[Kind, ...] = KINDS,
+    weight_decay_mask: Mask = None,
 ) -> optax.GradientTransformation:
     """u -> u - decay * (w in the first call, later lr_t u), to be followed by decoupled decay.
 
@@ -245,11 +234,12 @@ def decay_after_step(
     def update(updates, state, params=None):
         lr = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
-        def correct(u, w, chosen):
+        def correct(u, w, decays):
             taken = jnp.where(state.count == 0, w, lr * u)
-            return (u - weight_decay * taken).astype(u.dtype) if chosen else u
+            return (u - weight_decay * taken).astype(u.dtype) if decays else u
 
-        updates = jax.tree.map(correct, updates, params, of_kinds(updates, decayed, roles))
+        chosen = of_kinds(updates, decayed, roles, weight_decay_mask)
+        updates = jax.tree.map(correct, updates, params, chosen)
         return updates, DecayAfterStepState(optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)
@@ -259,22 +249,19 @@ class DecayAfterStepState(NamedTuple):
     count: jax.Array  # () int32, updates made
 
 
-@takes_common
+@optimizer(scale_by_soap, weight_decay=0.01)
 def soap(
+    rule,
     learning_rate: Number,
-    beta1: Number = 0.95,
-    beta2: Number = 0.95,
-    shampoo_beta: Number | None = None,
-    epsilon: Number = 1e-8,
-    weight_decay: Number = 0.01,
-    max_grad_norm: Number = 0.0,
     *,
-    roles: Roles = None,
-    options: SoapOptions = AUTHORS,
     decay_on: Literal["new", "old"] = "new",
-    decayed: tuple[Kind, ...] = KINDS,
-    **common: Unpack[Common],
-) -> optax.GradientTransformationExtraArgs:
+    weight_decay,
+    roles,
+    decayed,
+    weight_decay_mask,
+    weight_decay_kind,
+    **common,
+):
     """AdamW in the eigenbasis of Shampoo's preconditioner.
 
     It wants AdamW's learning rate. A step costs 8 to 10 matrix products of each matrix's size and
@@ -297,18 +284,15 @@ def soap(
       matrices of projections with a head axis, as roles do: at the study's four sizes
       `merge_toward=2048` changes nothing, but below 256 or so it would flatten whole matrices.
     """
-    rule = scale_by_soap(beta1, beta2, shampoo_beta, epsilon, options=options, roles=roles)
+    shared = dict(roles=roles, decayed=decayed, weight_decay_mask=weight_decay_mask)
     if decay_on == "new":
-        if common.get("weight_decay_kind", "decoupled") != "decoupled":
+        if weight_decay_kind != "decoupled":
             raise ValueError(
                 'decay_on="new" is for weight_decay_kind="decoupled"; give decay_on="old"'
             )
-        rule = optax.chain(
-            rule, decay_after_step(learning_rate, weight_decay, roles=roles, decayed=decayed)
-        )
-    return finish(
-        rule, learning_rate, weight_decay, max_grad_norm, roles=roles, decayed=decayed, **common
-    )
+        rule = optax.chain(rule, decay_after_step(learning_rate, weight_decay, **shared))
+    shared |= dict(weight_decay=weight_decay, weight_decay_kind=weight_decay_kind)
+    return finish(rule, learning_rate, **shared, **common)
 
 
 ENTRY = Entry(
@@ -320,55 +304,7 @@ ENTRY = Entry(
         beta2=0.95,
         shampoo_beta=0.95,
         epsilon=1e-15,
-        weight_decay=0.1,
-        max_grad_norm=1.0,
         decay_on="old",
-        decayed=("matrix", "head"),
         **vars(STUDY),
     ),
 )
-
-
-def place_bases(state, bases: Mapping[str, Mapping[str, jax.Array]]):
-    """An optimizer's state with SOAP's eigenbases of some leaves replaced.
-
-    Args:
-      state: of `scale_by_soap`, or of any chain that has one.
-      bases: {path of the leaf: {"inputs" or "outputs": (layers * blocks, side, side)}}; for a leaf
-        whose blocks have several shapes, a list of such mappings.
-
-    Raises:
-      ValueError: a path or side that is not in the state, or a wrong shape.
-    """
-    placed = set()
-
-    def place(key_path, items):
-        path = path_name(key_path)
-        if path not in bases:
-            return items
-        placed.add(path)
-        given = bases[path] if isinstance(bases[path], list) else [bases[path]]
-        if len(given) != len(items):
-            raise ValueError(f"{path!r} has blocks of {len(items)} shapes, got {len(given)}")
-        return [_replaced(path, old, new) for old, new in zip(items, given, strict=True)]
-
-    def visit(node):
-        if not isinstance(node, ScaleBySoapState):
-            return node
-        is_blocks = lambda x: isinstance(x, list)  # noqa: E731
-        return node._replace(bases=jax.tree.map_with_path(place, node.bases, is_leaf=is_blocks))
-
-    state = jax.tree.map(visit, state, is_leaf=lambda x: isinstance(x, ScaleBySoapState))
-    if missing := set(bases) - placed:
-        raise ValueError(f"no eigenbases of {min(missing)!r} in this state")
-    return state
-
-
-def _replaced(path, old, new):
-    for side, basis in new.items():
-        if side not in old:
-            raise ValueError(f"{path!r} has no basis of its {side!r}; it has {', '.join(old)}")
-        if jnp.shape(basis) != old[side].shape:
-            shapes = f"{jnp.shape(basis)} instead of {old[side].shape}"
-            raise ValueError(f"the {side} basis of {path!r} has shape {shapes}")
-    return old | {side: jnp.asarray(q, old[side].dtype) for side, q in new.items()}

@@ -18,7 +18,6 @@ from optim.rules.adamw import adamw
 from optim.rules.muons.muon import muon
 from optim.rules.shampoos.kron import kron
 from optim.rules.shampoos.soap import soap
-from optim.sphere import refuse_zeros
 
 STEPS = 24
 PARAMS, GRADS = replay.random_tree(0), replay.gradients(STEPS)
@@ -201,8 +200,8 @@ def test_a_matrix_of_zeros_is_an_error_that_says_what_to_do():
     # NaN, for the loop to see; others do not.
     state = jax.jit(tx.init)(params)
     with pytest.raises(ValueError, match=r"'up' holds a matrix of zeros"):
-        refuse_zeros(state)
-    refuse_zeros(jax.jit(jax.vmap(tx.init))(jax.tree.map(lambda x: x[None], matrices())))
+        optim.refuse_zeros(state)
+    optim.refuse_zeros(jax.jit(jax.vmap(tx.init))(jax.tree.map(lambda x: x[None], matrices())))
     new = optax.apply_updates(params, tx.update(params, state, params)[0])
     assert np.isnan(new["up"][1]).all() and np.isfinite(new["up"][::2]).all()
 

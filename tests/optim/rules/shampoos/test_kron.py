@@ -66,7 +66,7 @@ def directions(tx, gradients, probes=None):
 
 
 def test_fits_always_at_first_and_then_ever_more_rarely():
-    tx = scale_by_kron(0.9, 0.1, 0.3, 5, KronOptions(schedule_start=1), roles=ROLE)
+    tx = scale_by_kron(0.9, 0.1, 0.3, 5, options=KronOptions(schedule_start=1), roles=ROLE)
     update = jax.jit(tx.update)
     g = {"w": normal(0, 1, 3, 3)}
     state, calls = tx.init(g)._replace(count=jnp.asarray(0)), []
