@@ -28,6 +28,7 @@ from analysis.stats import intervals
 LETTERS = ("E", "A", "alpha", "B", "beta")
 GROUPS = 20  # of rows that are left out together: distinct values, or as many quantiles
 SHOWN = 2000  # runs whose prediction is drawn
+LEAST, MOST = 1e-12, 1e40  # of any quantity
 CHUNK = 4_000_000  # weights of bootstrap replicates held at once
 
 
@@ -55,10 +56,10 @@ def fit_table(
     """
     *names, loss_name = columns
     missing = [c for c in columns if c not in table]
-    if missing or len(names) not in (1, 2):
+    if missing or len(names) not in (1, 2) or len(set(columns)) < len(columns):
         raise ValueError(
-            f"columns: {missing or columns} not usable; one or two x columns and then the loss, "
-            f"of {list(table)}"
+            f"columns: {missing or list(columns)} not usable; one or two x columns and then the"
+            f" loss, of {list(table)}"
         )
     rows, rng = Rows(), np.random.default_rng(seed)
     usable = _usable(rows, table, columns)
@@ -121,13 +122,13 @@ def _put_isoflop(rows, found, flops):
 
 
 def _usable(rows, table, columns):
-    """Positive finite rows, each once; what was left out is said."""
+    """Rows of numbers between LEAST and MOST, each once; what was left out is said."""
     usable = table[list(columns)].apply(pd.to_numeric, errors="coerce")
-    good = (np.isfinite(usable) & (usable > 0)).all(axis=1)
+    good = ((usable > LEAST) & (usable < MOST)).all(axis=1)
     if not good.any():
         raise ValueError(f"rows: none of {len(table)} has positive numbers in {', '.join(columns)}")
     for quantity, count, note in (
-        ("left_out", (~good).sum(), "rows left out: not positive and finite"),
+        ("left_out", (~good).sum(), "rows left out: no positive number that can be meant"),
         ("duplicates", usable[good].duplicated().sum(), "repeated rows counted once"),
     ):
         if count:
@@ -276,18 +277,19 @@ def main(argv=None) -> int:
     parser.add_argument("--out", default="numbers.csv", help="write the rows here as CSV")
     parser.add_argument("--figures", metavar="DIR", help="an existing folder to draw in")
     arguments = parser.parse_args(argv)
+    columns = [name.strip() for name in arguments.columns.split(",")]
     try:
-        if not (
-            arguments.delta > 0 and arguments.bootstraps > 0 and min(arguments.flops or [1]) > 0
-        ):
-            raise ValueError("--delta, --bootstraps and --flops must be positive")
+        if not (1e-9 <= arguments.delta <= 10 and 0 < arguments.bootstraps <= 100_000):
+            raise ValueError("--delta must lie in [1e-9, 10] and --bootstraps in [1, 100000]")
+        if not all(1 <= budget < MOST for budget in arguments.flops):
+            raise ValueError(f"--flops={arguments.flops}: each must lie in [1, {MOST:g})")
         folder = Path(arguments.out).parent
         if not folder.is_dir() or Path(arguments.out).is_dir():
             raise ValueError(f"--out: cannot write {arguments.out}")  # before the computation
         if arguments.figures and not Path(arguments.figures).is_dir():
             raise ValueError(f"--figures: no such folder: {arguments.figures}")
         numbers, predicted = fit_table(
-            read_csv(arguments.file), arguments.columns.split(","), delta=arguments.delta,
+            read_csv(arguments.file), columns, delta=arguments.delta,
             replicates=arguments.bootstraps, flops=arguments.flops,
             progress=lambda sentence: print(sentence, file=sys.stderr, flush=True),
         )  # fmt: skip

@@ -31,8 +31,8 @@ def before(x, loss, names) -> None:
         raise ValueError(
             f"rows: {len(loss)} for {1 + 2 * len(names)} parameters leave nothing to check them by"
         )
-    if len(names) == 1 and stats.spearmanr(x[:, 0], loss)[0] > 0:
-        raise ValueError(f"loss: rises with {names[0]}; a law of this form falls")
+    if all(stats.spearmanr(values, loss)[0] > 0 for values in x.T):
+        raise ValueError(f"loss: rises with {' and '.join(names)}; a law of this form falls")
 
 
 def units(x, loss, names) -> list[str]:
@@ -96,7 +96,8 @@ def disagreement(value, bootstrap, profile=None) -> str:
     if not bootstrap.low <= value <= bootstrap.high:
         return "its bootstrap interval excludes it"
     if profile is not None and np.isfinite(profile).all():
-        ratio = (bootstrap.high - bootstrap.low) / max(profile.high - profile.low, 1e-300)
+        wide = [max(ends.high - ends.low, 1e-12 * abs(value)) for ends in (bootstrap, profile)]
+        ratio = wide[0] / wide[1] if wide[1] else 1.0
         if not 1 / 4 < ratio < 4:
             return f"bootstrap and profile intervals differ {max(ratio, 1 / ratio):.1f}-fold"
     return ""

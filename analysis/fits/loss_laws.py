@@ -136,9 +136,9 @@ class LawFit:
         out = {"floor": np.exp(theta[..., 0])}
         for k, column in enumerate(self.columns):
             exponent = theta[..., 2 + 2 * k]
-            out[f"amplitude_{column}"] = np.exp(
-                theta[..., 1 + 2 * k] + exponent * np.log(self.centre_K[k])
-            )
+            logs = theta[..., 1 + 2 * k] + exponent * np.log(self.centre_K[k])
+            with np.errstate(over="ignore"):  # at x = 1 a steep law is beyond any number
+                out[f"amplitude_{column}"] = np.exp(logs)
             out[f"exponent_{column}"] = exponent
         return out
 

@@ -43,11 +43,13 @@ def read_csv(path, *, text=False) -> pd.DataFrame:
             keep_default_na=not text,
         )
     except (pd.errors.ParserError, ValueError) as error:
-        raise ValueError(f"{path}: not a table: {str(error).splitlines()[0].strip()}") from None
+        reason = str(error).splitlines()[0].removeprefix("Error tokenizing data. C error: ")
+        raise ValueError(f"{path}: not a table: {reason.strip()}") from None
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{path}: its rows have more fields than its header")
+    table.columns = [str(name).strip() for name in table]
     if table.empty:
-        raise ValueError(f"{path}: a header ({', '.join(map(str, table))}) and no rows")
+        raise ValueError(f"{path}: a header ({', '.join(table)}) and no rows")
     if separator == ";":  # where semicolons separate, a comma may be the decimal point
         table = table.apply(lambda c: c.str.replace(",", ".") if c.dtype.kind not in "if" else c)
     return table

@@ -161,4 +161,5 @@ def bootstrap(
 def percentile(values, level=0.95) -> Interval:
     """Percentile interval of replicates, ignoring none: non-finite values widen it to infinity."""
     tail = (1 - level) / 2
-    return Interval(*(float(q) for q in np.quantile(values, [tail, 1 - tail])))
+    with np.errstate(invalid="ignore"):
+        return Interval(*(float(q) for q in np.quantile(values, [tail, 1 - tail])))

@@ -58,6 +58,7 @@ def test_columns_that_rise_together_are_withheld():
         (0.35, (0.36, 0.4), None, "excludes it"),
         (0.35, (0.3, 0.4), (0.349, 0.351), "differ 50.0-fold"),
         (0.35, (0.349, 0.351), (0.3, 0.4), "differ 50.0-fold"),
+        (0.35, (0.35, 0.35), (0.3, 0.4), "-fold"),  # every replicate the same
         (0.35, (0.3, 0.4), (-np.inf, 0.4), ""),  # an open end says nothing of the width
     ],
 )

@@ -155,7 +155,9 @@ def test_command_writes_the_columns(tmp_path, capsys):
     law = law.set_index("quantity")
     for name, value in TRUE.items():
         assert law.low[name] < value < law.high[name], name
-    assert rows[rows.table == "input"].note.tolist() == ["rows left out: not positive and finite"]
+    assert rows[rows.table == "input"].note.tolist() == [
+        "rows left out: no positive number that can be meant"
+    ]
 
 
 def test_compute_optimal_is_the_least_loss_on_the_budget():
@@ -262,7 +264,11 @@ GOOD = "params,tokens,loss\n" + "".join(
         (b"", "the file is empty"),
         (b"params,tokens,loss\n", "and no rows"),
         (b"a,b\n1,2\n", r"columns: ['params', 'tokens', 'loss'] not usable"),
-        (b"params,tokens,loss\n1,2,3\n4,5,6,7\n", "not a table"),
+        (
+            b"params,tokens,loss\n1,2,3\n4,5,6,7\n",
+            "not a table: Expected 3 fields in line 3, saw 4",
+        ),
+        (b"params,tokens,loss\n1e300,1e-300,inf\n", "none of 1 has positive numbers"),
         (b"\x1f\x8b\x08damaged", "a damaged gzip file"),
         (b"\x00\x01\x02", "not a text file"),
         (b"params,tokens,loss\nx,y,z\n", "none of 1 has positive numbers"),
@@ -286,14 +292,43 @@ def test_every_bad_file_is_one_line(tmp_path, capsys, content, words):
         gzip.compress(GOOD.encode()),
         ("\ufeff" + GOOD).encode(),
         ("# größe\n" + GOOD).encode("latin-1"),
+        GOOD.replace(",", " , ").encode(),
     ],
-    ids=["semicolons", "decimal commas", "gzip", "byte order mark", "latin-1"],
+    ids=["semicolons", "decimal commas", "gzip", "byte order mark", "latin-1", "spaces"],
 )
 def test_spellings_of_a_table_are_read_alike(tmp_path, content):
     (tmp_path / "runs.csv").write_bytes(content)
     (tmp_path / "plain.csv").write_text(GOOD)
     table, plain = (read_csv(tmp_path / name) for name in ("runs.csv", "plain.csv"))
     pd.testing.assert_frame_equal(table.apply(pd.to_numeric), plain)
+
+
+@pytest.mark.parametrize(
+    "content, words, error",
+    [
+        (GOOD + "1e300,1e300,2\n1e-300,1e-300,2\n", [], ""),
+        (GOOD, ["--columns=loss, tokens, params"], ""),
+        (GOOD, ["--columns=params,params,loss"], "not usable"),
+        (GOOD, ["--flops=inf"], "--flops=[inf]: each must lie in"),
+        (GOOD, ["--delta=1e300"], "--delta must lie in"),
+        (GOOD, ["--delta=-1e-3"], "--delta must lie in"),
+        (GOOD, ["--bootstraps=0"], "--bootstraps in"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_strange_numbers_and_options_are_one_line_or_none(tmp_path, capsys, content, words, error):
+    (tmp_path / "runs.csv").write_text(content)
+    common = [str(tmp_path / "runs.csv"), f"--out={tmp_path / 'out.csv'}", "--bootstraps=5"]
+    assert laws.main([*common, *words]) == (2 if error else 0)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") == bool(error) and error in last
+
+
+def test_a_loss_that_rises_with_both_columns_is_refused():
+    table = chinchilla(0, 1e-3, n=20)
+    table["loss"] = 2 + 1e-10 * table.params
+    with pytest.raises(ValueError, match="rises with params and tokens"):
+        numbers_of(table.assign(tokens=20 * table.params), ["params", "tokens", "loss"])
 
 
 def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, capsys):
