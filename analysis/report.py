@@ -21,27 +21,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.pages import comparison, figures, page, record, sections, verdicts
+from analysis.pages import comparison, figures, page, record, sections, speedups, trust, verdicts
 from analysis.pages.svg import short
 from analysis.pages.view import View, digits, view
-from analysis.records import qwen3_ladder, track3
+from analysis.records import RECORDS
 from analysis.runs import reader, recorded
 from analysis.runs.names import BASELINE, CELL, did_you_mean, label, settings
 from analysis.runs.study import Study, together
-
-RECORDS = {  # name: (title and what it can carry, its numbers)
-    "qwen3_ladder": (
-        "A Qwen3-style ladder of 238 runs, one seed each: MuonC and AdamC cannot be compared with"
-        " MuonH and AdamH, which ran with other norms, schedules and decay; AdamC's optimum is open"
-        " at the two largest sizes; no gap below 0.006 nats between dates is settled.",
-        qwen3_ladder.numbers,
-    ),
-    "track3": (
-        "Track 3 of modded-nanogpt, 581 runs: one run scatters by 0.0011 nats; results 46 and 45"
-        " share first place; 21 of 24 results gain on the one they were built on.",
-        track3.numbers,
-    ),
-}
 
 
 def main(argv=None) -> int:
@@ -55,7 +41,7 @@ def main(argv=None) -> int:
         parser.error("--gallery takes one folder of studies")
     out = Path(given.out or Path(given.sources[0]) / ("" if given.gallery else "report"))
     if given.sources[0] in RECORDS:
-        _record(*RECORDS[given.sources[0]], out)
+        _record(RECORDS[given.sources[0]], out)
         print(f"report: {out / 'index.html'}")
         return 0
     try:
@@ -130,22 +116,22 @@ def html(found: View, against: View | None = None) -> str:
     show = sections.Figures()
     chosen = sections.RECORDED if found.study.name == recorded.NAME else sections.STUDY
     top = sections.head(found, show)
-    body = [(heading, section(found, show)) for heading, section in chosen]
+    last = (*chosen[1:], chosen[0])  # the doubts link to what the others draw
+    parts = {heading: section(found, show) for heading, section in last}
+    body = [(heading, parts[heading]) for heading, _ in chosen]
     if against is not None:
-        beside = comparison.against(found, against)
+        beside = speedups.against(found, against)
         body.insert(4, ("Against the recorded study", beside))
     data = {"csv": {name: drawn.csv for name, drawn in show.drawn.items()}}
-    return page.page(found.study.name, body, data | comparison.pairs(found), head=top)
+    return page.page(found.study.name, body, data | {"compare": comparison.data(found)}, head=top)
 
 
-def _record(lead: str, numbers, out: Path) -> None:
+def _record(module, out: Path) -> None:
     """The page and the numbers of a record of `analysis.records`."""
-    found = numbers()
-    title, sentence = lead.split(": ", 1)
+    found = module.numbers()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(
-        record.record(title, sentence[:1].upper() + sentence[1:], found), encoding="utf-8"
-    )
+    content = record.record(module.TITLE, module.sentences(found), found)
+    (out / "index.html").write_text(content, encoding="utf-8")
     found.to_csv(out / "numbers.csv", index=False, lineterminator="\n")
 
 
@@ -171,7 +157,7 @@ def gallery(folder: Path, out: Path) -> str:
         parts.append((name, body))
     if not parts:
         raise reader.NothingToReport(f"{folder}: no study below it (a folder with trials/)")
-    data = {"csv": {name: drawn.csv for name, drawn in show.drawn.items()}, "pairs": []}
+    data = {"csv": {name: drawn.csv for name, drawn in show.drawn.items()}}
     out.mkdir(parents=True, exist_ok=True)
     top = page.Raw(f"<h1>{page.text(folder.name)}: {len(parts)} studies</h1>")
     (out / "index.html").write_text(page.page(folder.name, parts, data, head=top), encoding="utf-8")
@@ -198,21 +184,20 @@ def terminal(found: View, most=11) -> str:
     sentences, race = verdicts.verdicts(found), found.races[0]
     cost = found.cost[["trials", "tokens"]].sum()
     last = [f"{cost['trials']:.0f} trials of {short(cost['tokens'])} tokens in all"]
-    doubts = [note for *_, note in sections.ranked_doubts(found)]
+    doubts = trust.ranked_doubts(found)
     if doubts:
-        last.append(f"{len(doubts)} doubts, the first: {doubts[0]}")
+        nats = f" (up to {doubts[0].nats} nats)" if doubts[0].nats else ""
+        last.append(f"{len(doubts)} doubts, the first{nats}: {doubts[0].sentence}")
     room = most - len(last) - 2
     lines = sentences[: max(1, room - min(len(race), 5))]
     row = "{:<14} {:>8}  {:>20}  {:>20}  {}".format
     lines.append(row("", "loss", f"below {found.base_label}", "speed-up", "verdict").rstrip())
     shown = race.head(max(1, most - len(lines) - len(last)))
+    numbers = [found.headline(what, race) for what in ("gap", "speedup")]
     for cell in shown.itertuples():
-        where = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
-        parts = [found.number("gap", "fair_losses", "nats", *where)]
-        parts.append(found.number("speedup", "robust_joint", "ratio", *where))
-        loss = f"{cell.loss:.4f}"
-        texts = [_half(part) for part in parts]
-        lines.append(row(label(cell.optimizer), loss, *texts, cell.verdict).rstrip())
+        texts = [_half(number[cell.optimizer]) for number in numbers]
+        words = (label(cell.optimizer), f"{cell.loss:.4f}", *texts, cell.verdict)
+        lines.append(row(*words).rstrip())
     lines[-1] += f"   (and {len(race) - len(shown)} more)" * (len(race) > len(shown))
     return "\n".join([*lines, *last])
 

@@ -4,17 +4,14 @@
 
 trains a few steps on one batch at each width (or with --depths=2..16 at each depth), several seeds,
 and measures of every layer the root mean square of what it adds to the residual stream, and of how
-far training has moved it. A slope is d log2(size) / d log2(width) with its 95 % interval. A change
-is "flat" where the whole interval lies within 10 % over eightfold width, "drifts" where it lies
-outside, "open" otherwise. `--rule=none` is the model as it is without any parametrization.
+far training has moved it. `--rule=none` is the model as it is without any parametrization.
+`python -m analysis.coordinates` says what of that grows, and draws it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import itertools
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,10 +28,8 @@ from lm.data import corpus
 from lm.data.batches import Batches
 from lm.model import llama, loss, parametrization
 
-FLAT = math.log(1.1) / math.log(8)  # largest slope of what is flat
 HEAD_DIM, LENGTH, BATCH = 8, 64, 8
 FIXED = {"width": 32, "depth": 2}  # of what does not grow
-HUES = ("#1c1c1c", "#0b62c4", "#c44a04", "#0b7d58", "#93398a", "#1f7d96", "#8f6a08")
 COLUMNS = ("axis", "layer", "size", "seed", "rms", "change")
 
 
@@ -47,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning_rate", type=float, help="default: the study preset's")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="folder for the numbers and the picture")
+    parser.add_argument("--out", type=Path, default=Path("coordinates"), help="folder")
     arguments = parser.parse_args(argv)
     return command.guarded(lambda: run(arguments), ValueError, interrupted="nothing was written")
 
@@ -78,17 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
         for size, given in zip(sizes, configs, strict=True)
         for seed, row in measure(given, tokens_BT, range(arguments.seeds), each=axis == "width")
     ]
-    found = slopes(rows)
-    name = f"{arguments.optimizer}-{arguments.rule}-{axis}"
-    print(f"{name}, {axis}s {', '.join(map(str, sizes))}, after {arguments.steps} steps")
-    print(table(found))
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        with open(arguments.out / f"{name}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        (arguments.out / f"{name}.svg").write_text(picture(rows, found, name))
+    path = arguments.out / f"{arguments.optimizer}-{arguments.rule}-{axis}.csv"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"{path}: {axis}s {', '.join(map(str, sizes))} after {arguments.steps} steps;")
+    print(f"what grows: python -m analysis.coordinates {path}")
     return 0
 
 
@@ -203,78 +195,6 @@ def activations(model: llama.Llama, params, tokens_BT) -> dict[str, jax.Array]:
 
 def _rms(x_LBTD: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.square(x_LBTD), axis=(1, 2, 3)))
-
-
-def slopes(rows: Sequence[Mapping]) -> list[dict]:
-    """Of every layer: slopes of its size and of its change with half widths, and a verdict."""
-    found = []
-    for layer in dict.fromkeys(row["layer"] for row in rows):
-        mine = [row for row in rows if row["layer"] == layer]
-        size = np.log2([row["size"] for row in mine])
-        line = {"layer": layer}
-        for name in ("rms", "change"):
-            line[name], line[f"{name}_half"] = slope(size, np.log2([row[name] for row in mine]))
-        low, high = (line["change"] + sign * line["change_half"] for sign in (-1, 1))
-        flat, outside = low >= -FLAT and high <= FLAT, low > FLAT or high < -FLAT
-        found.append(line | {"verdict": "flat" if flat else "drifts" if outside else "open"})
-    return found
-
-
-def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Least squares: the slope and half its 95 % interval."""
-    from scipy import stats
-
-    fit = stats.linregress(x, y)
-    return float(fit.slope), float(fit.stderr * stats.t.ppf(0.975, len(x) - 2))
-
-
-def table(found: Sequence[Mapping]) -> str:
-    lines = [f"{'layer':14} {'size':>15} {'change':>15}  verdict on the change"]
-    for line in found:
-        numbers = (f"{line[n]:+.3f} ± {line[f'{n}_half']:.3f}" for n in ("rms", "change"))
-        lines.append(f"{line['layer']:14} {' '.join(numbers)}  {line['verdict']}")
-    return "\n".join(lines)
-
-
-def picture(rows: Sequence[Mapping], found: Sequence[Mapping], title: str) -> str:
-    """An SVG: sizes and changes against width or depth, a line a layer, both axes logarithmic."""
-    parts, sizes = [], sorted({row["size"] for row in rows})
-    for panel, name in enumerate(("rms", "change")):
-        means = {
-            (line["layer"], size): np.mean(
-                [
-                    math.log10(r[name])
-                    for r in rows
-                    if (r["layer"], r["size"]) == (line["layer"], size)
-                ]
-            )
-            for line in found
-            for size in sizes
-        }
-        low, high = math.floor(min(means.values())), math.ceil(max(means.values()))
-        x = [50 + 470 * panel + 260 * i / (len(sizes) - 1) for i in range(len(sizes))]
-
-        def y(value, low=low, high=high):
-            return 250 - 220 * (value - low) / max(high - low, 1)
-
-        words = f"{title}: {'size' if name == 'rms' else 'change'}"
-        parts.append(f'<text x="{x[0]}" y="16">{words}</text>')
-        for at, size in zip(x, sizes, strict=True):
-            parts.append(f'<text x="{at:.0f}" y="268" text-anchor="middle">{size}</text>')
-        for power in range(low, high + 1):
-            at = f'y1="{y(power):.0f}" y2="{y(power):.0f}"'
-            parts.append(f'<line x1="{x[0]}" x2="{x[-1]}" {at} stroke="#ddd"/>')
-            label = f'x="{x[0] - 6}" y="{y(power) + 4:.0f}" text-anchor="end"'
-            parts.append(f"<text {label}>1e{power}</text>")
-        for row, (line, hue) in enumerate(zip(found, itertools.cycle(HUES), strict=False)):
-            heights = [y(means[line["layer"], size]) for size in sizes]
-            points = " ".join(f"{a:.0f},{b:.1f}" for a, b in zip(x, heights, strict=True))
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{hue}"/>')
-            place = f'x="{x[-1] + 8:.0f}" y="{36 + 16 * row}" fill="{hue}"'
-            parts.append(f"<text {place}>{line['layer']} {line[name]:+.2f}</text>")
-    head = '<svg xmlns="http://www.w3.org/2000/svg" width="930" height="276" font-size="11"'
-    ground = '<rect width="930" height="276" fill="white"/>'
-    return f'{head} font-family="sans-serif">{ground}{"".join(parts)}</svg>\n'
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from analysis.estimates.doubts import put_doubts
 from analysis.estimates.editions import put_editions
 from analysis.estimates.hyperparameters import put_hyperparameters, tuning
 from analysis.estimates.losses import cell_losses, put_losses
+from analysis.estimates.reach import put_reach
 from analysis.estimates.searches import put_searches
 from analysis.estimates.speedups import put_cells, put_joint, put_published
 from analysis.estimates.table import Rows
@@ -68,6 +69,7 @@ def estimate(study: Study, *, noise: Levels | None = None, cards: bool = True) -
             put_cards(rows, cells, noise.least, joint, study.baseline)
     _put_training(rows, study, best)
     put_doubts(rows, study, best, noise, joint)
+    put_reach(rows, study, best, noise)
     return rows.frame()
 
 
@@ -94,8 +96,6 @@ def _put_winners(rows, study, best):
 def _put_noise(rows, cells, noise):
     """The spreads of runs and of cells; returns the cells with both in their errors."""
     _put_spreads(rows, noise.source, noise, f"{noise.source}, {noise.groups} groups")
-    for name in PARTS:
-        rows.put("noise", noise.source, f"{name}_df", getattr(noise, name).df)
     note = "share of a seed's variance that two optimizers of a race have in common"
     rows.put("noise", noise.source, "carried", noise.carried, *noise.carries, note)
     note = "a difference of two single runs on one seed is real (95 %) from here on"
@@ -139,6 +139,7 @@ def _put_spreads(rows, procedure, level, note, **where):
         words = f"{note}{more}".removeprefix("; ")
         bound = "" if apart else "upper"
         rows.put("noise", procedure, name, sd, low if apart else None, high, words, bound, **where)
+        rows.put("noise", procedure, f"{name}_df", getattr(level, name).df, **where)
         wider = sd
 
 

@@ -1,11 +1,13 @@
-"""What the certificates say about each cell's search, as rows of the long table."""
+"""What each cell's search did: the certificate's words, and its best against trials spent."""
 
 import numpy as np
 import pandas as pd
 
 from analysis.estimates.table import Rows
-from analysis.runs.names import at
+from analysis.runs.names import CELL, RACE, at
 from analysis.runs.study import Study
+from analysis.runs.winners import base_seed
+from analysis.stats.selection import expected_best
 
 LISTED = ("ties", "edges", "failed", "infeasible", "refused", "missing")
 
@@ -66,3 +68,19 @@ def _words(entry) -> str:
     words = ", ".join(f"{name} {value}".strip() for name, value in changes.items())
     reason = entry.get("reason")
     return f"{words}: {reason}" if reason and words else reason or words
+
+
+def best_so_far(study: Study, best: pd.DataFrame) -> pd.DataFrame:
+    """CELL, trials, above: the expected best of so many of a cell's trials, in nats above the best
+    of its race. A diverged trial counts as the worst that finished."""
+    parts = []
+    floor = best.groupby(RACE)["loss"].min()
+    for cell, runs in study.runs.groupby(CELL, sort=False):
+        runs = runs[runs["seed"] == base_seed(study, cell, runs)]
+        losses = runs.loc[runs["status"].isin(["finished", "diverged"]), "loss"].astype(float)
+        if not losses.notna().any() or cell[1:] not in floor.index:
+            continue
+        above = expected_best(losses.fillna(losses.max())) - floor[cell[1:]]
+        keys = dict(zip(CELL, cell, strict=True))
+        parts.append(pd.DataFrame({"trials": np.arange(1, len(above) + 1), "above": above, **keys}))
+    return pd.concat(parts, ignore_index=True)[[*CELL, "trials", "above"]]

@@ -1,24 +1,28 @@
-"""Speed-ups side by side: any two optimizers, three procedures, three editions, two studies."""
+"""Any two optimizers, or any two settings, against each other: four menus and what they show."""
 
 import numpy as np
-import pandas as pd
+from scipy import stats
 
-from analysis.estimates.editions import EDITIONS
+from analysis.estimates.comparisons import CHANCE
 from analysis.pages import page
 from analysis.pages.page import Raw
 from analysis.pages.view import View
-from analysis.runs.names import CELL, label, ordered, size_order
+from analysis.runs.names import CELL, RACE, label, ordered, reading_order, settings
 
-COSTS = ("ratio", "ratio_flops", "ratio_seconds")
+HEADS = (
+    *("size", "budget", "A's loss below B's (nats)", "95 %", "at equal FLOPs", "at equal seconds"),
+    *("memory A / B", "tokens: A | B", "seeds"),
+)
+PARTS = ("residual", "paired", "total")  # of the noise, by what two runs have in common
 
 
 def compare(f: View) -> Raw:
-    """Two menus and a table that the page's script fills (see `pairs`)."""
+    """Menus of optimizers and of their settings, and a table that the page's script fills."""
     names = ordered(f.best["optimizer"])
-    if len(names) < 2:
+    if len(f.study.finished) < 2:
         return Raw("")
     best = f.races[0]["optimizer"].iloc[0]
-    second = f.baseline if f.baseline in names and best != f.baseline else names[1]
+    second = f.baseline if f.baseline in names and best != f.baseline else names[-1]
     menus = []
     for key, chosen in (("a", best), ("b", second)):
         options = "".join(
@@ -26,119 +30,80 @@ def compare(f: View) -> Raw:
             "</option>"
             for n in names
         )
-        menus.append(f'<label>{key.upper()} <select id="compare-{key}">{options}</select></label>')
-    heads = ["size", "budget", "A's loss below B's", "95 %", "seeds", "tokens: A | B"]
-    heads += ["FLOPs: A | B", "seconds: A | B", "memory: A | B"]
-    head = "".join(f"<th>{page.text(name)}</th>" for name in heads)
+        menus.append(
+            f'<p><label>{key.upper()} <select id="optimizer-{key}">{options}</select></label>'
+            f' <label>with <select id="setting-{key}"></select></label></p>'
+        )
+    head = "".join(page.heading(name) for name in HEADS)
+    base = page.text(f.base_label)
     return Raw(
-        f'<div data-script hidden><h3>Compare A with B</h3><p class="note">Differences of fair'
-        " losses, this pair alone; then each one's speed-up over"
-        f" {page.text(f.base_label)} at equal tokens, FLOPs and seconds, and its optimizer state in"
-        f" multiples of {page.text(f.base_label)}'s.</p><p>{' with '.join(menus)}</p>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody id="compared"></tbody>'
-        "</table></div></div>"
+        '<div data-script hidden><h3 id="compare">Compare A with B</h3><p class="note">Tuned'
+        " winners are compared by their fair losses, settings by their runs, on the seeds that both"
+        " have where there are any; this pair alone. At equal FLOPs or seconds: the cheaper one has"
+        f" that many more tokens, worth what {base}'s curve says; costs are an optimizer's medians."
+        f" Tokens: how many times those {base} needs for the same loss.</p>"
+        f'{"".join(menus)}<div class="table"><div class="scroll"><table><thead><tr>{head}</tr>'
+        '</thead><tbody id="compared"></tbody></table></div></div></div>'
     )
 
 
-def pairs(f: View) -> dict:
-    """What `compare` shows: every pair once, speed-ups per cell, memory per optimizer and size."""
-    found = [
-        [r.optimizer, r.quantity.removeprefix("below_"), r.model_size, f"{r.chinchilla_ratio:g}",
-         *(f"{x:.4f}" for x in (r.value, r.low, r.high)), r.note]
-        for r in f.of("pair").itertuples()
-    ]  # fmt: skip
-    speed = {}
+def data(f: View) -> dict:
+    """What the script compares with: pairs of winners, runs of every setting, noise and costs."""
+    race = {key: place for place, key in enumerate(f.race_keys)}
+    pairs, speed, rows = {}, {}, f.of("pair")
+    for row in rows.itertuples():
+        key = (row.optimizer, row.quantity.removeprefix("below_"), race[row[4:6]])
+        ends = (round(x, 6) for x in (row.value, row.low, row.high))
+        pairs["|".join(map(str, key))] = [*ends, row.note, f"numbers.csv line {row.Index + 2}"]
     for cell in f.speedups[CELL].itertuples(index=False, name=None):
-        ratios = [f.number("speedup", "robust_joint", name, *cell) for name in COSTS]
-        name, size, ratio = cell
-        if name != f.baseline:
-            speed[f"{name}|{size}|{ratio:g}"] = [str(r) if r else "" for r in ratios]
-    memory = f.of("cost", quantity="bytes")
-    cost = {f"{r.optimizer}|{r.model_size}": f"{r.value:.3g}" for r in memory.itertuples()}
-    cost |= {f"{f.baseline}|{size}": "1" for size in memory["model_size"]}
-    return {"pairs": found, "speed": speed, "cost": cost}
-
-
-def speedups(f: View) -> Raw:
-    """Every cell by every procedure, and the baseline's law by the published formula."""
-    kinds = {
-        f"below {f.base_label} (nats)": ("gap", "fair_losses", "nats"),
-        "joint model": ("speedup", "robust_joint", "ratio"),
-        "own curve": ("speedup", "robust_cell", "ratio"),
-        "published formula": ("speedup", "published_formula", "ratio"),
-        "equal FLOPs": ("speedup", "robust_joint", "ratio_flops"),
-        "equal seconds": ("speedup", "robust_joint", "ratio_seconds"),
+        found = f.number("speedup", "robust_joint", "ratio", *cell)
+        speed[f"{cell[0]}|{race[cell[1:]]}"] = "1" if cell[0] == f.baseline else str(found or "")
+    costs = {f"{r.optimizer}|{r.model_size}|{r.quantity}": round(r.value, 5)
+             for r in f.of("cost").itertuples()}  # fmt: skip
+    return {
+        "baseline": f.baseline,
+        "costs": costs,
+        "pairs": pairs,
+        "power": round(float(stats.norm.ppf(CHANCE)), 6),
+        "races": [[size, f"{ratio:g}", *_scales(f, size, ratio)] for size, ratio in f.race_keys],
+        "settings": {name: _settings(f, name, race) for name in ordered(f.best["optimizer"])},
+        "speed": speed,
     }
-    rows = []
-    for cell in f.speedups[f.speedups["optimizer"] != f.baseline].itertuples():
-        where = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
-        found = [f.number(*kind, *where) for kind in kinds.values()]
-        names = [cell.model_size, f"{cell.chinchilla_ratio:g}×", label(cell.optimizer)]
-        keys = dict(zip("osr", where, strict=True))
-        rows.append((keys, [*names, *found, cell.verdict]))
-    heads = ["size", "budget", "optimizer", *kinds, "verdict"]
-    laws = [({"s": law.model_size}, [law.model_size, law.ratios, law.alpha, law.exponent, law.floor,
-                                     law.freedom, law.rms, law.note])
-            for law in f.law_table.itertuples()]  # fmt: skip
-    law_heads = ["size", "points", "α", "B", "β", "degrees of freedom", "rms residual", "note"]
-    note = (
-        f"Speed-up: tokens {f.base_label} needs for the same loss, divided by the tokens used."
-        f" Published formula (arXiv 2509.02046): {f.base_label}'s best losses at one size fitted by"
-        " L(r) = α r^−B + β. Own curve: the same runs with the noise of each. Joint model: all"
-        " optimizers share one curve per size, log speed-up linear in log size and log budget."
-        " Verdicts hold together over all cells (Holm)."
-    )
-    table = page.table(heads, rows, search=True) if rows else ""
-    return Raw(
-        page.details("Every speed-up by every procedure", page.paragraph(note, "note") + table)
-        + (page.details(f"{f.base_label}'s law", page.table(law_heads, laws)) if laws else "")
-    )
 
 
-def editions(f: View, show) -> Raw:
-    """The three published editions of the speed-ups beside the joint model's."""
-    rows, widest = [], (0.0, "")
-    for cell in f.speedups[f.speedups["optimizer"] != f.baseline].itertuples():
-        where = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
-        found = [f.number("speedup", name, "ratio", *where) for name in EDITIONS]
-        values = [n.value for n in found if n is not None]
-        spread = max(values) - min(values) if values else np.nan
-        name = f"{label(cell.optimizer)} at {cell.model_size}, {cell.chinchilla_ratio:g}×"
-        widest = max(widest, (spread, name)) if np.isfinite(spread) else widest
-        joint = f.number("speedup", "robust_joint", "ratio", *where)
-        names = [cell.model_size, f"{cell.chinchilla_ratio:g}×", label(cell.optimizer)]
-        rows.append((dict(zip("osr", where, strict=True)), [*names, *found, spread, joint]))
-    heads = ["size", "budget", "optimizer", "final, 1–16×", "May, 1–8×", "May, 1–16×", "spread"]
-    return page.paragraph(
-        "The study's figures exist in three editions: losses of May 2025 with AdamW's law fitted on"
-        " budgets 1–8×, the same with 16× added, and the final losses with 16×. One more AdamW"
-        f" point and a few better runs move {widest[1]} by {widest[0]:.2f}."
-    ) + page.details("All editions", page.table([*heads, "joint model"], rows, search=True))
+def _scales(f, size, ratio):
+    """Nats that a log of tokens is worth by the baseline's law (or None); parts of the noise."""
+    law, spreads = f.laws.get(size), {}
+    for part in PARTS:
+        noise = f.spread(part, size, ratio)
+        if noise is not None and np.isfinite(noise.quantile()):
+            spreads[part] = [float(f"{x:.6g}") for x in (noise.sd, noise.quantile())]
+    worth = law and float(f"{law.alpha * law.exponent * ratio**-law.exponent:.6g}")
+    return worth, spreads
 
 
-def against(f: View, other: View) -> Raw:
-    """The study's speed-ups beside the recorded one's range over its editions."""
-    mine, theirs = f.speedups, other.speedups
-    spread = pd.concat([other.of("speedup", name) for name in EDITIONS])
-    spread = spread.groupby(CELL)["value"].agg(["min", "max"])
-    rivals = set(theirs["optimizer"]) - {f.baseline}
-    shared = [name for name in ordered(mine["optimizer"]) if name in rivals]
-    sizes, published = size_order(mine), size_order(theirs)
-    rows = []
-    for ratio in sorted(set(mine["chinchilla_ratio"])):
-        for name in shared:
-            yours = [f.number("speedup", "robust_joint", "ratio", name, s, ratio) for s in sizes]
-            keys = [(name, size, ratio) for size in published]
-            known = [f"{spread.loc[k, 'min']:.2f}–{spread.loc[k, 'max']:.2f}"
-                     if k in spread.index else "" for k in keys]  # fmt: skip
-            rows.append(({"o": name, "r": ratio}, [f"{ratio:g}×", label(name), *yours, *known]))
-    heads = ["budget", "optimizer", *(f"yours {s}" for s in sizes)]
-    heads += [f"published {s}" for s in published]
-    strangers = sorted(set(mine["optimizer"]) - set(theirs["optimizer"]))
-    words = (
-        "The recorded study (arXiv 2509.02046) raced at 130M to 1.2B parameters on web text. Its"
-        " columns give the range over its published editions, yours the joint model's. Sizes, data"
-        " and grids differ, so agreement is a check and not a proof."
-    )
-    words += f" Not in the recorded study: {', '.join(strangers)}." if strangers else ""
-    return Raw(page.paragraph(words) + (page.table(heads, rows) if rows else ""))
+def _settings(f, optimizer, race) -> dict:
+    """An optimizer's settings in words, its finished runs, and which setting won each race.
+
+    runs: race, setting, seed, loss, hash. won: race -> setting, seed that it was chosen on.
+    """
+    runs = f.study.finished[f.study.finished["optimizer"] == optimizer]
+    names = [n for n in settings(runs) if runs[n].astype(str).nunique() > 1]
+    runs = runs.assign(words=[page.setting(row, names) for row in runs.to_dict("records")])
+    each = runs.drop_duplicates("words").assign(model_size="", chinchilla_ratio=0.0)
+    at = {words: place for place, words in enumerate(reading_order(each, then=names)["words"])}
+    won = {}
+    for best in f.best[f.best["optimizer"] == optimizer].to_dict("records"):
+        words = page.setting(best, names)
+        if words in at:
+            won[race[_race(best)]] = [at[words], int(best["seed"])]
+    found = [
+        [race[_race(run)], at[run["words"]], int(run["seed"]), round(run["loss"], 6), run["hash"]]
+        for run in runs.to_dict("records")
+        if _race(run) in race
+    ]
+    return {"words": list(at), "runs": found, "won": won}
+
+
+def _race(run) -> tuple:
+    return tuple(run[name] for name in RACE)

@@ -8,6 +8,7 @@ from importlib.resources import files
 from analysis.pages import looks
 from analysis.pages.svg import Figure
 from analysis.pages.view import Number
+from analysis.runs.names import CELL, label
 
 POLICY = (  # no request leaves the file
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
@@ -41,21 +42,14 @@ def table(heads: list[str], rows: list[tuple[dict, list]], *, search=False, css=
     """A table that sorts by its headings; columns without content are left out.
 
     Args:
-      rows: (data attributes such as o, s, r; cells). A cell is text, a float, a `Number`, HTML or
-        None.
+      rows: (data attributes such as o, s, r; cells). A cell is text, a `Number`, HTML or None.
       search: put a field above it that filters rows by words.
     """
     kept = [i for i in range(len(heads)) if any(_content(cells[i]) for _, cells in rows)]
-    numeric = {
-        i for i in kept if all(isinstance(c[i], float | int | Number | None) for _, c in rows)
-    }
-    head = "".join(
-        f'<th scope="col"{_css(i in numeric)}><button type="button">{text(heads[i])}</button></th>'
-        for i in kept
-    )
+    numeric = {i for i in kept if all(isinstance(c[i], Number | None) for _, c in rows)}
+    head = "".join(heading(heads[i], i in numeric) for i in kept)
     body = "".join(
-        f"<tr{_data(where)}>{''.join(_cell(cells[i], i in numeric) for i in kept)}</tr>"
-        for where, cells in rows
+        f"<tr{_data(where)}>{''.join(_cell(cells[i]) for i in kept)}</tr>" for where, cells in rows
     )
     field = (
         '<input data-filter data-script hidden placeholder="filter rows" aria-label="filter rows">'
@@ -66,8 +60,15 @@ def table(heads: list[str], rows: list[tuple[dict, list]], *, search=False, css=
     )
 
 
+def heading(words, numeric=False) -> Raw:
+    """The head of a column, which sorts by it."""
+    button = f'<button type="button">{text(words)}</button>'
+    return Raw(f'<th scope="col"{_css(numeric)}>{button}</th>')
+
+
 def _content(cell) -> bool:
-    return cell not in (None, "") and not (isinstance(cell, float) and math.isnan(cell))
+    known = not isinstance(cell, float | Number) or math.isfinite(getattr(cell, "value", cell))
+    return known and cell not in (None, "")
 
 
 def _css(numeric) -> str:
@@ -80,12 +81,9 @@ def _data(where) -> str:
     )
 
 
-def _cell(cell, numeric) -> str:
+def _cell(cell) -> str:
     if isinstance(cell, Number):
         return f'<td class="n" data-v="{cell.value:.9g}" title="{text(cell.tip)}">{text(cell)}</td>'
-    if isinstance(cell, float | int) and not isinstance(cell, bool):
-        shown = "" if math.isnan(cell) else number(cell)
-        return f'<td{_css(numeric)} data-v="{cell:.9g}">{shown}</td>'
     wide = ' class="wide"' if cell and len(cell) > 60 else ""
     return f"<td{wide}>{text('' if cell is None else cell)}</td>"
 
@@ -95,6 +93,23 @@ def number(value) -> str:
     if not math.isfinite(value):
         return "" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.4g}"
+
+
+def where(cell) -> dict:
+    """The data attributes by which toggles find a row of a cell."""
+    return dict(zip("osr", (cell[name] for name in CELL), strict=True))
+
+
+def names(cell) -> list:
+    """Size, budget and optimizer as the first cells of a row."""
+    return [cell["model_size"], f"{cell['chinchilla_ratio']:g}×", label(cell["optimizer"])]
+
+
+def setting(run, columns) -> str:
+    """The hyper-parameters of a run (a mapping) that it has, by name."""
+    told = {name.removeprefix("hp_").replace("_", " "): run[name] for name in columns}
+    return ", ".join(f"{name} {number(value) if isinstance(value, float | int) else value}"
+                     for name, value in told.items() if _content(value))  # fmt: skip
 
 
 def filters(optimizers, sizes, ratios) -> Raw:

@@ -11,8 +11,12 @@ from analysis.pages.view import Number
 MOST = 60  # subjects in one picture
 
 
-def record(title: str, lead: str, numbers: pd.DataFrame) -> str:
-    """The page of a table: table, subject, quantity, value, low, high, note (`records.rows`)."""
+def record(title: str, sentences: list[str], numbers: pd.DataFrame) -> str:
+    """The page of a table: table, subject, quantity, value, low, high, note (`records.rows`).
+
+    Args:
+      sentences: what a reader must know, the first as the page's lead.
+    """
     drawn, sections = [], []
     for name, part in numbers.groupby("table", sort=False):
         body = ""
@@ -26,8 +30,9 @@ def record(title: str, lead: str, numbers: pd.DataFrame) -> str:
         table = page.table(["subject", "quantity", "value", "note"], every, search=len(every) > 9)
         body += page.details(f"all {len(every)} rows", table) if body else table
         sections.append((name.replace("_", " "), body))
-    head = page.Raw(f'<h1>{page.text(title)}</h1><p class="lead">{page.text(lead)}</p>')
-    data = {"csv": {figure.name: figure.csv for figure in drawn}, "pairs": []}
+    head = page.Raw(f'<h1>{page.text(title)}</h1><p class="lead">{page.text(sentences[0])}</p>'
+                    f"{page.bullets(sentences[1:])}")  # fmt: skip
+    data = {"csv": {figure.name: figure.csv for figure in drawn}}
     return page.page(title, sections, data, head=head)
 
 

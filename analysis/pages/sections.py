@@ -1,33 +1,12 @@
 """The sections of a study's page, in the order of a reader's questions."""
 
 import numpy as np
-import pandas as pd
 
-from analysis.pages import comparison, figures, page, verdicts
+from analysis.pages import comparison, figures, page, speedups, trust, verdicts
 from analysis.pages.page import Raw
-from analysis.pages.view import View
+from analysis.pages.view import Number, View
 from analysis.runs import recorded
 from analysis.runs.names import CELL, RACE, label, ordered, settings, size_order
-
-DOUBTS = {  # kind of doubt: (how much it can undo, where the page shows it)
-    "no noise": (0, "noise"),
-    "no baseline": (0, "forest"),
-    "unreadable": (1, ""),
-    "unfinished": (1, "certificates"),
-    "uncertified": (1, "certificates"),
-    "missing": (2, "certificates"),
-    "failed": (2, "certificates"),
-    "settings": (2, ""),
-    "edges": (2, "certificates"),
-    "centres": (3, "certificates"),
-    "effort": (3, "tuning_cost"),
-    "no seeds": (3, ""),
-    "noise": (4, "noise"),
-    "law": (4, "losses"),
-    "joint": (5, "speedups"),
-    "ties": (6, "certificates"),
-    "infeasible": (6, "certificates"),
-}
 
 
 class Figures:
@@ -82,121 +61,14 @@ def named_forest(f: View, name: str, race=None):
     return drawn
 
 
-def ranked_doubts(f: View) -> list[tuple[str, str]]:
-    """(kind, sentence) of every doubt, by how much of the answer its kind can undo."""
-    rows = [(row.quantity.rstrip(" 0123456789"), row.note) for row in f.of("doubt").itertuples()]
-    return sorted(rows, key=lambda row: DOUBTS.get(row[0], (4, ""))[0])
-
-
-def trust(f: View, show) -> str:
-    """Doubts by how much they could move the answer; choices; certificates; noise."""
-    card = f.headline_card
-    moves = []
-    if len(card):
-        low, high = card["value"].min(), card["value"].max()
-        cell = card.iloc[0]
-        moves = [
-            Raw(f"The headline speed-up of {page.text(label(cell['optimizer']))} at"
-                f" {page.text(cell['model_size'])} is between {low:.2f} and {high:.2f}, whichever"
-                ' way it is computed (<a href="#tornado">picture</a>).')
-        ]  # fmt: skip
-    items = moves + [_doubt(*row) for row in ranked_doubts(f)]
-    return (
-        (page.bullets(items, "doubts") if items else page.paragraph("No doubt was found."))
-        + show(figures.tornado, f)
-        + _certificates(f)
-        + page.details("The searches in numbers", _searches(f))
-        + (page.paragraph(f"Noise: {f.noise}.") if f.noise else "")
-        + page.details("Runs that differ only in their seed", show(figures.noise, f))
-    )
-
-
-def _doubt(kind, sentence) -> Raw:
-    place = DOUBTS.get(kind, (4, ""))[1]
-    link = f' (<a href="#{place}">see</a>)' if place else ""
-    return Raw(page.text(sentence) + link)
-
-
-SIGNS = {
-    "done": "●", "tie": "≈", "edge": "⊣", "missing": "○", "failed": "✕", "open": "…", "none": "",
-}  # fmt: skip
-
-
-def _certificates(f: View) -> Raw:
-    """A grid of races and optimizers: how each search ended."""
-    searches = {tuple(row[n] for n in CELL): row for row in f.searches.to_dict("records")}
-    cells = {tuple(row[n] for n in CELL): row for row in f.best.to_dict("records")}
-    names, keys = ordered(f.best["optimizer"]), f.race_keys
-    rows = []
-    for name in names:
-        signs = [_sign(cells.get((name, *k)), searches.get((name, *k), {})) for k in keys]
-        rows.append(f'<tr data-o="{page.text(name)}"><th scope="row">{page.text(label(name))}</th>'
-                    f"{''.join(signs)}</tr>")  # fmt: skip
-    heads = "".join(f'<th scope="col">{page.text(s)}<br>{r:g}×</th>' for s, r in keys)
-    words = {"●": "done", "≈": "tie", "⊣": "optimum may lie outside", "○": "neighbours missing",
-             "✕": "a trial failed", "…": "no certificate"}  # fmt: skip
-    key = " ".join(f"{sign} {what}" for sign, what in words.items())
-    return Raw(
-        f'<h3 id="certificates">How each search ended</h3><p class="note">{key}</p>'
-        f'<div class="scroll"><table class="cells"><thead><tr><td></td>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _sign(cell, search) -> str:
-    if cell is None:
-        return "<td></td>"
-    listed = {"failed": "failed", "missing": "missing", "edge": "edges", "tie": "ties"}
-    kind = next((k for k, n in listed.items() if search.get(n, 0) > 0), "done")
-    if kind == "done" and cell["edges"]:
-        kind = "edge"
-    kind = "open" if not cell["complete"] and kind not in ("failed", "missing") else kind
-    words = [f"{search[n]:.0f} {n} ({search[f'{n}_note']})" for n in listed.values()
-             if search.get(n, 0) > 0]  # fmt: skip
-    tip = f"{label(cell['optimizer'])} {cell['model_size']} {cell['chinchilla_ratio']:g}×:"
-    tip += f" {cell['trials']} trials, run {cell['hash']}. {'; '.join(words) or 'at rest'}"
-    bad = "" if kind in ("done", "tie") else ' class="bad"'
-    return f'<td{bad} title="{page.text(tip)}">{SIGNS[kind]}</td>'
-
-
-def _searches(f: View) -> Raw:
-    if f.searches.empty:
-        return Raw("")
-    admits = ("ties", "edges", "missing", "failed", "infeasible", "refused", "sensitive", "laws")
-    heads = [
-        "size",
-        "budget",
-        "optimizer",
-        "trials",
-        "lost by the start",
-        "overturned by",
-        "its certificate says",
-    ]
-    rows = []
-    for cell in f.searches.to_dict("records"):
-        where = _where(cell)
-        words = [f"{n}: {cell[f'{n}_note']}" for n in admits if cell.get(n, 0) > 0]
-        loses = [f.number("search", "certificate", n, *(cell[c] for c in CELL))
-                 for n in ("start_regret", "overturn")]  # fmt: skip
-        rows.append((where, [*_names(cell), cell["trials"], *loses, "; ".join(words)]))
-    return page.table(heads, rows, search=True)
-
-
-def _where(cell) -> dict:
-    return dict(zip("osr", (cell[name] for name in CELL), strict=True))
-
-
-def _names(cell) -> list:
-    return [cell["model_size"], f"{cell['chinchilla_ratio']:g}×", label(cell["optimizer"])]
-
-
 def explore(f: View, show) -> str:
     """Toggles; losses and speed-ups; curves; any two optimizers against each other."""
     sizes = {size: size for size in size_order(f.best)}
     ratios = {float(r): f"{r:g}×" for r in sorted(set(f.best["chinchilla_ratio"]))}
     bar = page.filters({n: label(n) for n in ordered(f.best["optimizer"])}, sizes, ratios)
-    stops = [({}, [f"{100 * s.fraction:.0f} %", s.wrong_winner, s.wrong_pairs, s.regret])
-             for s in f.early_stop.itertuples()]  # fmt: skip
+    stops = [({}, [f"{100 * at:.0f} %", *(f.number("early_stop", f"at {at:g}", name)
+                                          for name in ("wrong_winner", "wrong_pairs", "regret"))])
+             for at in f.early_stop["fraction"]]  # fmt: skip
     heads = ["share trained", "wrong winner", "wrong pairs", "loss given away"]
     return (
         page.paragraph("The toggles hold for the whole page; a double click leaves one.", "note")
@@ -251,20 +123,19 @@ def use(f: View, show) -> str:
         where = tuple(cell[name] for name in CELL)
         loss = f.number("loss", "fair", "loss", *where)
         loss = loss or f.number("best", "sweep", "loss", *where)
-        words = ", ".join(f"{n.removeprefix('hp_').replace('_', ' ')} {page.number(cell[n])}"
-                          if isinstance(cell[n], float | int) else f"{n[3:]} {cell[n]}"
-                          for n in tuned if not pd.isna(cell[n]))  # fmt: skip
+        words = page.setting(cell, tuned)
         button = '<button type="button" data-copy data-script hidden>copy</button>'
         again = Raw(f"<details><summary>command</summary><code>{page.text(command(f, cell))}</code>"
                     f" {button}</details>")  # fmt: skip
         folder = Raw(f"<code>trials/{cell['hash']}</code>") if f.study.settings.get("name") else ""
         first = (cell["model_size"], cell["chinchilla_ratio"]) in headlines
-        rows[not first].append((_where(cell), [*_names(cell), loss, words, again, folder]))
-    spent = [
-        ({"o": c.optimizer}, [label(c.optimizer), c.trials, c.diverged, float(c.tokens),
-                              float(c.flops), c.seconds, c.compile_seconds])
-        for c in f.cost.itertuples()
-    ]  # fmt: skip
+        rows[not first].append((page.where(cell), [*page.names(cell), loss, words, again, folder]))
+    spent = []
+    for name in f.cost["optimizer"]:
+        counts = ("trials", "diverged", "tokens", "flops")
+        found = [f.number("tuning", "all trials", n, name) for n in counts]
+        found += [f.number("time", "tuning", n, name) for n in ("seconds", "compile_seconds")]
+        spent.append(({"o": name}, [label(name), *found]))
     costs = ["optimizer", "trials", "diverged", "tokens", "FLOPs", "device seconds", "compiling"]
     efficient = (show(figures.pareto, f, name) for name in ("seconds", "flops", "optimizer_bytes"))
     return (
@@ -334,7 +205,7 @@ def numbers(f: View, show) -> str:
             " losses and speed-ups without times.",
             "note",
         )
-        + comparison.speedups(f)
+        + speedups.speedups(f)
     )
 
 
@@ -343,7 +214,9 @@ def downstream(f: View, show) -> str:
     scores = recorded.downstream()
     names = ordered(scores["optimizer"])
     wide = scores.pivot_table(index=RACE, columns="optimizer", values="average_pct", sort=False)
-    rows = [({"s": size, "r": ratio}, [size, f"{ratio:g}×", *(float(row[n]) for n in names)])
+    source = ("", "best run as of May 2025", "average accuracy")
+    rows = [({"s": size, "r": ratio},
+             [size, f"{ratio:g}×", *(Number(row[n], np.nan, np.nan, *source) for n in names)])
             for (size, ratio), row in wide.iterrows()]  # fmt: skip
     return show(figures.downstream, scores) + page.details(
         "Per cell", page.table(["size", "budget", *map(label, names)], rows)
@@ -351,7 +224,7 @@ def downstream(f: View, show) -> str:
 
 
 STUDY = [
-    ("Can I trust it?", trust),
+    ("Can I trust it?", trust.trust),
     ("Explore", explore),
     ("Hyper-parameters", tuning),
     ("Use it", use),
@@ -359,7 +232,7 @@ STUDY = [
 ]
 RECORDED = [
     *STUDY[:4],
-    ("Three editions", comparison.editions),
+    ("Three editions", speedups.editions),
     ("Downstream", downstream),
     STUDY[4],
 ]

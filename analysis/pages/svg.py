@@ -227,10 +227,11 @@ class Figure:
         """Twelve hex digits of the SHA-256 of `csv`."""
         return hashlib.sha256(self.csv.encode()).hexdigest()[:12]
 
-    def save(self, stem) -> None:
-        """Write `stem`.svg and the table behind it as `stem`.csv."""
+    def save(self, stem, *, data=True) -> None:
+        """Write `stem`.svg and (`data`) the table behind it as `stem`.csv."""
         Path(f"{stem}.svg").write_text(self.svg(), encoding="utf-8")
-        Path(f"{stem}.csv").write_text(self.csv, encoding="utf-8")
+        if data:
+            Path(f"{stem}.csv").write_text(self.csv, encoding="utf-8")
 
     def svg(self, per_row=3) -> str:
         """One self-contained picture: panels in rows, a legend, the hash of the table."""

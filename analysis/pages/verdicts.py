@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from analysis.pages.view import View, digits
+from analysis.pages.view import View
 from analysis.runs.names import label
 
 
 def verdicts(f: View) -> list[str]:
     """Who wins the headline race of each size, the largest size first, and the trend with size."""
-    sentences = [_who_wins(f, race) + _how_much(f, race.iloc[0]) for race in f.races]
+    sentences = [_who_wins(f, race) + _how_much(f, race) for race in f.races]
     p = f.value("decline", "robust_joint", "p_value")
     if np.isfinite(p) and len(f.of("decline", quantity="per_doubling")):
         change = "changes" if p < 0.05 else "cannot be shown to change"
@@ -39,7 +39,8 @@ def _who_wins(f: View, race: pd.DataFrame) -> str:
     return f"{sentence}, {below}."
 
 
-def _how_much(f: View, row: pd.Series) -> str:
+def _how_much(f: View, race: pd.DataFrame) -> str:
+    row = race.iloc[0]
     if row["optimizer"] == f.baseline or not np.isfinite(row["speedup"]):
         return ""
     if row["verdict"] == "not resolvable":
@@ -50,6 +51,4 @@ def _how_much(f: View, row: pd.Series) -> str:
         beyond = f.number("speedup", "robust_joint", "ratio_extrapolated", *where)
         law = f": {beyond} times by the law beyond its data" if beyond else ""
         return f"{need} more tokens than its largest budget has for that{law}."
-    low, high = row["low"], row["high"]
-    ends = f" ({digits(low, low, high)} to {digits(high, low, high)})" if np.isfinite(high) else ""
-    return f"{need} {digits(row['speedup'], low, high)}{ends} times the tokens."
+    return f"{need} {f.headline('speedup', race)[row['optimizer']]} times the tokens."

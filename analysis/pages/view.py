@@ -10,15 +10,24 @@ import pandas as pd
 
 from analysis.estimates.comparisons import headline_races, verdict
 from analysis.estimates.estimate import estimate
+from analysis.estimates.searches import best_so_far
 from analysis.estimates.table import pick
 from analysis.fits.loss_laws import DataLaw
 from analysis.runs import curves, repeats, winners
 from analysis.runs.names import CELL, RACE, label, reading_order
 from analysis.runs.study import Study
 from analysis.stats.noise import Noise
-from analysis.stats.selection import expected_best
 
 FORMULA = "published_formula"
+HEADLINE = {  # what a race is told by: tables, of which the first that is there counts
+    "gap": (("gap", "fair_losses", "nats_together"), ("gap", "fair_losses", "nats")),
+    "speedup": (
+        ("speedup", "robust_joint", "ratio_together"),
+        ("speedup", "robust_cell", "ratio"),
+        ("speedup", FORMULA, "ratio"),
+    ),
+    "behind": (("race", "fair_losses", "behind_best"),),
+}
 
 
 class Number(NamedTuple):
@@ -48,11 +57,16 @@ class Number(NamedTuple):
 
 
 def digits(value: float, low=np.nan, high=np.nan) -> str:
-    """A number to the digits that its interval allows: the first of the half-width, two below 3."""
+    """A number to the digits that its interval allows: the first of the half-width, two below 3.
+
+    Without an interval four digits, and whole numbers as they are.
+    """
     if not np.isfinite(value):
         return "open"
     half = (high - low) / 2
     if not (np.isfinite(half) and half > 0):
+        if float(value).is_integer() and abs(value) < 1e7:
+            return f"{value:.0f}"
         return f"{value:.4f}" if 0.1 <= abs(value) < 10 else f"{value:.4g}"
     power = math.floor(math.log10(half))
     places = -power + (half / 10.0**power < 3)
@@ -89,32 +103,20 @@ class View:
         """(size, ratio) of every race, in reading order."""
         return list(self.best[RACE].drop_duplicates().itertuples(index=False, name=None))
 
-    @functools.cached_property
-    def paired_margin(self) -> float:
-        """Half-width (nats, 95 %) of a difference of two settings on one seed; NaN if unknown."""
+    def spread(self, part, size, ratio) -> Noise | None:
+        """How far the losses of a race move: its own `total`, `paired` or `residual`, or that of
+        all races (`stats.noise.Levels`); None where it was not measured."""
         rows = self.of("noise")
-        rows = rows[rows["model_size"] == ""].set_index("quantity")["value"]
-        if not {"residual", "residual_df"} <= set(rows.index):
-            return np.nan
-        return Noise(rows["residual"], rows["residual_df"]).margin(0.025, 1)
+        race = rows["chinchilla_ratio"].isna() | (rows["chinchilla_ratio"] == ratio)
+        for level in (rows[(rows["model_size"] == size) & race], rows[rows["model_size"] == ""]):
+            known = level.set_index("quantity")["value"]
+            if {part, f"{part}_df"} <= set(known.index):
+                return Noise(known[part], known[f"{part}_df"])
+        return None
 
     @functools.cached_property
     def best_so_far(self) -> pd.DataFrame:
-        """CELL, trials, above: the expected best of so many of a cell's trials, in nats above the
-        best of its race. A diverged trial counts as the worst that finished."""
-        parts = []
-        floor = self.best.groupby(RACE)["loss"].min()
-        for cell, runs in self.study.runs.groupby(CELL, sort=False):
-            runs = runs[runs["seed"] == winners.base_seed(self.study, cell, runs)]
-            losses = runs.loc[runs["status"].isin(["finished", "diverged"]), "loss"].astype(float)
-            if not losses.notna().any() or cell[1:] not in floor.index:
-                continue
-            above = expected_best(losses.fillna(losses.max())) - floor[cell[1:]]
-            keys = dict(zip(CELL, cell, strict=True))
-            parts.append(
-                pd.DataFrame({"trials": np.arange(1, len(above) + 1), "above": above, **keys})
-            )
-        return pd.concat(parts, ignore_index=True)[[*CELL, "trials", "above"]]
+        return best_so_far(self.study, self.best)
 
     @functools.cached_property
     def headline_card(self) -> pd.DataFrame:
@@ -159,8 +161,8 @@ class View:
         return *(row[name] for name in names), ratio
 
     @functools.cached_property
-    def _runs(self) -> dict:
-        """Cell -> the winner's run and how many seeds it was run with."""
+    def winner_of(self) -> dict:
+        """Cell -> the winner's run and how many seeds it was run with, in words."""
         return {
             tuple(row[name] for name in CELL): f"run {row['hash']}, seeds: {row['reruns'] + 1}"
             for row in self.best.to_dict("records")
@@ -170,6 +172,7 @@ class View:
         self, table, procedure, quantity, optimizer="", size="", ratio=None
     ) -> Number | None:
         """One number with its interval, and where it comes from; None where there is none."""
+        ratio = None if ratio is None or pd.isna(ratio) else ratio
         where = (table, procedure, quantity, optimizer, size, ratio)
         keys = dict(zip(("table", "procedure", "quantity", *CELL), where, strict=True))
         line, row = self._lines.get(self._key(keys), (0, None))
@@ -178,11 +181,21 @@ class View:
         shown = row["value"], row["low"], row["high"]
         value, low, high = (np.nan if x is None else float(x) for x in shown)
         source = [row["note"]] if row["note"] else []
-        if (optimizer, size, ratio) in self._runs:
-            source.append(self._runs[optimizer, size, ratio])
+        if (optimizer, size, ratio) in self.winner_of:
+            source.append(self.winner_of[optimizer, size, ratio])
         source = "; ".join([*source, f"numbers.csv line {line}"])
         name = f"{label(optimizer)} {size}" + ("" if ratio is None else f" {ratio:g}×")
         return Number(value, low, high, row["bound"], source, name.strip())
+
+    def headline(self, what, race) -> dict[str, Number | None]:
+        """Optimizers of a race -> their number of HEADLINE, as picture and sentences show it."""
+        cells = race[CELL].itertuples(index=False, name=None)
+        cells = {cell[0]: cell for cell in cells}
+        for key in HEADLINE[what]:
+            found = {name: self.number(*key, *cell) for name, cell in cells.items()}
+            if any(found.values()):
+                return found
+        return dict.fromkeys(cells)
 
     def value(self, table, procedure, quantity) -> float:
         """The one number of a study by this name; NaN where there is none."""

@@ -9,9 +9,7 @@ import sys
 
 import pandas as pd
 
-from analysis.records import qwen3_ladder, track3
-
-RECORDS = {"qwen3_ladder": qwen3_ladder.numbers, "track3": track3.numbers}
+from analysis.records import RECORDS
 
 
 def main(argv=None) -> int:
@@ -25,7 +23,7 @@ def main(argv=None) -> int:
     parser.add_argument("--table", help="only the rows of this table")
     parser.add_argument("--out", metavar="FILE", help="write a CSV as well")
     given = parser.parse_args(argv)
-    found = RECORDS[given.record]()
+    found = RECORDS[given.record].numbers()
     if given.table and given.table not in set(found.table):
         parser.error(f"--table: there are {', '.join(found.table.unique())}")
     found = found[found.table == given.table] if given.table else found

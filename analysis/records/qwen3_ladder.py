@@ -33,6 +33,7 @@ REPEATS = (  # nearly equal settings at different dates: size, learning rate, (l
                      ("rmnp_2026-09", "muon"))),
     ("520m", 0.01, (("qwen3_2025", "muonh"), (ARCHIVE, "muonh"))),
 )  # fmt: skip
+TITLE = "A Qwen3-style ladder: 238 runs, one seed each"
 NATS_PER_BPB = 3.2493  # loss over bits per byte of the archived runs, equal to 1e-4 at all sizes
 
 
@@ -97,6 +98,43 @@ def numbers() -> pd.DataFrame:
     _feedback(rows, runs)
     _settle(rows, sweeps, dates)
     return rows.frame()
+
+
+def sentences(found: pd.DataFrame) -> list[str]:
+    """What the record cannot carry, what it can, and what would settle the rest, of `numbers()`."""
+    at = found.set_index(["table", "subject", "quantity"]).to_dict("index")
+
+    def known(table, subject, quantity="loss", places=3):
+        row = at[table, subject, quantity]
+        value, low, high = (f"{row[name]:.{places}f}" for name in ("value", "low", "high"))
+        return f"{value} nats ({low} to {high})"
+
+    def edges(name):
+        notes = {size: at["optimum", f"{name} {size}", "best_loss"]["note"] for size in SIZES}
+        return ", ".join(size for size, note in notes.items() if "open" in note)
+
+    settle = found[found.table == "settle"]
+    flops = settle.note.str.extract(r"(\S+) FLOPs", expand=False).astype(float)
+    settle = settle.loc[flops.sort_values(kind="stable").index].head(3)
+    dates = at["repeats", "muon 130m at 0.016", "range"]["value"]
+    small = at["size", "130m", "non_embedding_params"]["value"] / 1e6
+    return [
+        f"AdamC's optimum is open at {edges('adamc')}: its best run has the highest rate tried.",
+        f"So is MuonRemez' at {edges('muonremez')} and PRISM's at {edges('prism_berkeley')}.",
+        "MuonH and AdamH ran with other norms, another schedule and another decay than MuonC and"
+        f" AdamC: the gap MuonC - MuonH, {known('gap', 'muonc - muonh 130m')} at 130m and"
+        f" {known('gap', 'muonc - muonh 1.2b')} at 1.2b, is the hyperball's alone at no size.",
+        "MuonC is not plain Muon: at 520m it is"
+        f" {known('muonc', 'muonc - muon of 2025 520m')} worse.",
+        f"Nearly equal settings run at different dates differ by up to {dates:.4f} nats, and no"
+        " seed was repeated: no smaller gap between dates is settled.",
+        f'"130m" has {small:.0f}M parameters without embeddings.',
+        "What it can carry: with equal norms and schedule AdamH is behind MuonH by"
+        f" {known('gap', 'adamh - muonh 130m')} at 130m and {known('gap', 'adamh - muonh 1.2b')}"
+        f" at 1.2b; per doubling of size {known('gap', 'adamh - muonh', 'per_doubling', 4)}.",
+        "The cheapest runs that would settle an open point: "
+        + "; ".join(f"{row.subject} ({row.note})" for row in settle.itertuples()) + ".",
+    ]  # fmt: skip
 
 
 def _cells():

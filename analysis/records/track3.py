@@ -20,6 +20,7 @@ from analysis.records.rows import Rows
 from analysis.stats import compare, exchange
 from analysis.stats.noise import Noise
 
+TITLE = "Track 3 of modded-nanogpt: 581 runs"
 BOARD = RULES["track3"]
 SHORTENED = "exchange-rate runs: setting of #12 shortened by 200 steps"
 BASELINE = (1, 3, 6, 12, 36)  # Muon, tuned by several people; nothing else changed
@@ -51,6 +52,34 @@ def numbers() -> pd.DataFrame:
     _stopping(rows, noise, arms)
     _tuning(rows, times)
     return rows.frame()
+
+
+def sentences(found: pd.DataFrame) -> list[str]:
+    """What the record can carry and what it cannot, of `numbers()`."""
+    at = found.set_index(["table", "subject", "quantity"]).to_dict("index")
+
+    def known(table, subject, quantity, places=0):
+        row = at[table, subject, quantity]
+        return f"{row['value']:.{places}f} ({row['low']:.{places}f} to {row['high']:.{places}f})"
+
+    ranks = {s: r for (_, s, quantity), r in at.items() if quantity == "rank"}
+    first = [s for s, rank in ranks.items() if rank["low"] == 1]
+    built = [r["note"] for (table, *_), r in at.items() if table == "predecessor"]
+    gained = [note for note in built if "gains" in note]
+    return [
+        f"One run scatters by {known('noise', 'all', 'sd', 5)} nats, and one sigma fits all"
+        " results; the board assumes 0.0013.",
+        f"Results {' and '.join(first)} share first place: any order of theirs fits, all results"
+        " held together.",
+        f"{len(gained)} of {len(built)} results gain on the one they were built on;"
+        f" {sum('fails' in note for note in gained)} of them fail the board's own rule against it.",
+        f"100 steps are worth {known('exchange', '12', 'rate_per_100_steps', 4)} nats.",
+        f"Tuning alone took {known('tuning', 'Muon, all tuning', 'steps_gained')} steps off Muon's"
+        " baseline; MuonH over Muon, both tuned alike, gains"
+        f" {known('tuning', 'MuonH over Muon, both tuned alike', 'steps_gained')}.",
+        "It cannot carry wall time (machines differ), nor transfer (one size, one batch, one data"
+        " set); results of a single run have no scatter of their own.",
+    ]
 
 
 def _noise(rows, runs) -> Noise:

@@ -13,13 +13,14 @@ NULL_KEYS = [f"hp_{name}" for name in noise.NULL_HYPERPARAMETERS]
 
 
 def repeats(study: Study) -> pd.DataFrame:
-    """Finished runs that differ from another one in the seed alone: CELL, setting, seed, loss."""
+    """Finished runs that differ from another in the seed alone: CELL, setting, seed, loss, hash."""
     finished = study.finished.copy()
     same = finished.groupby([*CELL, *settings(finished)], dropna=False, sort=False)
     finished["setting"] = same.ngroup()
     finished = finished.drop_duplicates(["setting", "seed"])
     counts = finished.groupby("setting")["seed"].transform("nunique")
-    table = finished.loc[counts > 1, [*CELL, "non_embedding_params", "setting", "seed", "loss"]]
+    columns = [*CELL, "non_embedding_params", "setting", "seed", "loss", "hash"]
+    table = finished.loc[counts > 1, columns]
     return reading_order(table, then=["setting", "seed"])
 
 

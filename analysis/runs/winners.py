@@ -101,9 +101,9 @@ def base_seed(study: Study, cell, runs: pd.DataFrame) -> int:
 def deviations(study: Study) -> pd.DataFrame:
     """Every run one hyper-parameter away from its cell's centre, and the centre itself.
 
-    Columns: CELL, non_embedding_params, hyperparameter, value, loss, status, centre_value,
-    centre_loss, delta (loss minus the centre's). The centre is the certificate's, or the best run
-    of an unfinished cell; it appears once per hyper-parameter that was swept.
+    Columns: CELL, non_embedding_params, hyperparameter, value, loss, status, hash, seed,
+    centre_value, centre_loss, delta (loss minus the centre's). The centre is the certificate's, or
+    the best run of an unfinished cell; it appears once per hyper-parameter that was swept.
     """
     names = settings(study.runs)
     rows = []
@@ -116,6 +116,7 @@ def deviations(study: Study) -> pd.DataFrame:
         found += [(name, centre) for name in sorted({name for name, _ in found})]
         rows += [_deviation(name, run, centre) for name, run in found]
     columns = [*CELL, "non_embedding_params", "hyperparameter", "value", "loss", "status"]
+    columns += ["hash", "seed"]
     columns += ["centre_value", "centre_loss", "delta"]
     table = pd.DataFrame(rows, columns=columns)
     table = table.drop_duplicates([*CELL, "hyperparameter", "value", "loss"])
@@ -150,6 +151,8 @@ def _deviation(name, run, centre) -> dict:
         "value": run[name],
         "loss": loss,
         "status": run["status"],
+        "hash": run["hash"],
+        "seed": run["seed"],
         "centre_value": centre[name],
         "centre_loss": centre["loss"],
         "delta": loss - centre["loss"],

@@ -23,20 +23,17 @@ def forest(f: View, race=None) -> Figure:
     names, (size, ratio) = list(race["optimizer"]), race.iloc[0][RACE]
     tied = set(race["optimizer"][race["behind_low"] <= 0]) if len(race) > 1 else set()
     below, needs = f"loss below {f.base_label} (nats per token)", f"tokens {f.base_label} needs for"
-    gap, speedup = ("gap", "fair_losses"), ("speedup", "robust_joint", "ratio_together")
-    axes = [  # what no difference is, words, and tables of which the first that is there is drawn
-        (0.0, below, [(*gap, "nats_together"), (*gap, "nats")]),
-        (1.0, f"{needs} the same loss, multiples", [speedup, ("speedup", "robust_cell", "ratio")]),
-        (0.0, "loss above the best other's (nats)", [("race", "fair_losses", "behind_best")]),
+    axes = [  # what no difference is, words, numbers
+        (0.0, below, "gap"),
+        (1.0, f"{needs} the same loss, multiples", "speedup"),
+        (0.0, "loss above the best other's (nats)", "behind"),
     ]
     panels, beyond = [], False
-    for null, words, tables in axes[: None if f.baseline not in names else 2]:
-        for table in tables:
-            found = {name: f.number(*table, name, size, ratio) for name in names}
-            if any(found.values()):
-                panels.append(_rows(f, found, tied, null, words))
-                beyond |= any(n and LAW in n.source for n in found.values())
-                break
+    for null, words, what in axes[: None if f.baseline not in names else 2]:
+        found = f.headline(what, race)
+        if any(found.values()):
+            panels.append(_rows(f, found, tied, null, words))
+            beyond |= any(n and LAW in n.source for n in found.values())
     if not panels:
         raise ValueError(f"{size}, {ratio:g}×: nobody to compare with")
     columns = [*CELL, "fair_loss", "gap", "gap_low", "gap_high", "speedup", "low", "high"]
@@ -98,11 +95,14 @@ def tornado(f: View) -> Figure:
             row = len(groups) - 1 - place
             low, high = min(group["value"].min(), reference), max(group["value"].max(), reference)
             panel.text(panel.box[0] - 8, panel.py(row) + 4, name, "end")
-            choices = "; ".join(f"{r.quantity} {r.value:.3f}" for r in group.itertuples())
+            choices = "; ".join(
+                f"{r.quantity} {r.value:.3f} (line {r.Index + 2})" for r in group.itertuples()
+            )
             at, width = panel.px(low), max(panel.px(high) - panel.px(low), 1.5)
             panel.rectangle(at, panel.py(row) - 7, width, 14, "bar", choices)
         panel.vertical(reference)
-    caption = "How far each kind of choice moves the headline speed-up; hover for every choice."
+    caption = "How far each kind of choice moves the headline speed-up; hover for every choice and"
+    caption += " its line of numbers.csv."
     columns = [*CELL, "procedure", "quantity", "value", "low", "high"]
     return Figure("tornado", caption, card[columns], [panel])
 
@@ -128,6 +128,7 @@ def noise(f: View) -> Figure:
             for run in table[table["optimizer"] == name].itertuples():
                 at = races.index((run.model_size, run.chinchilla_ratio)) + shift
                 tip = f"{label(name)} {run.model_size} {run.chinchilla_ratio:g}×, seed {run.seed}"
-                panel.marker(name, at, run.above, f"{tip}: {run.loss:.4f}", radius=3)
+                tip += f": {run.loss:.4f}; run {run.hash}"
+                panel.marker(name, at, run.above, tip, radius=3)
     caption = "Runs that differ only in their seed."
-    return Figure("noise", caption, table[[*CELL, "seed", "loss", "above"]], [panel], names)
+    return Figure("noise", caption, table[[*CELL, "hash", "seed", "loss", "above"]], [panel], names)

@@ -85,7 +85,8 @@ def tuning_cost(f: View) -> Figure:
             if np.isfinite(value):
                 with panel.of(row.optimizer):
                     wide = panel.px(value) - panel.box[0]
-                    tip = f"{label(row.optimizer)}: {short(value)} {words[column]}"
+                    kind = ("time", "tuning") if column == "seconds" else ("tuning", "all trials")
+                    tip = f.number(*kind, column, row.optimizer).tip
                     panel.rectangle(panel.box[0], at - 7, wide, 14, "bar", tip)
         panels.append(panel)
     return Figure("tuning_cost", "What tuning each optimizer cost.", f.cost, panels)
@@ -112,8 +113,9 @@ def pareto(f: View, resource="seconds", optimizers=None) -> Figure:
         panel.line(best[resource], best["loss"], dashes="1 3")
         for cell in cells.itertuples():
             with panel.of(cell.optimizer):
-                tip = f"{label(cell.optimizer)} {size} {cell.chinchilla_ratio:g}×: {cell.loss:.4f},"
-                tip += f" {short(getattr(cell, resource))}"
+                where = (cell.optimizer, size, cell.chinchilla_ratio)
+                spent = f"{short(getattr(cell, resource))} {RESOURCES[resource]}"
+                tip = f"{spent}; {f.number('best', 'sweep', 'loss', *where).tip}"
                 panel.marker(cell.optimizer, getattr(cell, resource), cell.loss, tip)
         panels.append(panel)
     caption = f"Loss against {RESOURCES[resource]}. Dotted: no run is better in both."

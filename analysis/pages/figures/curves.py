@@ -36,7 +36,7 @@ def training(f: View, optimizers=None) -> Figure:
         for name in ordered(race["optimizer"]):
             run = race[race["optimizer"] == name]
             with panel.of(name):
-                _curve(panel, name, run["fraction"], run["loss"])
+                _curve(panel, name, run["fraction"], run["loss"], f.winner_of[name, size, ratio])
         panels.append(panel)
     if not panels:
         raise ValueError("the winners have no curves")
@@ -45,11 +45,11 @@ def training(f: View, optimizers=None) -> Figure:
     return Figure("training", caption, table[[*CELL, "fraction", "loss"]], panels, names)
 
 
-def _curve(panel, name, x, y):
+def _curve(panel, name, x, y, source):
     panel.line(x, y, dashes=looks.dashes(name))
     seen = [(a, b) for a, b in zip(x, y, strict=True) if panel.y.holds(b)]
     if seen:
-        panel.marker(name, *seen[-1], label(name), radius=3.4)
+        panel.marker(name, *seen[-1], f"{label(name)}: {seen[-1][1]:.4g}; {source}", radius=3.4)
 
 
 def lead(f: View, optimizers=None, *, limit=0.06) -> Figure:
@@ -72,7 +72,7 @@ def lead(f: View, optimizers=None, *, limit=0.06) -> Figure:
         panel.horizontal(0)
         for name in ordered(leads):
             with panel.of(name):
-                _curve(panel, name, leads.index, leads[name])
+                _curve(panel, name, leads.index, leads[name], f.winner_of[name, size, ratio])
                 crossed = f.crossings[(f.crossings[CELL] == [name, size, ratio]).all(axis=1)]
                 for row in crossed[crossed["fraction"] >= 0.5].itertuples():
                     tip = f"{label(row.leader)} leads on from {row.fraction:.2f}"
@@ -132,7 +132,8 @@ def norms(f: View) -> Figure:
             for name in ordered(logged["optimizer"]):
                 run = logged[logged["optimizer"] == name].sort_values("fraction")
                 with panel.of(name):
-                    _curve(panel, name, run["fraction"], run[column])
+                    source = f.winner_of[name, size, ratio]
+                    _curve(panel, name, run["fraction"], run[column], source)
             panels.append(panel)
     caption = f"Norms of parameters and of the gradient before clipping: winners at {size},"
     caption += f" {ratio:g}×."

@@ -41,7 +41,7 @@ def valleys(f: View, hyperparameter="learning_rate", optimizers=None, *, races=N
     if not panels:
         raise ValueError(f"no cell tried two values of {hyperparameter}")
     caption = f"Loss above the winner's against {hyperparameter.replace('_', ' ')}."
-    columns = [*CELL, "hyperparameter", "value", "loss", "status", "delta"]
+    columns = [*CELL, "hyperparameter", "value", "loss", "status", "delta", "hash", "seed"]
     names = ordered(table["optimizer"])
     return Figure(f"valley_{hyperparameter}", caption, table[columns], panels, names)
 
@@ -59,7 +59,8 @@ def _valleys(f, name, swept, size, ratio):
     panel = Panel(f"{size}, {ratio:g}×", x, Scale([low - 0.12 * top, top]), s=size, r=ratio,
                   x_title=name.replace("_", " "), y_title="nats above the winner")  # fmt: skip
     panel.horizontal(0)
-    half = f.paired_margin
+    noise = f.spread("residual", size, ratio)
+    half = noise.margin(0.025, 1) if noise else np.nan
     for optimizer in ordered(swept["optimizer"]):
         line = swept[swept["optimizer"] == optimizer].sort_values("delta")
         line = line.drop_duplicates("value").assign(x=lambda t: t["value"].map(at)).sort_values("x")
@@ -91,7 +92,7 @@ def _fitted(f, panel, name, line) -> bool:
 
 
 def _point(panel, point, half, optimizer, name):
-    tip = f"{label(optimizer)}, {name} {point.value}: "
+    tip = f"{label(optimizer)}, {name} {point.value}; run {point.hash}, seed {point.seed}: "
     if not np.isfinite(point.delta):
         x, y = panel.px(point.x), panel.box[1] + 6
         panel.segment(x - 4, y - 4, x + 4, y + 4, "thin")

@@ -47,10 +47,21 @@ for (const way of ["up", "down"]) { table.tHead.rows[0].cells[loss].firstChild.c
 const field = table.closest("div.table").querySelector("input");
 field.value = "muon 4×"; field.dispatchEvent(new Event("input"));
 found.filtered = [...table.tBodies[0].rows].filter(r => !r.hidden).length;
-const [a, b] = ["a", "b"].map(x => document.getElementById("compare-" + x));
-const compared = (x, y) => { a.value = x; b.value = y; a.dispatchEvent(new Event("change"));
+const choose = (id, value) => { const menu = document.getElementById(id); menu.value = value;
+  menu.dispatchEvent(new Event("change")); };
+const setting = (id, words) => choose(id, [...document.getElementById(id).options].find(o => o.text.includes(words)).value);
+const compared = (x, y, p = "won", q = "won") => {
+  choose("optimizer-a", x); choose("optimizer-b", y); setting("setting-a", p); setting("setting-b", q);
   return [...document.getElementById("compared").rows].map(r => [...r.cells].map(c => c.textContent)); };
 found.forth = compared("muon", "lion"); found.back = compared("lion", "muon"); found.self = compared("lion", "lion");
+found.settings = compared("muon", "muon", "rate 0.004, weight decay 0.1, beta2 0.98", "rate 0.016, weight decay 0.1, beta2 0.98");
+found.across = compared("muon", "lion", "rate 0.004, weight decay 0.1, beta2 0.98");
+found.tip = document.querySelector("#compared td:nth-child(3)").title;
+const controls = [...document.querySelectorAll("button, select, input, a, summary")];
+found.keys = controls.filter(e => e.tabIndex < 0 || !(e.textContent + (e.getAttribute("aria-label") || e.labels?.[0]?.textContent || "")).trim()).length;
+document.querySelectorAll("details").forEach(d => { d.open = false; });
+dispatchEvent(new Event("beforeprint"));
+found.printed = document.querySelectorAll("details:not([open])").length;
 URL.createObjectURL = blob => { found.saved.push([blob.type, blob.size]); return "#"; };
 HTMLAnchorElement.prototype.click = () => {};
 click("#forest [data-svg]"); click("#forest [data-csv]");
@@ -105,7 +116,25 @@ def test_two_optimizers_compare_the_same_from_both_sides(found):
         assert float(there[2]) == -float(back[2])
         low, high = map(float, there[3].split(" to "))
         assert low <= float(there[2]) <= high
-        assert there[5].split(" | ") == back[5].split(" | ")[::-1]
+        assert float(there[4]) == float(there[2])  # a token costs Muon's rival the same FLOPs
+        assert float(there[5]) < float(there[2])  # and 1.3 times fewer seconds
+        assert float(there[6]) == 2 and there[7].split(" | ") == back[7].split(" | ")[::-1]
+
+
+def test_two_settings_compare_on_their_common_seeds(found):
+    """An octave below the optimum and one above it lose the same 0.02 nats, to the noise."""
+    assert len(found["settings"]) == 6
+    for row in found["settings"]:
+        low, high = map(float, row[3].split(" to "))
+        assert abs(float(row[2])) < 5 * 0.001 * 2**0.5 and low < high
+        assert "on seed 0" in row[8] and "resolved" in row[8] and row[6] == "1.00"
+    assert len(found["across"]) == 6
+    assert all("B was chosen for its loss on seed 0" in row[8] for row in found["across"])
+    assert found["tip"].startswith("A: runs ") and "; B: runs " in found["tip"]
+
+
+def test_every_control_has_a_name_and_the_keyboard_and_print_shows_all(found):
+    assert found["keys"] == 0 and found["printed"] == 0
 
 
 def test_pictures_and_data_download(found):

@@ -1,18 +1,15 @@
-"""Every figure draws the same picture twice, and an optimizer looks the same in each."""
+"""Every figure is one picture with the table it was drawn from."""
 
-import colorsys
-import itertools
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 import synthetic_study
 
-from analysis.pages import figures, looks
+from analysis.pages import figures
 from analysis.pages.svg import Panel, Scale, short
 from analysis.pages.view import digits, view
 from analysis.runs import reader
-from analysis.runs.names import LABELS
 
 ALONE = {"downstream": lambda f: (f.best.assign(average_pct=50 - 5 * f.best["loss"]),)}
 
@@ -54,36 +51,6 @@ def test_without_the_baseline_the_answer_is_who_is_behind_the_best(tmp_path):
 def test_a_figure_shows_only_the_optimizers_asked_for(found):
     drawn = figures.speedups_by_size(found, ["muon"])
     assert set(drawn.table["optimizer"]) == {"muon"} and 'data-o="lion"' not in drawn.svg()
-
-
-def luminance(colour):
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return np.dot([0.2126, 0.7152, 0.0722], linear)
-
-
-def contrast(a, b):
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_every_optimizer_has_a_look_of_its_own_in_grey_and_in_both_themes():
-    assert set(looks.LOOKS) == set(LABELS)
-    shapes = [shape for _, shape in looks.LOOKS.values()]
-    assert len(set(shapes)) == len(shapes)  # told apart without any colour
-    for light, dark in looks.HUES.values():
-        assert contrast(light, "#ffffff") >= 3 and contrast(dark, "#15171a") >= 3  # WCAG 1.4.11
-    hues = [colorsys.rgb_to_hsv(*(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)))
-            for c, _ in looks.HUES.values()]  # fmt: skip
-    coloured = [h for h, s, _ in hues if s > 0.2]
-    assert min(abs(a - b) for a, b in itertools.combinations(coloured, 2)) > 0.02
-
-
-def test_a_stranger_always_looks_the_same_and_wears_its_letter():
-    hue, shape = looks.look("my_opt:zephyr")
-    assert shape == "#Z" and looks.look("my_opt:zephyr") == (hue, shape)
-    assert hue in looks.HUES and ">Z<" in looks.marker("my_opt:zephyr", 0, 0)
-    ElementTree.fromstring(looks.marker("<&:<", 0, 0))
 
 
 def test_a_name_with_angle_brackets_stays_text():
