@@ -18,7 +18,7 @@ from analysis.stats.noise import Levels
 
 NOISE = ("noise", "no seeds")  # kinds of doubt (`estimates.doubts`), by what they could do
 UNSEARCHED = ("single settings", "unrecorded", "no centre")
-STOPPED = ("uncertified", "unfinished", "missing", "failed", "unreadable")
+STOPPED = ("uncertified", "unfinished", "missing", "failed")
 REPORTED = ("settings", "centres")
 CARD = {  # groups of choices on the sensitivity card, and the one whose first they are held against
     "law": (("fit window", "leave one out", "loss function", "losses"), "fit window"),
@@ -50,8 +50,9 @@ def put_reach(rows: Rows, study: Study, best: pd.DataFrame, noise: Levels | None
     ):
         for kind in sorted(kinds & set(names)):
             _put(rows, kind, "nats", found, cells)
-    for kind in sorted(kinds & set(CARD)):
-        changes = _choices(pick(numbers, "card"), *CARD[kind])
+    card = pick(numbers, "card")
+    for kind in sorted(kinds & set(CARD)) if len(card) else ():
+        changes = _choices(card, *CARD[kind])
         _put(rows, kind, "speedup", changes, cells)
         nats = [
             row.value / row.reference * worth.get((row.model_size, row.chinchilla_ratio), np.nan)
@@ -67,7 +68,7 @@ def _put(rows, kind, unit, found, cells):
         rows.put("reach", kind, unit, 0.0, note="touches no headline race")
     elif found["value"].notna().any():
         row = found.loc[found["value"].idxmax()]
-        rows.put("reach", kind, unit, row["value"], note=row["note"], **at(row))
+        rows.put("reach", kind, unit, float(f"{row['value']:.2g}"), note=row["note"], **at(row))
 
 
 def _choices(card, groups, against):
@@ -121,7 +122,8 @@ def _shorter_searches(study, best, cells):
     found = best_so_far(study, best).merge(cells[CELL], on=CELL)
     spent = found.groupby(CELL)["trials"].transform("max")
     ends = found[found["trials"] == spent].set_index(CELL)["above"]
-    least = found.groupby(CELL)["trials"].max().groupby(level=RACE).min().rename("least").reset_index()
+    least = found.groupby(CELL)["trials"].max().groupby(level=RACE).min()
+    least = least.rename("least").reset_index()
     short = found.merge(least, on=RACE)
     short = short[short["trials"] == short["least"]]
     note = "with " + short["least"].astype(str) + " trials, as few as a rival of its race"

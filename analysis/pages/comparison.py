@@ -89,6 +89,7 @@ def _settings(f, optimizer, race) -> dict:
     """
     runs = f.study.finished[f.study.finished["optimizer"] == optimizer]
     names = [n for n in settings(runs) if runs[n].astype(str).nunique() > 1]
+    names.sort(key="hp_learning_rate".__ne__)  # it comes first
     runs = runs.assign(words=[page.setting(row, names) for row in runs.to_dict("records")])
     each = runs.drop_duplicates("words").assign(model_size="", chinchilla_ratio=0.0)
     at = {words: place for place, words in enumerate(reading_order(each, then=names)["words"])}

@@ -47,7 +47,8 @@ const menu = (what, who) => document.getElementById(what + "-" + who);
 function digits(value, half) {  // as many as the interval allows, like analysis.pages.view.digits
   if (!(half > 0) || !Number.isFinite(half)) return value.toFixed(4);
   const power = Math.floor(Math.log10(half));
-  return value.toFixed(Math.max(0, (half / 10 ** power < 3) - power));
+  const text = value.toFixed(Math.max(0, (half / 10 ** power < 3) - power));
+  return Number(text) ? text : text.replace("-", "");
 }
 function tuned(a, b, race) {
   const there = versus.pairs[[a.o, b.o, race].join("|")], back = versus.pairs[[b.o, a.o, race].join("|")];

@@ -198,7 +198,7 @@ def numbers(f: View, show) -> str:
         values = sorted(runs[column].dropna().unique(), key=str)
         facts.append((column, ", ".join(map(str, values))))
     return (
-        page.table(["", ""], [({}, list(fact)) for fact in facts])
+        page.table(["what", "value"], [({}, list(fact)) for fact in facts])
         + page.paragraph(
             "Every number of this page is a row of numbers.csv beside it, with its interval and"
             " what it rests on; hover over a number or a marker for its line. table.csv holds"

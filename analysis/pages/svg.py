@@ -55,7 +55,10 @@ class Scale:
         return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
 
     def holds(self, value) -> bool:
-        return bool(np.isfinite(value)) and 0 <= (value - self.low) / (self.high - self.low) <= 1
+        """Whether a value lies within the axis."""
+        if not np.isfinite(value) or (self.log and value <= 0):
+            return False
+        return self.low <= (math.log(value) if self.log else value) <= self.high
 
     def _ticks(self):
         if self.log:
@@ -155,9 +158,11 @@ class Panel:
         self.parts.append(f'<polygon points="{points}" class="area"/>')
 
     def whisker(self, x, low, high, css="thin", *, across=False):
-        """An interval at x (or, `across`, at y); an end that is not finite runs into an arrow."""
-        open_low, open_high = not np.isfinite(low), not np.isfinite(high)
-        low, high = (-np.inf if open_low else low), (np.inf if open_high else high)
+        """An interval at x (or, `across`, at y); an end that is open, or lies beyond the panel,
+        runs into an arrow."""
+        low, high = (-np.inf if np.isnan(low) else low), (np.inf if np.isnan(high) else high)
+        axis = self.x if across else self.y
+        open_low, open_high = not axis.holds(low), not axis.holds(high)
         if across:
             at, a, b = self.py(x), self.px(low), self.px(high)
             self.segment(a, at, b, at, css)

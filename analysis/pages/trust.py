@@ -7,7 +7,8 @@ from analysis.pages.page import Raw
 from analysis.pages.view import Number, View
 from analysis.runs.names import CELL, label, ordered
 
-UNDO = ("no noise", "no baseline", "corpora", "kinds of device")  # without these, no answer
+# what leaves no answer at all, or another one
+UNDO = ("no noise", "no baseline", "unreadable", "corpora", "kinds of device")
 SHOWN = {  # kind of doubt: what shows it on the page, the first that is there
     "no noise": ("noise",),
     "no baseline": ("forest",),
@@ -89,17 +90,19 @@ def _doubts(f, show) -> Raw:
         )  # fmt: skip
     if not found:
         words.append("No doubt was found.")
-    rows = [({}, [d.nats, d.speedup, d.sentence, _see(d, show)]) for d in found]
-    heads = ["nats, up to", "speed-up, up to", "what could move the answer by that", "seen in"]
-    table = page.table(heads, rows, css="doubts") if rows else ""
+    else:
+        words.append("Below, how much each doubt could move a loss, or a speed-up, at the most.")
+    rows = [({}, [d.nats, d.speedup, _linked(d, show)]) for d in found]
+    table = page.table(["nats", "speed-up", "doubt"], rows, css="doubts") if rows else ""
     return Raw(page.paragraph(Raw(" ".join(words))) + table)
 
 
-def _see(doubt, show) -> Raw:
-    """A link to the first picture of a doubt that the page has."""
+def _linked(doubt, show) -> Raw:
+    """The sentence, with a link to the first picture of the doubt that the page has."""
     there = {"certificates", *show.drawn}
     place = next((name for name in SHOWN.get(doubt.kind, ()) if name in there), None)
-    return Raw(f'<a href="#{place}">see</a>') if place else Raw("")
+    link = f' <a href="#{place}">see</a>' if place else ""
+    return Raw(page.text(doubt.sentence) + link)
 
 
 SIGNS = {

@@ -45,10 +45,8 @@ def _how_much(f: View, race: pd.DataFrame) -> str:
         return ""
     if row["verdict"] == "not resolvable":
         return ""
-    where = row["optimizer"], row["model_size"], row["chinchilla_ratio"]
-    need = f" {f.base_label} would need"
-    if row[f"{row['procedure']}_bound"] != "":
-        beyond = f.number("speedup", "robust_joint", "ratio_extrapolated", *where)
-        law = f": {beyond} times by the law beyond its data" if beyond else ""
-        return f"{need} more tokens than its largest budget has for that{law}."
-    return f"{need} {f.headline('speedup', race)[row['optimizer']]} times the tokens."
+    need, number = f" {f.base_label} would need", f.headline("speedup", race)[row["optimizer"]]
+    if row[f"{row['procedure']}_bound"] == "":
+        return f"{need} {number} times the tokens."
+    law = f": {number} times by the law beyond its data" if number and not number.bound else ""
+    return f"{need} more tokens than its largest budget has for that{law}."

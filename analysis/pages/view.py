@@ -70,6 +70,8 @@ def digits(value: float, low=np.nan, high=np.nan) -> str:
         return f"{value:.4f}" if 0.1 <= abs(value) < 10 else f"{value:.4g}"
     power = math.floor(math.log10(half))
     places = -power + (half / 10.0**power < 3)
+    if places < 0 and abs(value) >= 1:  # its first digit stays
+        places = max(places, -math.floor(math.log10(abs(value))))
     return f"{value:.{places}f}" if places >= 0 else f"{round(value, places):.0f}"
 
 

