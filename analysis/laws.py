@@ -113,6 +113,7 @@ def _put_isoflop(rows, found, flops):
     if line is None:
         return
     note = f"params should grow as FLOPs to this power; through {line.df + 2} IsoFLOP curves"
+    note += ", each weighing by its interval"
     rows.put("law", "isoflop", "optimal_share", *line.per_unit(), note)
     for budget in flops:
         params = np.exp2(line.at(np.log2(budget)))
@@ -159,7 +160,10 @@ def _put_law(rows, label, fit, theta, dropped, withheld, flops) -> dict:
     """Parameters with both intervals, or why not; returns the intervals of those that are shown."""
     replicated, values, shown = fit.parameters(theta), fit.parameters(), {}
     terms = [f"{A}/{x}^{a}" for A, x, a in zip("AB", fit.columns, ("alpha", "beta"), strict=False)]
-    note = f"in {' + '.join(['E', *terms])}; {len(theta)} bootstraps, {dropped} did not converge"
+    how = f"Huber {fit.delta:g}" if np.isfinite(fit.delta) else "squares"
+    how += f" of {'log ' * fit.form.logarithmic}loss, every run weighs the same"
+    note = f"in {' + '.join(['E', *terms])}; {how}; {len(theta)} bootstraps"
+    note += f", {dropped} did not converge" * bool(dropped)
     if len(fit.target) < 5 * len(fit.theta):
         note += "; few runs, the profile interval is the better one"
     profiles = _profiles(fit)
@@ -180,13 +184,14 @@ def _put_law(rows, label, fit, theta, dropped, withheld, flops) -> dict:
         shown[name] = ends
         rows.put("law", label, name, value, *ends, f"{notes[name]} {note}")
         if name in profiles:
-            rows.put("law", f"{label}_profile", name, value, *profiles[name])
+            rows.put("law", f"{label}_profile", name, value, *profiles[name], how)
     if tuple(fit.columns) == ("params", "tokens") and not withheld:
         for budget in flops:
             best, drawn = (compute_optimal(kind, budget) for kind in (values, replicated))
             for name, value, replicates in zip(fit.columns, best, drawn, strict=True):
                 ends = intervals.percentile(replicates)
-                rows.put("compute_optimal", label, f"{name} at {budget:.3g} FLOPs", value, *ends)
+                quantity = f"{name} at {budget:.3g} FLOPs"
+                rows.put("compute_optimal", label, quantity, value, *ends, how)
     return shown
 
 

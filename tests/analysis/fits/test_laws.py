@@ -151,6 +151,9 @@ def test_command_writes_the_columns(tmp_path, capsys):
     laws.main([str(tmp_path / "runs.csv"), "--bootstraps=50", f"--out={out}"])
     rows = pd.read_csv(out)
     assert "chinchilla_huber" in capsys.readouterr().out
+    how = rows[rows.table == "law"].groupby("procedure").note.agg(" ".join)
+    assert all("weigh" in note for note in how)
+    assert "Huber 0.001 of log loss" in how["chinchilla_huber_profile"]
     law = rows[(rows.table == "law") & (rows.procedure == "chinchilla_squared")]
     law = law.set_index("quantity")
     for name, value in TRUE.items():
