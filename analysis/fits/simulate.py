@@ -60,7 +60,7 @@ def draw_truth(rng, *, sigma=1e-3, tuning=5e-4, baseline=BASELINE) -> Truth:
     return Truth(sigma, tuning, rng.uniform(0.38, 0.5), log_rho)
 
 
-def draw_trials(rng, truth: Truth, cells: pd.DataFrame | None = None) -> list[np.ndarray]:
+def draw_trials(rng, truth: Truth) -> list[np.ndarray]:
     """Losses of every trial of every cell: (2, trials), expected and observed.
 
     The best setting of a cell misses the optimum by a uniform part of a x2 grid step, which costs
@@ -68,7 +68,7 @@ def draw_trials(rng, truth: Truth, cells: pd.DataFrame | None = None) -> list[np
     as the best; the rest are worse by an exponential of mean 0.01 nats.
     """
     out = []
-    for cell in (_grid() if cells is None else cells).itertuples():
+    for cell in _grid().itertuples():
         k = cell.trials
         missed = truth.tuning * 12 * rng.uniform(-0.5, 0.5) ** 2
         worse = rng.exponential(0.01, k) * (rng.random(k) > 0.25)
@@ -102,15 +102,3 @@ def draw_cells(rng, truth: Truth, noise: Levels) -> pd.DataFrame:
         expected=expected[np.arange(len(cells)), padded.argmin(1)],
         non_embedding_params=cells.model_size.map(published.PARAMS).astype(float),
     )
-
-
-def draw_runs(rng, truth: Truth, cells: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The same as a table of runs, one row per trial, for what starts from runs."""
-    cells = _grid() if cells is None else cells
-    rows = [
-        {**dict(zip(CELL, (c.optimizer, c.model_size, c.chinchilla_ratio), strict=True))}
-        | {"loss": loss, "seed": 0, "status": "finished", "hp_trial": float(i)}
-        for c, trials in zip(cells.itertuples(), draw_trials(rng, truth, cells), strict=True)
-        for i, loss in enumerate(trials[1])
-    ]
-    return pd.DataFrame(rows)

@@ -7,7 +7,6 @@ import pytest
 from analysis import published
 from analysis.estimates.costs import costs
 from analysis.estimates.losses import cell_losses
-from analysis.fits import simulate
 from analysis.runs import recorded, repeats
 from analysis.runs.names import CELL, canonical
 from analysis.runs.study import certificates, from_table
@@ -146,18 +145,6 @@ def test_winners_are_compared_on_their_common_fresh_seeds():
         assert set(cells.seeds) == {"1 2"}
         claimed += list(np.sqrt(2) * cells.se)
     assert np.mean(claimed) == pytest.approx(RESIDUAL_SD, rel=0.2)  # sqrt(2) / sqrt(2 seeds)
-
-
-def test_runs_and_cells_of_the_generator_agree():
-    truth = simulate.draw_truth(np.random.default_rng(0))
-    few = simulate._grid().query("model_size == '1.2b'")
-    study = from_table(simulate.draw_runs(np.random.default_rng(5), truth, few))
-    table = cell_losses(study, winners(study), noise.assumed(1e-3))
-    trials = simulate.draw_trials(np.random.default_rng(5), truth, few)
-    expected = few.assign(best=[observed.min() for _, observed in trials])
-    both = table.merge(expected, on=CELL, suffixes=("", "_drawn"))
-    np.testing.assert_array_equal(both.best_loss, both.best)
-    np.testing.assert_array_equal(both.trials, both.trials_drawn)
 
 
 @pytest.mark.parametrize(
