@@ -101,7 +101,7 @@ def draw(rows: pd.DataFrame, found: pd.DataFrame, title: str) -> Figure:
     for name, words in WHAT.items():
         means = np.exp(np.log(rows[name]).groupby([rows["layer"], rows["size"]]).mean())
         y = Scale(means, log=True)
-        panel = Panel(words, x, y, width=460, height=270, right=150, x_title=axis,
+        panel = Panel(words, x, y, width=500, height=270, right=185, x_title=axis,
                       y_title="root mean square")  # fmt: skip
         for place, line in enumerate(found.to_dict("records")):
             with panel.coloured(hues[place % len(hues)]):

@@ -186,7 +186,7 @@ def terminal(found: View, most=11) -> str:
     last = [f"{cost['trials']:.0f} trials of {short(cost['tokens'])} tokens in all"]
     doubts = trust.ranked_doubts(found)
     if doubts:
-        nats = f" (up to {doubts[0].nats} nats)" if doubts[0].nats else ""
+        nats = f" ({doubts[0].nats} nats)" if doubts[0].nats else ""
         last.append(f"{len(doubts)} doubts, the first{nats}: {doubts[0].sentence}")
     room = most - len(last) - 2
     lines = sentences[: max(1, room - min(len(race), 5))]

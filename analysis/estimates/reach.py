@@ -16,6 +16,7 @@ from analysis.runs.study import Study
 from analysis.runs.winners import deviations
 from analysis.stats.noise import Levels
 
+ENOUGH = 5  # trials of a search that is compared with a longer one
 NOISE = ("noise", "no seeds")  # kinds of doubt (`estimates.doubts`), by what they could do
 UNSEARCHED = ("single settings", "unrecorded", "no centre")
 STOPPED = ("uncertified", "unfinished", "missing", "failed")
@@ -65,10 +66,11 @@ def _put(rows, kind, unit, found, cells):
     """The largest of a table of CELL, value, note; nothing where it is not known of any."""
     found = found.merge(cells[CELL], on=CELL)
     if found.empty:
-        rows.put("reach", kind, unit, 0.0, note="touches no headline race")
+        rows.put("reach", kind, unit, 0.0, note="touches no headline race", bound="upper")
     elif found["value"].notna().any():
         row = found.loc[found["value"].idxmax()]
-        rows.put("reach", kind, unit, float(f"{row['value']:.2g}"), note=row["note"], **at(row))
+        value, words = float(f"{row['value']:.2g}"), {"note": row["note"], "bound": "upper"}
+        rows.put("reach", kind, unit, value, **words, **at(row))
 
 
 def _choices(card, groups, against):
@@ -118,7 +120,10 @@ def _last_steps(study, cells):
 
 
 def _shorter_searches(study, best, cells):
-    """What a longer search would have lost with as many trials as the shortest of its race."""
+    """What a longer search would have lost with as many trials as the shortest of its race.
+
+    Trials are drawn in random order, so fewer than ENOUGH tell nothing of a search.
+    """
     found = best_so_far(study, best).merge(cells[CELL], on=CELL)
     spent = found.groupby(CELL)["trials"].transform("max")
     ends = found[found["trials"] == spent].set_index(CELL)["above"]
@@ -128,6 +133,7 @@ def _shorter_searches(study, best, cells):
     short = short[short["trials"] == short["least"]]
     note = "with " + short["least"].astype(str) + " trials, as few as a rival of its race"
     lost = short["above"].to_numpy() - ends.loc[pd.MultiIndex.from_frame(short[CELL])].to_numpy()
+    lost = np.where(short["least"] >= ENOUGH, lost, np.nan)
     return short[CELL].assign(value=lost, note=note)
 
 

@@ -50,7 +50,7 @@ def test_the_terminal_gives_the_answer_in_twelve_lines(found):
     lines = report.terminal(found).splitlines()  # and a last one that names the page
     assert len(lines) <= 11 and lines[0] == verdicts.verdicts(found)[0]
     assert any(line.startswith("Muon") and line.endswith("faster") for line in lines)
-    assert lines[-1].startswith(f"{len(found.doubts)} doubts, the first (up to 0.")
+    assert lines[-1].startswith(f"{len(found.doubts)} doubts, the first (≤ 0.")
 
 
 def test_an_optimizer_nobody_knows_is_reported_under_its_name(tmp_path):

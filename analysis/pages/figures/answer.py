@@ -37,12 +37,24 @@ def forest(f: View, race=None) -> Figure:
     if not panels:
         raise ValueError(f"{size}, {ratio:g}×: nobody to compare with")
     columns = [*CELL, "fair_loss", "gap", "gap_low", "gap_high", "speedup", "low", "high"]
-    caption = f"{size}, {ratio:g}×, best first. Bars: 95 %, all rivals together."
+    caption = f"{size}, {ratio:g}×, best first. Bars: 95 %, rivals of this race together."
     if len(tied) > 1:
         caption += " Shaded: cannot be told from the best."
+    caption += _undecided(f, race)
     if beyond:
         caption += f" Hollow: by the law, beyond {f.base_label}'s largest budget."
     return Figure("forest", caption, race[[*columns, "verdict"]], panels)
+
+
+def _undecided(f, race) -> str:
+    """Why some are not told from the baseline although their bars are clear of it."""
+    gaps, every = f.headline("gap", race), f.of("gap", "fair_losses", "p_together")
+    open_ = race[(race["verdict"] == "not resolvable") & race["together"].notna()]
+    clear = [r for r in open_.itertuples() if gaps[r.optimizer].low * gaps[r.optimizer].high > 0]
+    listed = ", ".join(f"{label(r.optimizer)} p = {r.together:.2g}" for r in clear)
+    if not clear:
+        return ""
+    return f" Verdicts hold for all {len(every)} gaps of the report together (Holm: {listed})."
 
 
 def _rows(f, found, tied, null, words) -> Panel:
