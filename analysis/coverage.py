@@ -189,7 +189,11 @@ def coverage(studies, *, tuning=5e-4, first=0, bootstrap_every=10) -> pd.DataFra
     for seed in range(first, first + studies):
         bootstrap = bool(bootstrap_every) and seed % bootstrap_every == 0
         records += one_study(seed, tuning=tuning, bootstrap=bootstrap)
-    table = pd.DataFrame(records)
+    return summary(pd.DataFrame(records)).assign(tuning=tuning)
+
+
+def summary(table) -> pd.DataFrame:
+    """Records of `one_study` by quantity and noise bin; see `coverage`."""
     rows = []
     for quantity, group in table.groupby("quantity", sort=False):
         for low, high in ((SIGMA), *BINS):
@@ -209,7 +213,6 @@ def coverage(studies, *, tuning=5e-4, first=0, bootstrap_every=10) -> pd.DataFra
                     "intervals": len(inside),
                     "median_width": float(inside.width.median()),
                     "bias": float(inside.bias.mean()),
-                    "tuning": tuning,
                     "studies": len(per_study),
                 }
             )

@@ -108,9 +108,12 @@ class Levels(NamedTuple):
 
     def with_residual(self, times: float, df: float) -> Levels:
         """The residual so many times as large in every race, with so many degrees of freedom: what
-        sweeps scatter about their valleys.
+        sweeps scatter about their valleys. A race's own level is as uncertain as before, too.
         """
-        races = {race: level.with_residual(times, df) for race, level in self.races.items()}
+        races = {
+            race: level.with_residual(times, 1 / (1 / df + 1 / level.residual.df))
+            for race, level in self.races.items()
+        }
         residual = Noise(self.residual.sd * times, df)
         return self._replace(residual=residual, races=races, by_sweeps=True)
 

@@ -99,6 +99,7 @@ def test_a_residual_that_only_winners_bound_may_come_from_the_sweeps():
     for key in races:
         assert other.at(*key).residual.sd == pytest.approx(0.2 * level.at(*key).paired.sd)
         assert other.at(*key).paired == level.at(*key).paired
+        assert other.at(*key).residual.df < min(12, level.at(*key).paired.df)
 
 
 @pytest.mark.parametrize("carried", [0.0, 0.95])
