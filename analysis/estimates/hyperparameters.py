@@ -30,7 +30,7 @@ def tuning(study: Study, winners: pd.DataFrame, noise: Levels) -> tuple[Tuning, 
     runs = runs[[*CELL, "loss", "non_embedding_params", *names]]
     noise = told_by_sweeps(noise, runs)
     sigma = lambda *race: noise.at(*race).residual.sd  # noqa: E731
-    return Tuning(runs, optima(runs, sigma), sigma), noise
+    return Tuning(runs, optima(runs, sigma, winners), sigma), noise
 
 
 def put_hyperparameters(rows: Rows, tuning: Tuning) -> None:
@@ -75,7 +75,7 @@ def _put_optimum(rows, o):
         rows.put("ridge", "robust", "slope", *o.slope, note, **at(o))
     for part in ("curvature", "skew", "bottom"):  # of the fitted valley, where it is bracketed
         rows.put("valley", part, o.hyperparameter, getattr(o, part), **at(o))
-    note = f"expected excess of {o.best:.6g}, nats"
+    note = f"expected excess of {o.chosen:.6g}, nats"
     rows.put("regret", "robust", o.hyperparameter, o.regret, 0.0, o.regret_high, note, **at(o))
 
 

@@ -22,57 +22,82 @@ def by_race(sigma):
     return sigma if callable(sigma) else lambda *race: sigma
 
 
-def optima(runs: pd.DataFrame, sigma) -> pd.DataFrame:
+def optima(runs: pd.DataFrame, sigma, winners: pd.DataFrame | None = None) -> pd.DataFrame:
     """Optimum of every swept numeric hyper-parameter in every cell.
 
     Args:
       runs: CELL, loss and `hp_*`, all of one seed per cell; a sweep is the largest set of a cell's
         runs that differ in this hyper-parameter only.
       sigma: noise of one run, nats, or that of a race by its size and ratio.
+      winners: CELL and `hp_*`, of which regrets are stated; the best runs' by default.
 
     Returns:
       CELL, hyperparameter, value (NaN where not bracketed), low, high (0 or inf where open), best
-      (grid value), misfit (factor on the noise of this hyper-parameter), and the fields of
-      `Optimum`, x_low and x_high for low and high. `slope` is that of a joint optimum's ridge
+      (grid value), chosen (whose regret it is), misfit (factor on the noise of this
+      hyper-parameter), the fields of `Optimum`, x_low and x_high for low and high. `slope` is that of a joint optimum's ridge
       (value, low, high), beside its learning rate, else None.
     """
     sigma_of = by_race(sigma)
-    searches = list(_searches(runs))
-    first = [find(sigma_of(*cell[1:])) for cell, _, _, find in searches]
+    searches = list(_searches(runs, winners))
+    first = [find(sigma_of(*cell[1:])) for cell, *_, find in searches]
     misfit = _misfit(
         [(s[1], found[0][0]) for s, found in zip(searches, first, strict=True) if found]
     )
     rows = []
-    for (cell, names, best, find), found in zip(searches, first, strict=True):
+    for (cell, names, best, mine, find), found in zip(searches, first, strict=True):
         factor = misfit.get(names, misfit[None])
         if found and factor > 1:
             found = find(factor * sigma_of(*cell[1:]))
-        for name, value, (one, slope) in zip(names, best, found, strict=False):
+        for name, value, used, (one, slope) in zip(names, best, mine, found, strict=False):
             at, low, high = from_log2(name, np.array([one.x, one.low, one.high]))
             row = dict(zip(CELL, cell, strict=True)) | {"hyperparameter": name} | vars(one)
             row |= {"x_low": one.low, "x_high": one.high, "slope": slope, "misfit": factor}
-            rows.append(row | {"value": at, "low": low, "high": high, "best": value})
-    columns = [*CELL, "hyperparameter", "value", "low", "high", "best", "misfit", "x", "x_low"]
-    columns += ["x_high", "side", "curvature", "regret", "regret_high", "skew", "bottom", "edge"]
+            row |= {"value": at, "low": low, "high": high, "best": value, "chosen": used}
+            rows.append(row)
+    columns = [*CELL, "hyperparameter", "value", "low", "high", "best", "chosen", "misfit", "x"]
+    columns += [
+        "x_low",
+        "x_high",
+        "side",
+        "curvature",
+        "regret",
+        "regret_high",
+        "skew",
+        "bottom",
+        "edge",
+    ]
     columns += ["points", "slope"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _searches(runs):
-    """(cell, names, best values, find) of every plane and sweep; `find` takes sigma and gives an
-    optimum and None for each name, or (); a plane's first has the slope of its ridge.
+def _searches(runs, winners):
+    """(cell, names, best values, chosen values, find) of every plane and sweep; `find` takes sigma
+    and gives an optimum and None for each name, or (); a plane's first has the slope of its ridge.
     """
-    joint = {}
+    table = [] if winners is None else winners.to_dict("records")
+    won = {tuple(winner[name] for name in CELL): winner for winner in table}
+
+    def chosen(cell, names, values, loss):
+        """The best values, and the winner's where they were tried."""
+        best = tuple(values[loss.argmin()])
+        mine = tuple(won.get(cell, {}).get(f"hp_{name}") for name in names)
+        return best, mine if mine in {tuple(row) for row in values} else best
+
+    joint = set()
     for cell, x, y, loss, values in planes(runs):
-        joint[cell] = (cell, PAIR, values[loss.argmin()], partial(ridge, x, y, loss))
-    yield from joint.values()
+        joint.add(cell)
+        best, mine = chosen(cell, PAIR, values, loss)
+        at = tuple(float(to_log2(name, value)) for name, value in zip(PAIR, mine, strict=True))
+        yield cell, PAIR, best, mine, partial(ridge, x, y, loss, chosen=at)
     for cell, name, x, loss, values in sweeps(runs):
         if not (cell in joint and name in PAIR):
-            yield cell, (name,), values[loss.argmin()][None], partial(_alone, x, loss)
+            best, mine = chosen(cell, (name,), values[:, None], loss)
+            at = float(to_log2(name, mine[0])) if mine[0] >= 0 else None
+            yield cell, (name,), best, mine, partial(_alone, x, loss, chosen=at)
 
 
-def _alone(x, loss, sigma):
-    found = optimum(x, loss, sigma)
+def _alone(x, loss, sigma, chosen):
+    found = optimum(x, loss, sigma, chosen=chosen)
     return ((found, None),) if found else ()
 
 

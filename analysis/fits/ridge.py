@@ -46,15 +46,16 @@ def decides(x, y, loss) -> bool:
     return len(x) >= 6 and np.linalg.matrix_rank(design, tol=1e-9) == 6
 
 
-def ridge(x, y, loss, sigma, *, level=0.95) -> tuple:
+def ridge(x, y, loss, sigma, *, chosen=None, level=0.95) -> tuple:
     """The optimum of runs that `decides` has found enough.
 
     Args:
       sigma: noise of one run, nats.
+      chosen: the (x, y) whose regret is asked for, where it was tried; else the best run's.
 
     Returns:
-      ((Optimum of x, (s, low, high)), (Optimum of y, None)). A regret is that of the best run
-      across the ridge, and along it. The bottom of a valley is no number here: NaN.
+      ((Optimum of x, (s, low, high)), (Optimum of y, None)). A regret is across the ridge,
+      and along it. The bottom of a valley is no number here: NaN.
     """
     tried_x, tried_y = x, y
     x, y, loss = _near(x, y, loss)
@@ -79,7 +80,9 @@ def ridge(x, y, loss, sigma, *, level=0.95) -> tuple:
     ends_y = _beyond(*_ends(every_t, inside, t, ends[2]), best_y, edge_y)
     ends_y = _led(ends_y, edge_x == "low", edge_x == "high", slope)
     ends_x = _led(ends_x, np.isneginf(ends_y[0]), np.isposinf(ends_y[1]), slope)
-    across, along = _regrets(found, i, t, best_x, best_y, within)
+    tried = chosen is not None and ((x == chosen[0]) & (y == chosen[1])).any()
+    here = chosen if tried else (best_x, best_y)
+    across, along = _regrets(found, s, i, t - best_y, here[0], here[1] - best_y, within)
     chi2, df = float(penalty.min()), max(len(x) - 6, 0)
 
     def known(value, low, high, edge, curvature, regret, most) -> Optimum:
@@ -170,10 +173,10 @@ def _led(ends, low_open, high_open, slope):
     return -np.inf if down else ends[0], np.inf if up else ends[1]
 
 
-def _regrets(found, i, t, best_x, best_y, within):
-    """Curvature, expected regret of the best run and its upper end, across the ridge and along."""
-    across = valley(SKEWS[:, None], best_x - i)[None, :, None, :, None]
-    along = valley(SKEWS[:, None], best_y - t)[None, None, :, None, :]
+def _regrets(found, s, i, t, x, y, within):
+    """Curvature, expected regret at (x, y) and its upper end, across the ridge and along."""
+    across = valley(SKEWS[:, None], (x - s * y)[:, None, None] - i)[:, :, None, :, None]
+    along = valley(SKEWS[:, None], y - t)[None, None, :, None, :]
     left = found.penalty.min() + within - found.penalty
     weight = np.exp((left - within) / 2)
     most = np.sqrt(np.maximum(left, 0))

@@ -27,8 +27,8 @@ class Optimum:
     low, high: 95 % interval; an infinite end is open.
     side: 0 bracketed; 1 at or above `low`, -1 at or below `high`; NaN where nothing is known.
     curvature: nats per (factor of two)^2, so d doublings off cost about curvature d^2;
-    regret: expected excess loss of the best grid value (nats), and regret_high what it is at most
-    (95 %); skew, bottom: k and a of the valley; all NaN where not bracketed.
+    regret: expected excess loss (nats) of the best grid value, or the chosen one, and regret_high
+    what it is at most (95 %); skew, bottom: k and a of the valley; all NaN where not bracketed.
     edge: "low", "high" or "", the side on which the best grid value is the last one.
     chi2, df: distance of the points from the valley in units of the noise, and what is left over;
     free: the same where k counts as far as the points move it from its prior.
@@ -50,13 +50,14 @@ class Optimum:
     free: float = 0.0
 
 
-def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
+def optimum(x, loss, sigma, *, chosen=None, level=0.95) -> Optimum | None:
     """The minimum of one sweep.
 
     Args:
       x: (n,) log2 coordinates; -inf for a value of zero. loss: (n,) nats; those that are not finite
         are left out.
       sigma: noise of one run, and of the points about a valley.
+      chosen: the coordinate whose regret is asked for, where it is one of x; else the best run's.
 
     Returns:
       None with fewer than two finite points: a single value says nothing about where the best is.
@@ -99,7 +100,7 @@ def optimum(x, loss, sigma, *, level=0.95) -> Optimum | None:
         side = np.nan
     bracketed = side == 0
     weight = np.exp(-(penalty_KA - profile[i]) / 2)
-    rise_KA = valley(_K[:, None], best - at)
+    rise_KA = valley(_K[:, None], (chosen if chosen in x else best) - at)
     left_KA = within - (penalty_KA - profile[i])  # by which the curvature may still be off
     most_KA = rise_KA * (curvature_KA + error_KA * np.sqrt(np.maximum(left_KA, 0)))
     curvature, skew = float(curvature_KA[k, i]), float(_K[k])
