@@ -34,8 +34,8 @@ def optima(runs: pd.DataFrame, sigma, winners: pd.DataFrame | None = None) -> pd
     Returns:
       CELL, hyperparameter, value (NaN where not bracketed), low, high (0 or inf where open), best
       (grid value), chosen (whose regret it is), misfit (factor on the noise of this
-      hyper-parameter), the fields of `Optimum`, x_low and x_high for low and high. `slope` is that of a joint optimum's ridge
-      (value, low, high), beside its learning rate, else None.
+      hyper-parameter), the fields of `Optimum`, x_low and x_high for low and high; `slope` of a
+      joint optimum's ridge (value, low, high), beside its learning rate, else None.
     """
     sigma_of = by_race(sigma)
     searches = list(_searches(runs, winners))

@@ -120,6 +120,19 @@ def test_what_sweeps_lie_off_their_valleys_widens_them_all():
     assert widths[1] > 2 * widths[0]
 
 
+def test_a_regret_is_that_of_the_settings_reported():
+    """The tested rule may report another run than the lowest; half an octave up, it costs more."""
+    runs = landscape(np.random.default_rng(3), sigma=1e-4)
+    best = runs.loc[runs.groupby(["model_size", "chinchilla_ratio"]).loss.idxmin()]
+    other = best.assign(hp_learning_rate=2 * best.hp_learning_rate)
+    found, same = (optima.optima(runs, 1e-4, winners) for winners in (other, best))
+    pd.testing.assert_frame_equal(same, optima.optima(runs, 1e-4))
+    known = (found.side == 0) & (found.chosen == 2 * found.best)
+    rise = 0.0145 * (np.log2(found.chosen / found.value)) ** 2
+    assert known.sum() >= 4
+    np.testing.assert_allclose(found.regret[known], rise[known], rtol=0.1)
+
+
 def test_momenta_live_on_their_memory():
     assert from_log2("beta1", to_log2("beta1", 0.95)) == pytest.approx(0.95)
     assert to_log2("momentum", 0.98) - to_log2("momentum", 0.96) == pytest.approx(1)
