@@ -11,17 +11,18 @@ each other but through the workdir; one that is stopped saves what it can and gi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lm import command, storage
 from lm.storage import Store, open_store
 from sweeps.dispatch.begun import Refused, begun
+from sweeps.dispatch.driver import stopping
 from sweeps.dispatch.local import TRAINER, Children, Inline, sources
 from sweeps.dispatch.right import LOST
 from sweeps.dispatch.worker import Avoided, Stopping, Worker
@@ -125,32 +126,22 @@ def work(store: Store, study: Study, arguments: argparse.Namespace, log: Callabl
 
     limit = arguments.timeout or float("inf")
     worker = Worker(store, study, executor, log=log, timeout=limit, die=die)
-    before = _stop_by_signal(worker, log) if arguments.slots else {}
+
+    def stop(asked: Sequence[int]) -> None:
+        if len(asked) == 1:
+            return worker.stop()
+        executor.close()
+        worker.right.__exit__(None)
+        os._exit(128 + asked[-1])
+
+    # One that trains in this process hears signals while it does, in its own way.
+    apart = isinstance(executor, Children)
     try:
-        return worker.run()
+        with stopping(stop, log) if apart else contextlib.nullcontext():
+            return worker.run()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if job is not None:
             job.leave()
-
-
-def _stop_by_signal(worker: Worker, log: Callable) -> dict:
-    """The first signal lets running packs save; the second ends everything at once."""
-
-    def stop(number: int, _: object) -> None:
-        name = signal.Signals(number).name
-        if worker.asked_to_stop.is_set():
-            log(f"{name} again: stopped at once")
-            worker.executor.close()
-            worker.right.__exit__(None)
-            os._exit(128 + number)
-        log(f"{name}: running packs save and stop, finished trials stand; again: at once")
-        worker.stop()
-
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
 
 
 if __name__ == "__main__":

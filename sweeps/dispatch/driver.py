@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lm.storage import Store, in_bucket
 from sweeps.dispatch.accidents import standing
@@ -84,7 +86,7 @@ def follow(
     Raises:
       Refused: they have ended before; KeyboardInterrupt: they were asked to.
     """
-    with _stopping(workers, log) as asked:
+    with stopping(lambda _: workers.stop(), log) as asked:
         reason = None
         lines = workers.news()
         while reason is None:
@@ -103,17 +105,22 @@ def follow(
 
 
 @contextlib.contextmanager
-def _stopping(workers: Workers, log: Callable) -> Iterator[list[int]]:
-    """Ctrl-C asks the workers to stop: once to save, twice at once."""
+def stopping(stop: Callable[[list[int]], Any], log: Callable) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM call `stop` with all of them so far, the list that this yields: the first
+    is to let running packs save, the second to end them at once.
+    """
     asked: list[int] = []
 
-    def stop(number: int, _: object) -> None:
-        again = "stopping at once" if asked else "running packs save and stop; again: at once"
-        log(f"{signal.Signals(number).name}: {again}; finished trials stand")
+    def hear(number: int, _: object) -> None:
         asked.append(number)
-        workers.stop()
+        first = "running packs save and stop, finished trials stand; again: at once"
+        log(f"{signal.Signals(number).name}: {first if len(asked) == 1 else 'stopped at once'}")
+        stop(asked)
 
-    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {n: signal.signal(n, hear) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
