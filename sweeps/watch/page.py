@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 import threading
 import time
 from collections import deque
@@ -113,7 +114,8 @@ def lines(look: Look, width: int, height: int, notes: Sequence[str] = ()) -> lis
     """The page, cut to the terminal."""
     bar = min(60, width - 1)
     full = round(bar * look.share)
-    head = [f"{look.study.config['name']}: {words.total(look)}", "━" * full + "─" * (bar - full)]
+    total = textwrap.wrap(f"{look.study.config['name']}: {words.total(look)}", width - 1)
+    head = [*total, "━" * full + "─" * (bar - full)]
     board = words.leaderboard(look, width)
     room = max(2, height - len(head) - len(board) - len(notes) - 6)
     working, failed = words.working(look, most=room), words.failed(look, most=3)
