@@ -19,9 +19,12 @@ def config_of(store: Store) -> dict[str, Any] | None:
       Refused: it is damaged.
     """
     try:
-        return store.read_json("study.json")
+        config = store.read_json("study.json")
+        if not isinstance(config, dict | None):
+            raise ValueError("it is no object")
     except ValueError as error:
         raise Refused(f"{store.path('study.json')} cannot be read: {error}") from None
+    return config
 
 
 def begun(store: Store) -> Study:
@@ -35,5 +38,5 @@ def begun(store: Store) -> Study:
         raise Refused(f"{store.address} holds no study; python -m sweeps.run begins one")
     try:
         return Study(config)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Refused(f"{store.path('study.json')} is of another version: {error!r}") from None

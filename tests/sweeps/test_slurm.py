@@ -114,6 +114,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, command, words, expected):
     "text, expected",
     [
         ("{", "cannot be read"),
+        ("[5]", "cannot be read: it is no object"),
         (json.dumps(complete({**tiny_race.get_config(), "told": True})), "is told its results"),
         ('{"name": "of the future"}', "is of another version"),
     ],
