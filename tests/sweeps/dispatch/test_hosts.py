@@ -14,7 +14,7 @@ from study_rig import ROOT, STUDY
 from lm.storage import open_store
 from sweeps import run as run_lib
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stress  # a minute of CPU
 
 
 def start(workdir):
