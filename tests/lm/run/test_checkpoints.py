@@ -158,7 +158,10 @@ def test_old_checkpoints_go_and_finished_runs_keep_none_by_default(tmp_path):
 
 
 # Not over before something happens to it.
-COMMAND = ["--config=configs/run.py:nano-xs,1x,adamw", "--config.train.steps=1000000"]
+COMMAND = [
+    *("--config=configs/run.py:nano-xs,1x,adamw", "--config.train.steps=1000000"),
+    "--config.log.every_steps=16",
+]
 
 
 def start(folder, **environment):
