@@ -29,7 +29,7 @@ def optima(runs: pd.DataFrame, sigma, winners: pd.DataFrame | None = None) -> pd
       runs: CELL, loss and `hp_*`, all of one seed per cell; a sweep is the largest set of a cell's
         runs that differ in this hyper-parameter only.
       sigma: noise of one run, nats, or that of a race by its size and ratio.
-      winners: CELL and `hp_*`, of which regrets are stated; the best runs' by default.
+      winners: CELL, loss and `hp_*` of the runs whose regrets are stated; the best by default.
 
     Returns:
       CELL, hyperparameter, value (NaN where not bracketed), low, high (0 or inf where open), best
@@ -78,10 +78,11 @@ def _searches(runs, winners):
     won = {tuple(winner[name] for name in CELL): winner for winner in table}
 
     def chosen(cell, names, values, loss):
-        """The best values, and the winner's where they were tried."""
-        best = tuple(values[loss.argmin()])
-        mine = tuple(won.get(cell, {}).get(f"hp_{name}") for name in names)
-        return best, mine if mine in {tuple(row) for row in values} else best
+        """The best values, and the winner's where its run is among these."""
+        best, winner = tuple(values[loss.argmin()]), won.get(cell, {"loss": np.nan})
+        mine = tuple(winner.get(f"hp_{name}") for name in names)
+        runs = zip(values, np.isclose(loss, float(winner["loss"]), rtol=1e-9), strict=True)
+        return best, mine if any(same and tuple(row) == mine for row, same in runs) else best
 
     joint = set()
     for cell, x, y, loss, values in planes(runs):
