@@ -146,7 +146,7 @@ class Watcher:
         failed = {names[failure.hash] for failure in failures if failure.given_up}
         over = failed.issuperset(self.plan.pending)
         coming = [] if over else list(self.expected.look(outcomes, failed))
-        busy = [life for life in self.lives.values() if life.trials]
+        busy = [life for life in self.lives.values() if names.keys() & set(life.trials)]
         left = self.expected.device_seconds(coming, outcomes)
         return Look(
             **{"address": self.store.address, "study": self.study, "outcomes": outcomes},
