@@ -15,8 +15,8 @@
 | isoflop | 3 | nano-xs nano-s nano-m nano-l | 8 of equal FLOPs | | | |
 | architecture | 4 | nano-s nano-m, and both with norms of 2026 | 1 | | | |
 
-Trials and tokens are those of the planner played against typical losses (`--dry_run`); hours follow from their
-FLOPs at the 23 GFLOP/s that nano-s was measured at on two cores.
+Trials and tokens are those of the planner played against typical losses (`--dry_run`); hours follow
+from their FLOPs at the 23 GFLOP/s that nano-s was measured at on two cores.
 """
 
 from __future__ import annotations
