@@ -8,6 +8,7 @@ from analysis.fits import simulate, speedup
 from analysis.stats import noise
 
 
+@pytest.mark.slow
 def test_one_study_checks_every_kind_of_interval():
     records = pd.DataFrame(coverage.one_study(0, some=4))
     assert set(records.quantity) >= {
@@ -46,6 +47,7 @@ def test_intervals_cover():
     assert before < -0.8 and before < 2 * after < 0  # the winner's curse, and what is left of it
 
 
+@pytest.mark.slow
 def test_intervals_that_are_too_narrow_are_caught(monkeypatch):
     """Noise taken for a third of what it is, and no scatter to make up for it."""
     draw = simulate.draw_noise

@@ -36,6 +36,7 @@ def analyse(path, **options):
     return view(reader.load(synthetic_study.write(path, **options)), cards=False)
 
 
+@pytest.mark.slow
 def test_certificates_reach_the_page(found, page_of_study):
     table = found.searches
     assert len(table) == 24 and set(table["ties"]) == {1} and set(table["overturn"]) == {0.0071}
@@ -53,6 +54,7 @@ def test_the_terminal_gives_the_answer_in_twelve_lines(found):
     assert lines[-1].startswith(f"{len(found.doubts)} doubts, the first (≤ 0.")
 
 
+@pytest.mark.slow
 def test_an_optimizer_nobody_knows_is_reported_under_its_name(tmp_path):
     found = analyse(tmp_path, optimizers=["adamw", "zephyr"], sizes=["tiny"])
     assert "zephyr" in report.terminal(found)

@@ -20,6 +20,7 @@ def test_a_toy_run_prints_its_table(name):
     assert "nano-xs" in out.stdout and any(c.isdigit() for c in out.stdout.split("nano-xs")[1])
 
 
+@pytest.mark.slow
 def test_twenty_simulated_workers_train_each_trial_once_and_ask_the_store_little():
     words = [sys.executable, "-m", "benchmarks.workers", "--trials=60", "--workers=20"]
     out = subprocess.run(words, capture_output=True, text=True)

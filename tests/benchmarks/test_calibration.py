@@ -14,6 +14,7 @@ def records():
     return pd.DataFrame([r for seed in range(3) for r in calibration.one_race(seed)])
 
 
+@pytest.mark.slow
 def test_published_numbers_hold(records):
     """Three races of both designs: fewer than the document's, so the errors are wide."""
     table = calibration.summary(records)
@@ -32,6 +33,7 @@ def test_the_races_of_the_document_hold():
     assert len(calibration.wrong(shifted)) > 10
 
 
+@pytest.mark.slow
 def test_a_noise_that_is_too_small_is_caught(records, monkeypatch):
     measure = noise.levels
     monkeypatch.setattr(noise, "levels", lambda *a: noise._scaled(measure(*a), 0.3, 1e9))

@@ -61,6 +61,7 @@ def by_hand(log_p_TV, tokens, count):
 
 
 @pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.slow
 def test_scores_are_the_models_whatever_the_padding_and_the_order(scorer, rows, monkeypatch):
     score, log_p = scorer
     monkeypatch.setattr(downstream, "SCORES_BYTES", rows * 4 * tiny.MODEL["heads"] * 16**2)

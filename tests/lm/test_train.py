@@ -66,6 +66,7 @@ def test_curve_has_training_and_validation_lines(runs):
     assert validation[0]["tokens"] == 20 * 2 * 16
 
 
+@pytest.mark.slow
 def test_the_divergence_rule_ends_no_recorded_run_that_went_on():
     curves = published.curves()
     limit = divergence.ceiling(128_256)
@@ -88,6 +89,7 @@ def test_divergence_waits_for_its_patience_but_not_for_nan():
     assert not bad(50.0, 1999, 100_000) and bad(50.0, 2000, 100_000)
 
 
+@pytest.mark.slow
 def test_loss_falls_on_real_text(tmp_path):
     (result,), _ = train_pack(tmp_path, [tiny.config(steps=160, batch_size=8, learning_rate=0.03)])
     assert result["loss"] < 4.2  # a guess is log 257 = 5.5

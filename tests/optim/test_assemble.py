@@ -78,6 +78,7 @@ MASK = {"embed": True, "w": True, "scale": False, "head": False}  # a prefix of 
 @pytest.mark.parametrize(
     "name", ["adamw", "soap", "mars", "kl_shampoo", "optax:sgd", "optax:adamw"]
 )
+@pytest.mark.slow
 def test_a_mask_beside_kinds_says_what_decays(name):
     """Of matrices and gains only the matrix: what zero gradients leave is decay."""
     numbers = dict(learning_rate=0.1, weight_decay=0.5, decayed=("matrix", "gain"))

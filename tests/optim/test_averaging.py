@@ -59,6 +59,7 @@ def test_authors_trajectory(dtype, r, warmup):
         replay.check(mine, theirs, PARAMS, dtype)
 
 
+@pytest.mark.slow
 def test_any_rule_may_be_averaged():
     """Around AdamW with momentum and Muon: z is the rule's own path from the gradients at y."""
     for alias in (adamw, muon):

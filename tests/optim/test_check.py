@@ -57,6 +57,7 @@ def path(tmp_path_factory):
     sys.path.remove(str(folder))
 
 
+@pytest.mark.slow
 def test_a_good_one_passes_in_a_line_each(path, capsys):
     assert check.main([f"{path}:good", "momentum=0.5"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -37,6 +37,7 @@ def azure(bucket, monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+@pytest.mark.slow
 def test_a_study_in_a_bucket_ends_as_on_a_disk(
     bucket, tmp_path, capsys, scheme, monkeypatch, request
 ):
@@ -60,6 +61,7 @@ def test_a_study_in_a_bucket_ends_as_on_a_disk(
     assert there["loss"].tolist() == here["loss"].tolist()
 
 
+@pytest.mark.slow
 def test_a_bucket_that_fails_for_a_while_costs_nothing(bucket, capsys, monkeypatch):
     step, calls = Worker.step, itertools.count()
 
@@ -95,6 +97,7 @@ def test_what_a_bucket_does_not_hold_is_one_line(bucket, capsys):
         assert "study.json cannot be read" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_who_has_no_rights_is_told_in_a_line_and_nothing_is_lost(bucket, capsys):
     address, words = "s3://race/mine", ["--config.phases.II=[]"]
     worker = [f"--workdir={address}", "--trainer=fake_trainer:train_pack"]

@@ -47,6 +47,7 @@ def report(rng, *, races=4, rivals=6, df=8, lead=0.0):
     return out.frame()
 
 
+@pytest.mark.slow
 def test_a_report_without_differences_seldom_has_one():
     """False verdicts in at most 5 % of reports, of either kind; one by one there are many more."""
     rng, studies = np.random.default_rng(0), 150

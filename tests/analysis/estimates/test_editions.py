@@ -26,6 +26,7 @@ def test_every_quoted_speedup_within_2e3(name):
     )
 
 
+@pytest.mark.slow
 def test_every_predicted_setting_within_1e3():
     quoted = published.quoted_predictions()
     ours = predictions(published.centres(), published.PARAMS)

@@ -45,6 +45,7 @@ def nano(seeds=3, sizes=("a", "b"), ratios=(1, 2, 4), optimizers=("adamw", "muon
     return table.assign(hp_learning_rate=0.01, status="finished")
 
 
+@pytest.mark.slow
 def test_recorded_study_has_every_procedure(recorded):
     sound(recorded)
     speedups = recorded[(recorded.table == "speedup") & (recorded.quantity == "ratio")]
@@ -132,6 +133,7 @@ def test_poor_inputs_say_what_is_wrong(change, quantity, words):
     assert words in found.note.iloc[0] or words == f"{found.value.iloc[0]:g}"
 
 
+@pytest.mark.slow
 def test_missing_cells_one_size_and_no_noise_still_give_numbers():
     full = nano()
     holes = full[~((full.optimizer == "muon") & (full.model_size == "b"))]
@@ -144,6 +146,7 @@ def test_missing_cells_one_size_and_no_noise_still_give_numbers():
     assert given[(given.table == "noise") & (given.quantity == "total")].value.item() == 2e-3
 
 
+@pytest.mark.slow
 def test_the_same_numbers_twice():
     a, b = (estimate(from_table(nano())).to_csv(index=False) for _ in range(2))
     assert a == b

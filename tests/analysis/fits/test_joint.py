@@ -111,6 +111,7 @@ def test_influence_and_three_kinds_of_interval(truth, exact):
     assert (width / width[0]).between(0.5, 1.6).all()
 
 
+@pytest.mark.slow
 def test_advice_settles_the_claim_as_often_as_it_says(exact):
     """The advised runs are made, in studies drawn from the fit, and everything is refitted."""
     few = exact[exact.optimizer.isin(["adamw", "muon"]) & (exact.model_size != "1.2b")]

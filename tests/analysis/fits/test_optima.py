@@ -179,6 +179,7 @@ def test_censored_optima_bound_the_law_and_do_not_pull_it():
 
 
 @pytest.mark.parametrize("sigma", [5e-4, 3e-3])
+@pytest.mark.slow
 def test_sensitive_rule_error_rate_and_power(sigma):
     flagged = {"flat": 0, "curved": 0, "drifting": 0}
     for seed in range(15):

@@ -21,6 +21,7 @@ def paraboloid(x, y, best, slope, floor):
     return STEEP * (x - best[0] - slope * (y - best[1])) ** 2 + floor * (y - best[1]) ** 2
 
 
+@pytest.mark.slow
 def test_joint_intervals_cover_and_open_along_a_flat_ridge():
     rng, covered, known = np.random.default_rng(0), np.zeros(3), 0
     for _ in range(10):

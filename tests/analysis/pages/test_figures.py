@@ -21,6 +21,7 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", figures.__all__)
+@pytest.mark.slow
 def test_a_figure_is_one_picture_with_its_table(found, name):
     draw = getattr(figures, name)
     drawn = draw(*ALONE.get(name, lambda f: (f,))(found))

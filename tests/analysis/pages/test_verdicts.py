@@ -26,6 +26,7 @@ def found(tmp_path_factory):
     return analyse(tmp_path_factory.mktemp("study"))
 
 
+@pytest.mark.slow
 def test_speedups_recover_the_truth(found):
     table = found.speedups[found.speedups["optimizer"] != "adamw"]
     truth = table["optimizer"].map(synthetic_study.RHO)
@@ -52,6 +53,7 @@ def test_verdicts_name_the_winner_and_the_trend(found):
     assert "cannot be shown to change with model size" in trend
 
 
+@pytest.mark.slow
 def test_a_tie_is_not_resolvable(tmp_path, monkeypatch):
     monkeypatch.setitem(synthetic_study.RHO, "muon", 1.0)
     found = analyse(tmp_path, optimizers=["adamw", "muon"], noise=0.005)
@@ -72,6 +74,7 @@ def test_without_repeats_no_difference_is_real(tmp_path):
     assert "robust_cell" not in set(report.numbers(found)["procedure"])
 
 
+@pytest.mark.slow
 def test_without_adamw_losses_are_compared(tmp_path):
     found = analyse(tmp_path, optimizers=["nadamw", "muon"])
     assert set(found.speedups["verdict"]) == {"no baseline"}
@@ -81,6 +84,7 @@ def test_without_adamw_losses_are_compared(tmp_path):
 
 
 @pytest.mark.parametrize("seed_noise", [0.0, 0.02])
+@pytest.mark.slow
 def test_a_seed_that_moves_a_whole_race_costs_no_verdict(tmp_path, seed_noise):
     """Muon is 0.004 to 0.01 nats ahead; a seed moves every optimizer of a race by 0.02."""
     options = {"sizes": ["tiny"], "ratios": [1, 2, 4, 8], "noise": 0.0005, "seeds": 4}

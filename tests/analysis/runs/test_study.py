@@ -50,6 +50,7 @@ def measure(runs):
     return repeats.measure(study, winners(study))
 
 
+@pytest.mark.slow
 def test_seeds_give_the_spread_with_an_interval_that_covers():
     covered, found = 0, []
     for seed in range(40):
@@ -63,6 +64,7 @@ def test_seeds_give_the_spread_with_an_interval_that_covers():
 
 
 @pytest.mark.parametrize("carried", [1.0, 0.0])
+@pytest.mark.slow
 def test_how_far_seeds_carry_over_is_measured_from_the_winners(carried):
     found = [measure(race(np.random.default_rng(s), carried=carried)) for s in range(20)]
     total = np.sqrt(np.mean([level.total.sd**2 for level in found]))
@@ -134,6 +136,7 @@ def test_fresh_seeds_stand_alone_and_one_is_averaged_in():
             assert 2.99 < one.loss < 3.0 and one.se < 1e-3
 
 
+@pytest.mark.slow
 def test_winners_are_compared_on_their_common_fresh_seeds():
     claimed = []
     for seed in range(8):

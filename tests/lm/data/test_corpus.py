@@ -33,6 +33,7 @@ def stdlib(tmp_path_factory):
     return cache, load({"corpus": "stdlib"}, sequence_length=128, cache=cache)
 
 
+@pytest.mark.slow
 def test_standard_library_is_the_text_of_its_files(stdlib):
     _, prepared = stdlib
     assert (prepared.vocab_size, prepared.separator) == (257, 256)

@@ -50,6 +50,7 @@ def settle(records):
         assert event.wait(60)
 
 
+@pytest.mark.slow
 def test_batches_are_those_of_the_disk_and_records_are_fetched_once(
     bucket, prepared, tmp_path, monkeypatch
 ):

@@ -23,6 +23,7 @@ def step(**sections):
     ("remat", "chunks", "model"),
     [("none", 2, {}), ("dots", 1, {}), ("block", 2, {}), ("none", 1, tiny.MODERN)],
 )
+@pytest.mark.slow
 def test_products_of_a_step_are_those_of_the_formula(remat, chunks, model):
     config, lowered, tokens = step(program={"remat": remat, "loss_chunks": chunks}, model=model)
     per_token = 3 * flops.forward_flops_per_token(config["model"], causal=False)
@@ -31,6 +32,7 @@ def test_products_of_a_step_are_those_of_the_formula(remat, chunks, model):
     assert made == per_token * tokens
 
 
+@pytest.mark.slow
 def test_the_formula_is_nearly_all_that_xla_counts():
     """XLA counts norms, softmax and AdamW too, and of loops one round: so it is unrolled."""
     config, lowered, tokens = step(model=tiny.MODEL | WIDE, program={"unroll": True})

@@ -136,6 +136,7 @@ def test_documents_do_not_see_each_other_unless_asked(net):
     assert np.abs(logits(joined, a)[:, 8:] - logits(joined, b)[:, 8:]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_unrolled_and_rematerialised_layers_compute_the_same(net):
     _, module, params = net
     tokens = tiny.tokens(2, 16)

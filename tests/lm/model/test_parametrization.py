@@ -24,6 +24,7 @@ def deviations(config):
     return {path_name(path): float(np.std(leaf)) for path, leaf in leaves}
 
 
+@pytest.mark.slow
 def test_at_the_base_nothing_moves():
     """The same steps as without a parametrization, in fewer bits: multipliers of one are traced."""
     tokens = tiny.tokens(4, 2, 16)
@@ -41,6 +42,7 @@ def test_at_the_base_nothing_moves():
     ("rule", "head", "residual", "output"),
     [("mup", 0.25, 1 / 3, 1.0), ("completep", 1.0, 1 / 3, 0.25), ("standard", 0.5, 1.0, 1.0)],
 )
+@pytest.mark.slow
 def test_a_wider_and_deeper_model(rule, head, residual, output):
     """Four times the width, three times the depth: deviations over the base's."""
     wide = made(rule, hidden=32, layers=6, mlp=64, heads=8)

@@ -100,6 +100,7 @@ def test_solo_resumes_bitwise(whole, tmp_path, optimizer):
     assert_the_same(loop(solo(1), [config(optimizer)], tmp_path / "cut"), whole)
 
 
+@pytest.mark.slow
 def test_pack_resumes_bitwise(tmp_path):
     configs = [config(), config(seed=1)]
     whole = loop(one_device, configs, tmp_path / "whole")
@@ -107,6 +108,7 @@ def test_pack_resumes_bitwise(tmp_path):
     assert_the_same(loop(one_device, configs, tmp_path / "cut"), whole)
 
 
+@pytest.mark.slow
 def test_other_meshes_continue_within_rounding(whole, tmp_path):
     for devices, calls in ((8, 2), (4, 2), (1, None)):
         stop = StopAfter(calls) if calls else None
@@ -115,6 +117,7 @@ def test_other_meshes_continue_within_rounding(whole, tmp_path):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_cut_short_is_skipped_for_the_one_before(whole, tmp_path):
     configs = [config(every_steps=4)]
     loop(solo(1), configs, tmp_path, StopAfter(3))
@@ -143,6 +146,7 @@ def test_a_model_is_judged_by_a_part_of_its_checkpoint(optimizer, tmp_path):
     assert found.step is ... and ... in jax.tree.leaves(found.optimizer)
 
 
+@pytest.mark.slow
 def test_old_checkpoints_go_and_finished_runs_keep_none_by_default(tmp_path):
     kept = [config(every_steps=4, keep=2)]
     loop(solo(1), kept, tmp_path)

@@ -74,6 +74,7 @@ def test_a_diverging_member_is_noticed_and_leaves_its_neighbours_bit_identical(p
         assert_identical(member(state, i), member(without, i))
 
 
+@pytest.mark.slow
 def test_devices_and_calls_do_not_change_a_bit(pack):
     one, _ = trained(pack, jax.devices()[:1])
     two, _ = trained(pack, jax.devices()[:2], calls=(12,))
@@ -106,6 +107,7 @@ def test_learning_rate_follows_the_schedule(pack):
     assert program.fetch(report).watched["learning_rate"][0] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_every_ratio_and_number():
     from lm.run import packed as module
 
@@ -125,6 +127,7 @@ def test_a_pack_of_different_programs_is_refused(pack):
         Packed([pack[0], tiny.config("lion")])
 
 
+@pytest.mark.slow
 def test_a_pack_decomposes_only_when_it_is_due():
     """The compiled pack, as on accelerators: `vmap` must not make every branch of every step."""
     configs = [tiny.config("soap", seed=seed, precondition_frequency=3) for seed in (0, 1)]
@@ -140,6 +143,7 @@ def test_a_pack_decomposes_only_when_it_is_due():
     assert least == 0 < most
 
 
+@pytest.mark.slow
 def test_members_that_step_together_are_the_runs_alone(pack):
     alive = np.array([True, False, True])
     together, report = trained(pack[:3], jax.devices()[:1], active=alive, together=True)

@@ -51,6 +51,7 @@ def one():
     return trained(config())
 
 
+@pytest.mark.slow
 def test_solo_is_the_packed_member(one):
     program = Packed([config()])
     state = program.init()
@@ -105,11 +106,13 @@ def test_accumulation_is_one_big_batch(one):
     np.testing.assert_allclose(report.train_loss, one[2].train_loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_in_chunks_is_the_loss_on_a_mesh(one):
     _, state, _ = trained(config(data=2, model=4, loss_chunks=4), devices=8)
     assert_close(state.params, one[1].params, 1e-5)
 
 
+@pytest.mark.slow
 def test_more_chunks_of_the_loss_move_no_more():
     def moved(chunks):
         program = Solo([config(data=4, model=2, loss_chunks=chunks)], jax.devices()[:8])
@@ -137,6 +140,7 @@ def test_impossible_meshes_are_refused_with_the_arithmetic(settings, message):
 
 
 @pytest.mark.parametrize("sequences", [1, 13, 251])
+@pytest.mark.slow
 def test_evaluation_on_a_mesh_is_that_of_one_device(sequences):
     source = tiny.tokens(300, 16, vocab_size=64)
 
@@ -153,6 +157,7 @@ def test_evaluation_on_a_mesh_is_that_of_one_device(sequences):
     np.testing.assert_allclose(spread, alone, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_is_judged_where_its_optimizer_says(one):
     """Schedule-Free trains at y and is evaluated at the average x, alone and in a pack."""
     program, state, _ = trained(config("schedule_free"))

@@ -31,6 +31,7 @@ print("done")
 
 
 @pytest.mark.parametrize("program", [IMPORT, MANY], ids=["import", "many"])
+@pytest.mark.slow
 def test_a_process_of_its_own(program):
     """More decompositions at once than cores; the environment asks for two threads in each."""
     env = os.environ | {"OPENBLAS_NUM_THREADS": "2"}

@@ -73,6 +73,7 @@ def test_a_declared_role_counts_and_the_path_does_not():
             assert tx.init({path: jnp.ones((4, 2, 3))}).nu[path].size == blocks
 
 
+@pytest.mark.slow
 def test_direction_is_invariant_to_the_scale_of_a_block():
     g = {k: jnp.asarray(x) for k, x in PARAMS.items()}
     factor = jnp.exp(jnp.arange(replay.V)[:, None] - 5.0)

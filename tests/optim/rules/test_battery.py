@@ -21,6 +21,7 @@ NAMES = [name for name in optim.catalogue.CATALOGUE if name not in SHAMPOOS]
 
 
 @pytest.mark.parametrize(("name", "check"), cases(NAMES))
+@pytest.mark.slow
 def test_optimizer(name, check):
     check(battery(name))
 

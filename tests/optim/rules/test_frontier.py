@@ -161,6 +161,7 @@ def norms(tree):
 
 
 @pytest.mark.parametrize("alias", [muon, soap, adamw, kron])
+@pytest.mark.slow
 def test_hyperball_of_any_rule_keeps_each_matrix_on_its_norm(alias):
     params = matrices()
     tx = optim.hyperball(alias)(0.1, weight_decay=0.5, roles=ROLES)
@@ -191,6 +192,7 @@ def test_hyperball_does_not_care_for_the_size_of_an_update():
         np.testing.assert_allclose(a[k], b[k], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_matrix_of_zeros_is_an_error_that_says_what_to_do():
     params = matrices() | {"up": matrices()["up"].at[1].set(0.0)}
     tx = optim.build("muonh", {"learning_rate": 0.1}, roles=ROLES)
@@ -207,6 +209,7 @@ def test_a_matrix_of_zeros_is_an_error_that_says_what_to_do():
 
 
 @pytest.mark.parametrize("name", ["ademamix", "normuon", "adamuon", "adamc", "muonc", "muonh"])
+@pytest.mark.slow
 def test_numbers_are_traced(name):
     """One program for all values of all numbers but the schedule's."""
     spec = optim.spec(name, learning_rate=0.01)

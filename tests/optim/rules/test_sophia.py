@@ -81,6 +81,7 @@ def test_sign_descent_until_the_first_estimate(refresh):
         np.testing.assert_allclose(u["w"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_estimate_is_the_diagonal_of_a_diagonal_hessian_on_average():
     scale = jnp.array([0.5, 1.0, 4.0])
     z = jax.vmap(lambda t: gaussian_like({"w": scale}, probe_key(0), t)["w"])(jnp.arange(20_000))

@@ -161,6 +161,7 @@ def test_odd_stacks_are_padded_together():
 
 @pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("sizes", [(8, 16), (3, 8, 5, 3), (1, 1), (2,)])
+@pytest.mark.slow
 def test_together_is_joined(sizes, products):
     """Trees of pieces with two leaves each; a function that mixes no two matrices."""
     items = [{"a": jnp.ones((n, 4, 6)) + n, "b": jnp.arange(n * 6.0).reshape(n, 6)} for n in sizes]

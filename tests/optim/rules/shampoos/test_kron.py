@@ -27,6 +27,7 @@ RULE = (0.05, 0.9, 0.3, 0.4, -900, 0.1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.slow
 def test_authors_trajectory(dtype):
     tx = optim.build("kron", HPARAMS, preset="authors", max_size_triangular=12)
     grads, probes = ([replay.to_torch(x) for x in rows] for rows in (GRADS, PROBES))

@@ -121,6 +121,7 @@ def test_shampoo_whitens_a_single_gradient():
     ],
     ids=["shampoo", "kl_shampoo", "kl_soap"],
 )
+@slow
 def test_scanned_equals_unrolled(tx):
     g = [jax.random.normal(jax.random.key(t), (3, 4, 4)) for t in range(4)]
     update = jax.jit(tx.update)
@@ -136,6 +137,7 @@ def test_scanned_equals_unrolled(tx):
         np.testing.assert_allclose(last(slice(i, i + 1)), whole[i : i + 1], atol=1e-5)
 
 
+@slow
 def test_what_cannot_be_decomposed_is_kept_and_counted():
     bad = jax.random.normal(jax.random.key(0), (2, 4, 4)).at[1].set(jnp.inf)
     for tx, field in (
