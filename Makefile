@@ -35,7 +35,7 @@ study: .venv/study  ## race the optimizers of the nano study on this machine and
 test: .venv/ready  ## every test
 	$(BIN)/python -m pytest $(TESTS)
 
-fast: .venv/ready  ## the tests to run while working (under 3 minutes)
+fast: .venv/ready  ## the tests to run while working (3 minutes; 4 the first time)
 	$(BIN)/python -m pytest $(TESTS) -m "not slow and not stress"
 
 # Other kernels round differently: trajectories and decompositions must not depend on the processor.
