@@ -155,7 +155,8 @@ def test_scanned_equals_unrolled(name):
         for leaf in ("query", "out"):
             x, y = a[leaf]["kernel"][i].reshape(8, 8), b[f"layers_{i}"][leaf]["kernel"]
             np.testing.assert_allclose(x, y, atol=2e-5)
-        np.testing.assert_allclose(a["norm"]["scale"][i], b[f"layers_{i}"]["norm"]["scale"])
+        x, y = a["norm"]["scale"][i], b[f"layers_{i}"]["norm"]["scale"]
+        np.testing.assert_allclose(x, y, atol=3e-6)  # three steps, each rounds values up to 3
 
 
 def test_fallback_learning_rates():
