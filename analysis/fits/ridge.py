@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.fits.valley import ASYMMETRY, CAP, WINDOW, Optimum, valley
+from analysis.fits.valley import ASYMMETRY, CAP, WINDOW, Optimum, beyond, side_of, valley
 
 SLOPES = (-1.0, 2.0)  # of the ridge
 REACH = 2.0  # octaves beyond the runs to which an optimum is looked for
@@ -76,8 +76,8 @@ def ridge(x, y, loss, sigma, *, chosen=None, level=0.95) -> tuple:
     every_s, every_t = (np.broadcast_to(a, inside.shape) for a in (s[:, None, None], t))
     slope = (float(s[place[0]]), *_ends(every_s, inside, s, ends[0]))
     edge_x, edge_y = _edge(tried_x, best_x), _edge(tried_y, best_y)
-    ends_x = _beyond(*_ends(at_x, inside, i, ends[1]), best_x, edge_x)
-    ends_y = _beyond(*_ends(every_t, inside, t, ends[2]), best_y, edge_y)
+    ends_x = beyond(*_ends(at_x, inside, i, ends[1]), best_x, edge_x)
+    ends_y = beyond(*_ends(every_t, inside, t, ends[2]), best_y, edge_y)
     ends_y = _led(ends_y, edge_x == "low", edge_x == "high", slope)
     ends_x = _led(ends_x, np.isneginf(ends_y[0]), np.isposinf(ends_y[1]), slope)
     tried = chosen is not None and ((x == chosen[0]) & (y == chosen[1])).any()
@@ -86,8 +86,7 @@ def ridge(x, y, loss, sigma, *, chosen=None, level=0.95) -> tuple:
     chi2, df = float(penalty.min()), max(len(x) - 6, 0)
 
     def known(value, low, high, edge, curvature, regret, most) -> Optimum:
-        open_low, open_high = np.isneginf(low), np.isposinf(high)
-        side = np.nan if open_low and open_high else float(open_high) - float(open_low)
+        side = side_of(low, high)
         if side != 0:
             value = curvature = regret = most = np.nan
         rest = {"skew": np.nan, "bottom": np.nan, "points": len(x), "chi2": chi2, "df": df}
@@ -156,13 +155,6 @@ def _ends(values, inside, axis, full):
 def _edge(values, best) -> str:
     values = values[np.isfinite(values)]
     return "low" if best == values.min() else "high" if best == values.max() else ""
-
-
-def _beyond(low, high, best, edge):
-    """Nothing was tried beyond an edge: how far the optimum lies there is not known."""
-    if edge == "low":
-        return -np.inf, max(high, best)
-    return (min(low, best), np.inf) if edge == "high" else (low, high)
 
 
 def _led(ends, low_open, high_open, slope):

@@ -89,14 +89,10 @@ def optimum(x, loss, sigma, *, chosen=None, level=0.95) -> Optimum | None:
     inside = at[profile <= profile[i] + within]
     low = inside.min() - STEP if inside.min() > at[0] else walls[0]
     high = inside.max() + STEP if inside.max() < at[-1] else walls[1]
-    if edge == "low":  # nothing lower was tried: how low it lies is not known
-        low, high = -np.inf, max(high, best)
-    elif edge == "high":
-        low, high = min(low, best), np.inf
-    open_low, open_high = np.isneginf(low), np.isposinf(high)
-    side = float(open_high) - float(open_low)
+    low, high = beyond(low, high, best, edge)
+    side = side_of(low, high)
     flat = inside.min() <= at[0] and inside.max() >= at[-1]
-    if (open_low and open_high) or (flat and side == 0):  # without walls, or between two
+    if flat and side == 0:  # between two walls
         side = np.nan
     bracketed = side == 0
     weight = np.exp(-(penalty_KA - profile[i]) / 2)
@@ -121,6 +117,21 @@ def optimum(x, loss, sigma, *, chosen=None, level=0.95) -> Optimum | None:
         df=max(len(x) - 3, 0),
         free=max(len(x) - 3 - _moved(x - at[i], curvature, skew, sigma), 0.0),
     )
+
+
+def beyond(low, high, best, edge) -> tuple[float, float]:
+    """An interval where nothing was tried beyond an edge: how far the optimum lies there is not
+    known.
+    """
+    if edge == "low":
+        return -np.inf, max(high, best)
+    return (min(low, best), np.inf) if edge == "high" else (low, high)
+
+
+def side_of(low, high) -> float:
+    """`Optimum.side` of an interval."""
+    open_low, open_high = np.isneginf(low), np.isposinf(high)
+    return np.nan if open_low and open_high else float(open_high) - float(open_low)
 
 
 def _moved(d, curvature, k, sigma) -> float:
