@@ -21,12 +21,9 @@ def speedups(f: View) -> Raw:
         "equal seconds": ("speedup", "robust_joint", "ratio_seconds"),
     }
     rows = []
-    for cell in f.speedups[f.speedups["optimizer"] != f.baseline].itertuples():
-        where = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
-        found = [f.number(*kind, *where) for kind in kinds.values()]
-        names = [cell.model_size, f"{cell.chinchilla_ratio:g}×", label(cell.optimizer)]
-        keys = dict(zip("osr", where, strict=True))
-        rows.append((keys, [*names, *found, cell.verdict]))
+    for cell in f.speedups[f.speedups["optimizer"] != f.baseline].to_dict("records"):
+        found = [f.number(*kind, *(cell[name] for name in CELL)) for kind in kinds.values()]
+        rows.append((page.where(cell), [*page.names(cell), *found, cell["verdict"]]))
     heads = ["size", "budget", "optimizer", *kinds, "verdict"]
     parts = ("ratios", "alpha", "exponent", "floor", "freedom", "rms")
     laws = []
@@ -52,16 +49,16 @@ def speedups(f: View) -> Raw:
 def editions(f: View, show) -> Raw:
     """The three published editions of the speed-ups beside the joint model's."""
     rows, widest = [], (0.0, "")
-    for cell in f.speedups[f.speedups["optimizer"] != f.baseline].itertuples():
-        where = (cell.optimizer, cell.model_size, cell.chinchilla_ratio)
+    for cell in f.speedups[f.speedups["optimizer"] != f.baseline].to_dict("records"):
+        where = tuple(cell[name] for name in CELL)
         found = [f.number("speedup", name, "ratio", *where) for name in EDITIONS]
         values = [n.value for n in found if n is not None]
         spread = max(values) - min(values) if values else np.nan
-        name = f"{label(cell.optimizer)} at {cell.model_size}, {cell.chinchilla_ratio:g}×"
+        size, budget, optimizer = page.names(cell)
+        name = f"{optimizer} at {size}, {budget}"
         widest = max(widest, (spread, name)) if np.isfinite(spread) else widest
         joint = f.number("speedup", "robust_joint", "ratio", *where)
-        names = [cell.model_size, f"{cell.chinchilla_ratio:g}×", label(cell.optimizer)]
-        rows.append((dict(zip("osr", where, strict=True)), [*names, *found, joint]))
+        rows.append((page.where(cell), [size, budget, optimizer, *found, joint]))
     heads = ["size", "budget", "optimizer", "final, 1–16×", "May, 1–8×", "May, 1–16×"]
     return page.paragraph(
         "The study's figures exist in three editions: losses of May 2025 with AdamW's law fitted on"
